@@ -1,0 +1,243 @@
+"""The life-cycle that all backbones share; the mathematics is in each network's own file."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from vitbackbones import checkpoint as weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arch:
+    """What a published checkpoint fixes. Tuple fields hold one entry per stage."""
+
+    drop_path_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        lengths = {name: len(value) for name, value in fields.items() if isinstance(value, tuple)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f'one entry per stage is needed, got {lengths}')
+
+
+class Backbone(BaseModule):
+    """Base of all backbones: options, freezing, checkpointing, weights.
+
+    A subclass sets the class attributes, builds its layers in its constructor after calling
+    ``super().__init__`` and ends it with ``self.finish()``.
+
+    Args:
+        arch: name of a published variant, or a dict of all fields of the variant's dataclass.
+        in_channels: channels of the input image.
+        out_indices: stages to output, 0-based and strictly increasing. Later stages are not built.
+        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and stages 1..i. Frozen parts
+            need no gradient and stay in eval mode.
+        norm_eval: keep every BatchNorm on its running statistics while training.
+        with_cp: save memory by recomputing blocks in the backward pass (non-reentrant
+            checkpointing; BatchNorm statistics are updated once, not twice).
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0;
+            None takes the published dense value of ``arch``.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` or None.
+
+    Attributes:
+        arch: the resolved :class:`Arch`.
+        out_channels: channels of each output map.
+        out_strides: stride of each output map relative to the input.
+
+    Raises:
+        ValueError: unknown ``arch`` or a value outside its range; the message names the choices.
+    """
+
+    archs: ClassVar[Mapping[str, Arch]]
+    arch_type: ClassVar[type[Arch]]
+    strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
+    #: Published name -> ours, as (pattern, replacement) tried in order; None drops a key that a
+    #: backbone has no use for. Names that match nothing are already ours.
+    official_keys: ClassVar[tuple[tuple[str, str | None], ...]] = ()
+
+    out_channels: tuple[int, ...]
+    out_strides: tuple[int, ...]
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        *,
+        in_channels: int,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+        with_cp: bool,
+        drop_path_rate: float | None,
+        init_cfg: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__(init_cfg=dict(init_cfg) if init_cfg else None)
+        self.arch = self._resolve_arch(arch)
+        name, stages = type(self).__name__, len(self.strides)
+        out_indices = tuple(out_indices)
+        if not out_indices or any(i not in range(stages) for i in out_indices):
+            raise ValueError(
+                f'{name}: out_indices={out_indices} must name stages out of {tuple(range(stages))}'
+            )
+        if any(a >= b for a, b in itertools.pairwise(out_indices)):
+            raise ValueError(f'{name}: out_indices={out_indices} must be strictly increasing')
+        if frozen_stages not in range(-1, stages + 1):
+            raise ValueError(
+                f'{name}: frozen_stages={frozen_stages} must be -1 (nothing), 0 (the stem) or a '
+                f'number of stages up to {stages}'
+            )
+        if in_channels < 1:
+            raise ValueError(f'{name}: in_channels={in_channels} must be at least 1')
+        rate = self.arch.drop_path_rate if drop_path_rate is None else drop_path_rate
+        if not 0 <= rate < 1:
+            raise ValueError(f'{name}: drop_path_rate={rate} must be in [0, 1)')
+
+        self.in_channels = in_channels
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.drop_path_rate = rate
+        self.num_stages = max(out_indices) + 1  # stages that are built
+        self.out_strides = tuple(self.strides[i] for i in out_indices)
+
+    @classmethod
+    def _resolve_arch(cls, arch: str | Mapping[str, Any]) -> Arch:
+        if isinstance(arch, str):
+            if arch not in cls.archs:
+                choices = ', '.join(map(repr, cls.archs))
+                raise ValueError(f'{cls.__name__}: unknown arch {arch!r}, choose from {choices}')
+            return cls.archs[arch]
+        fields = {f.name: f.default for f in dataclasses.fields(cls.arch_type)}
+        unknown = [key for key in arch if key not in fields]
+        missing = [k for k, v in fields.items() if v is dataclasses.MISSING and k not in arch]
+        if unknown or missing:
+            raise ValueError(
+                f'{cls.__name__}: an arch given as a dict has the keys {", ".join(fields)}; '
+                f'unknown: {unknown}, missing: {missing}'
+            )
+        try:
+            return cls.arch_type(**{key: _as_tuple(value) for key, value in arch.items()})
+        except ValueError as error:
+            raise ValueError(f'{cls.__name__}: arch={dict(arch)}: {error}') from None
+
+    # ---------------------------------------------------------------- for subclasses
+
+    def finish(self) -> None:
+        """Last line of every constructor: freeze before anything wraps the parameters."""
+        self._freeze()
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        """The parts that ``frozen_stages`` speaks of: the stem, then one list per built stage."""
+        raise NotImplementedError(f'{type(self).__name__} must list its stem and stages')
+
+    def drop_path_rates(self, depths: Sequence[int]) -> list[list[float]]:
+        """Linear rule of stochastic depth: 0 for the first block, the full rate for the last."""
+        total = sum(depths)
+        rates = iter([self.drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        return [[next(rates) for _ in range(depth)] for depth in depths]
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless ``x`` is (B, in_channels, H, W) and large enough."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'{type(self).__name__}: expected an input of shape '
+                f'(B, {self.in_channels}, H, W), got {tuple(x.shape)}'
+            )
+        smallest = max(self.out_strides)
+        if min(x.shape[2:]) < smallest:
+            raise ValueError(
+                f'{type(self).__name__}: both sides of the input must be at least {smallest}, the '
+                f'largest output stride; got {tuple(x.shape)}'
+            )
+
+    def run(self, block: nn.Module, *args: Any) -> Any:
+        """``block(*args)``, recomputed in the backward pass when ``with_cp`` is set."""
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return block(*args)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _keep_statistics(block)
+
+        return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+
+    # ------------------------------------------------------------------- life-cycle
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+
+    def _frozen_modules(self) -> Iterable[nn.Module]:
+        return [m for part in self.stage_modules()[: self.frozen_stages + 1] for m in part]
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode; frozen parts, and with ``norm_eval`` every BatchNorm, stay in eval."""
+        super().train(mode)
+        if mode:
+            self._freeze()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s file; without one the weights stay as the constructor drew them.
+
+        Raises:
+            CheckpointError: the file cannot be read or does not fit; no weight was changed then.
+        """
+        if self.init_cfg is None:
+            return
+        options = dict(self.init_cfg)
+        if options.pop('type', None) != 'Pretrained':
+            raise ValueError(
+                f'{type(self).__name__}: init_cfg must be None or '
+                f"dict(type='Pretrained', checkpoint=...), got {self.init_cfg}"
+            )
+        weights.load_pretrained(self, options.pop('checkpoint'), **options)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+@contextmanager
+def _keep_statistics(module: nn.Module) -> Any:
+    """Let training-mode BatchNorms normalise by the batch without updating their statistics."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    tracking = [m.track_running_stats for m in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, track in zip(norms, tracking, strict=True):
+            norm.track_running_stats = track
+
+
+def init_transformer(module: nn.Module) -> None:
+    """The initialisation of ViT and its descendants, for ``nn.Module.apply``.
+
+    Linear layers: normal of deviation 0.02 truncated at two, zero bias. Convolutions: normal of
+    variance 2 / fan_out, zero bias. Norms keep torch's ones and zeros.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, std=(2 * module.groups / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

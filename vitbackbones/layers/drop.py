@@ -1,0 +1,34 @@
+"""Stochastic depth."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch per sample in training (Huang et al. 2016, "Stochastic Depth").
+
+    The kept samples are divided by the keeping probability, so that the expectation is unchanged.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+
+    Raises:
+        ValueError: ``rate`` is outside [0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f'drop path rate must be in [0, 1), got {rate!r}')
+        self.rate = float(rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, ...)
+        return x * mask.div_(keep)
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:.3f}'

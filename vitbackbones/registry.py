@@ -1,0 +1,43 @@
+"""Where vitbackbones' classes are found by name.
+
+mmengine looks a name up in the current scope and then in the root registry, never in a sibling
+scope. Every class of this package is therefore registered twice: in mmengine's root registry
+under its plain name, visible from mmdet, mmseg and every other scope once ``vitbackbones`` has
+been imported, and in a child registry of the scope ``vitbackbones``, so that
+``type='vitbackbones.SepViT'`` makes mmengine import this package by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from mmengine.config import utils as config_utils
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
+from mmengine.registry import Registry
+
+SCOPE = 'vitbackbones'
+
+MODELS = Registry('model', parent=ROOT_MODELS, scope=SCOPE, locations=['vitbackbones'])
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['vitbackbones']
+)
+
+# `_base_ = 'vitbackbones::...'` is refused unless the name is in mmengine's own table. It maps a
+# scope to what mmengine then locates on disk; naming a module of ours rather than the distribution
+# makes it work from a wheel, an editable install and PYTHONPATH alike.
+config_utils.MODULE2PACKAGE[SCOPE] = 'vitbackbones.registry'
+
+T = TypeVar('T', bound=type)
+
+
+def register(registry: Registry) -> Callable[[T], T]:
+    """Class decorator: register in a registry of this module and in its mmengine root."""
+
+    def decorate(cls: T) -> T:
+        registry.register_module(module=cls)
+        registry.parent.register_module(module=cls)
+        return cls
+
+    return decorate
