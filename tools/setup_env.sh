@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+# Set up the Python environment of this checkout: tools/setup_env.sh run|test|lint
+#
+#   run   what demo and training need: torch, mmengine, mmcv with its operators, mmdet, mmseg, us
+#   test  that, and the test tools
+#   lint  the checkers, and torch for its types
+#
+# VENV is the environment's folder (.venv), PYTHON the interpreter it is made from (python3).
+# Every finished step leaves a stamp in VENV, a hash of what the step depends on. An interrupted
+# set-up therefore goes on where it stopped, and a change repeats only the steps that it concerns.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+goal=${1:-}
+case $goal in
+    run | test | lint) ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac
+VENV=${VENV:-.venv}
+PYTHON=${PYTHON:-python3}
+python=$VENV/bin/python
+stamps=$VENV/.setup
+checked=
+
+say() { printf 'set-up: %s\n' "$*"; }
+die() { printf 'set-up: %s\n' "$@" >&2; exit 1; }
+
+# ------------------------------------------------------------------------------- steps
+
+# step NAME KEY TITLE: run install_NAME unless it has succeeded before with the same KEY.
+step() {
+    local name=$1 key
+    key=$(printf '%s' "$2" | sha256sum)
+    [[ -f $stamps/$name && $(<"$stamps/$name") == "$key" ]] && return
+    [[ -n $checked ]] || check_prerequisites
+    say "$3"
+    "install_$name"
+    mkdir -p "$stamps"
+    printf '%s\n' "$key" >"$stamps/$name.new"
+    mv "$stamps/$name.new" "$stamps/$name"
+}
+
+# What a requirements file says, without its comments.
+content() { grep -v '^#' "requirements/$1.txt"; }
+
+# The line of requirements/openmmlab.txt that pins a package.
+pin() { grep "^$1==" requirements/openmmlab.txt; }
+
+pip() { "$python" -m pip --disable-pip-version-check --quiet --quiet "$@"; }  # errors only
+
+pip_install() { pip install --constraint requirements/build.txt "$@"; }
+
+check_prerequisites() {
+    checked=yes
+    local interpreter=$PYTHON missing=() header
+    [[ -x $python ]] && interpreter=$python
+    if ! "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        missing+=("Python 3.10 or newer: '$interpreter' is none (choose one: make PYTHON=... $goal)")
+    else
+        "$interpreter" -c 'import venv, ensurepip' 2>/dev/null ||
+            missing+=("Python's venv module (Debian: python3-venv)")
+        header=$("$interpreter" -c \
+            'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+        [[ $goal == lint || -f $header ]] ||
+            missing+=("Python's headers: there is no $header (Debian: python3-dev)")
+    fi
+    if [[ $goal != lint ]]; then
+        for tool in gcc g++ make; do
+            command -v "$tool" >/dev/null || missing+=("$tool (Debian: build-essential)")
+        done
+    fi
+    [[ ${#missing[@]} -eq 0 ]] || die 'this machine lacks' "${missing[@]/#/  }"
+}
+
+install_venv() { "$PYTHON" -m venv "$VENV"; }
+
+install_build() { pip install --requirement requirements/build.txt; }
+
+install_torch() {
+    pip_install --requirement requirements/torch.txt
+    "$python" -W ignore -c 'import torch'
+}
+
+install_mmengine() {
+    pip_install "$(pin mmengine)"
+    headless_opencv
+    "$python" -W ignore -c 'import mmengine'
+}
+
+# OpenCV's windows need libGL, which bare containers and servers lack; nothing here opens one.
+headless_opencv() {
+    local error version
+    error=$("$python" -c 'import cv2' 2>&1) && return
+    [[ $error == *'cannot open shared object file'* ]] || die 'OpenCV does not work:' "$error"
+    version=$("$python" -c \
+        'from importlib.metadata import version; print(version("opencv-python"))')
+    say "opencv-python needs a library that is not here (${error##*ImportError: });" \
+        "opencv-python-headless $version takes its place"
+    pip uninstall --yes opencv-python
+    pip install --no-deps "opencv-python-headless==$version"
+    "$python" -c 'import cv2'
+}
+
+# A wheel if pip's own search places (PIP_FIND_LINKS) have one, else compiled. Without dependencies:
+# mmengine has brought them, and opencv-python must not come back.
+install_mmcv() {
+    local wheels=$VENV/mmcv-wheel
+    rm -rf "$wheels"
+    if pip download --only-binary=:all: --no-deps --dest "$wheels" "$(pin mmcv)" 2>/dev/null; then
+        say "mmcv from the wheel $(basename "$wheels"/*.whl)"
+        pip install --no-deps --force-reinstall "$wheels"/*.whl
+        mmcv_operators && rm -r "$wheels" && return
+        say 'that wheel was built for another torch: compiling mmcv instead'
+        rm -r "$wheels"
+    fi
+    compile_mmcv "$wheels"
+    pip install --no-deps --force-reinstall "$wheels"/*.whl
+    mmcv_operators || die "mmcv was compiled, but its operators cannot be imported (log: $log)"
+    rm -r "$wheels" "$source"
+}
+
+mmcv_operators() { "$python" -W ignore -c 'import mmcv.ops'; }
+
+# The unpacked source stays in VENV until mmcv is installed, with what is already compiled.
+compile_mmcv() {
+    log=$VENV/mmcv-build.log
+    source=$VENV/mmcv-source-$(printf '%s' "$mmcv_key" | sha256sum | cut -c1-12)
+    export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)}
+    "$python" -W ignore - <<'PYTHON' || exit 1
+import sys
+import torch
+from torch.utils.cpp_extension import CUDA_HOME
+
+if torch.cuda.is_available() and CUDA_HOME is None:
+    sys.exit(
+        'set-up: this machine has a GPU but no CUDA toolkit (nvcc), which mmcv is compiled with.\n'
+        f'  Install that of CUDA {torch.version.cuda}, or set CUDA_VISIBLE_DEVICES= to use the CPU.'
+    )
+PYTHON
+    say "mmcv has no wheel for this machine: compiling it with $MAX_JOBS processes" \
+        "(about 17 minutes on two cores; log: $log)"
+    if [[ ! -f $source/setup.py ]]; then
+        rm -rf "$VENV"/mmcv-source-* "$VENV/mmcv-sdist"
+        pip download --no-binary mmcv --no-deps --no-build-isolation --dest "$VENV/mmcv-sdist" \
+            "$(pin mmcv)"
+        mkdir "$source.new"
+        tar -xzf "$VENV"/mmcv-sdist/mmcv-*.tar.gz --strip-components=1 -C "$source.new"
+        mv "$source.new" "$source"
+        rm -r "$VENV/mmcv-sdist"
+    fi
+    if ! PATH=$PWD/$VENV/bin:$VENV/bin:$PATH "$python" -m pip wheel --verbose --no-deps \
+        --no-build-isolation --wheel-dir "$1" "$source" >"$log" 2>&1; then
+        tail -n 40 "$log" >&2
+        die "mmcv could not be compiled; the whole log: $log"
+    fi
+}
+
+install_openmmlab() {
+    pip_install --constraint requirements/openmmlab.txt mmdet mmsegmentation ftfy regex
+    "$python" -W ignore -c 'import mmdet.apis, mmseg.apis'
+}
+
+install_package() {
+    pip install --no-deps --no-build-isolation --editable .
+    "$python" -W ignore -c 'import vitbackbones'
+}
+
+install_test() { pip_install --requirement requirements/test.txt; }
+
+install_lint() { pip_install --requirement requirements/lint.txt; }
+
+# -------------------------------------------------------------------------------- goals
+
+step venv "$VENV" "virtual environment $VENV"
+step build "$(content build)" 'build tools'
+step torch "$(content torch)" "$(content torch)"
+if [[ $goal != lint ]]; then
+    # The operators fit one version of torch only.
+    mmcv_key="$(content torch) $(pin mmcv)"
+    step mmengine "$(pin mmengine)" "$(pin mmengine)"
+    step mmcv "$mmcv_key" "$(pin mmcv), with operators"
+    step openmmlab "$(content openmmlab)" "$(pin mmdet), $(pin mmsegmentation)"
+    step package "$PWD $(cat setup.py pyproject.toml vitbackbones/__init__.py)" 'vitbackbones'
+fi
+if [[ $goal == test ]]; then
+    step test "$(content test)" 'test tools'
+fi
+if [[ $goal == lint ]]; then
+    step lint "$(content lint)" 'lint tools'
+fi
