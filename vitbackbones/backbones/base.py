@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
@@ -39,7 +39,8 @@ class Backbone(BaseModule):
     Args:
         arch: name of a published variant, or a dict of all fields of the variant's dataclass.
         in_channels: channels of the input image.
-        out_indices: stages to output, 0-based and strictly increasing. Later stages are not built.
+        out_indices: stages to output, 0-based and strictly increasing; None stands for all.
+            Stages after the last of them are not built.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and stages 1..i. Frozen parts
             need no gradient and stay in eval mode.
         norm_eval: keep every BatchNorm on its running statistics while training.
@@ -64,6 +65,16 @@ class Backbone(BaseModule):
     #: Published name -> ours, as (pattern, replacement) tried in order; None drops a key that a
     #: backbone has no use for. Names that match nothing are already ours.
     official_keys: ClassVar[tuple[tuple[str, str | None], ...]] = ()
+    #: The same for the names that timm gives the network, where timm has it.
+    timm_keys: ClassVar[tuple[tuple[str, str | None], ...]] = ()
+    #: Patterns of our names that a published classifier lacks; they keep their initial values.
+    absent_from_classifier: ClassVar[tuple[str, ...]] = ()
+    #: The network's name as its paper writes it.
+    family: ClassVar[str] = ''
+    #: Our name of the first convolution's weight, which adapts to ``in_channels``.
+    stem_weight: str = ''
+    #: Licence of the published weights where it forbids commercial use.
+    weights_licence: ClassVar[str | None] = None
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -72,18 +83,18 @@ class Backbone(BaseModule):
         self,
         arch: str | Mapping[str, Any],
         *,
-        in_channels: int,
-        out_indices: Sequence[int],
-        frozen_stages: int,
-        norm_eval: bool,
-        with_cp: bool,
-        drop_path_rate: float | None,
-        init_cfg: Mapping[str, Any] | None,
+        in_channels: int = 3,
+        out_indices: Sequence[int] | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float | None = None,
+        init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=dict(init_cfg) if init_cfg else None)
         self.arch = self._resolve_arch(arch)
         name, stages = type(self).__name__, len(self.strides)
-        out_indices = tuple(out_indices)
+        out_indices = tuple(range(stages) if out_indices is None else out_indices)
         if not out_indices or any(i not in range(stages) for i in out_indices):
             raise ValueError(
                 f'{name}: out_indices={out_indices} must name stages out of {tuple(range(stages))}'
@@ -139,6 +150,21 @@ class Backbone(BaseModule):
     def stage_modules(self) -> list[list[nn.Module]]:
         """The parts that ``frozen_stages`` speaks of: the stem, then one list per built stage."""
         raise NotImplementedError(f'{type(self).__name__} must list its stem and stages')
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer of a parameter, 0 being the stem, and the number of layers.
+
+        For layer-wise learning rates, in the form that mmpretrain's optimizer constructor reads.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must number its layers')
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay would harm."""
+        return set()
+
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a file holds, under our names, changed to fit this network; ``state`` stays."""
+        return state
 
     def drop_path_rates(self, depths: Sequence[int]) -> list[list[float]]:
         """Linear rule of stochastic depth: 0 for the first block, the full rate for the last."""
@@ -213,17 +239,17 @@ def _as_tuple(value: Any) -> Any:
 
 
 @contextmanager
-def _keep_statistics(module: nn.Module) -> Any:
+def _keep_statistics(module: nn.Module) -> Iterator[None]:
     """Let training-mode BatchNorms normalise by the batch without updating their statistics."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
-    tracking = [m.track_running_stats for m in norms]
+    saved = [(m.momentum, m.num_batches_tracked) for m in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, track in zip(norms, tracking, strict=True):
-            norm.track_running_stats = track
+        for norm, (momentum, count) in zip(norms, saved, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def init_transformer(module: nn.Module) -> None:

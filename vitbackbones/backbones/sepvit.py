@@ -80,8 +80,20 @@ ARCHS = {
     ),
 }
 
-# The published dense network carries a classifier that it never uses.
-OFFICIAL_KEYS = ((r'norm\.', None), (r'head\.', None))
+# The published dense network carries a classifier that it never uses. The classifier has a token
+# for every window of a block, where we have at most one per block.
+OFFICIAL_KEYS = (
+    (r'norm\.', None),
+    (r'head\.', None),
+    (r'(blocks\.\d+\.\d+)\.win_tokens$', r'\1.win_token'),
+)
+
+# The classifier has no norm between stages. At 224 x 224 its blocks of window 14 in the third
+# stage and those of the fourth see a single window, and have no attention between windows.
+ABSENT_FROM_CLASSIFIER = (
+    r'norm_list\.',
+    r'blocks\.(2\.\d*[13579]|3\.\d+)\.(attn\.(PSA_qk|win_tokens_norm)\.|win_token$)',
+)
 
 
 class PatchEmbed(nn.Module):
@@ -229,6 +241,9 @@ class SepViT(Backbone):
     archs = ARCHS
     arch_type = SepViTArch
     official_keys = OFFICIAL_KEYS
+    absent_from_classifier = ABSENT_FROM_CLASSIFIER
+    family = 'SepViT'
+    stem_weight = 'patch_embeds.0.proj.weight'
     arch: SepViTArch
 
     def __init__(
@@ -259,6 +274,7 @@ class SepViT(Backbone):
             raise ValueError(
                 f"SepViT: unknown window_token {window_token!r}, choose from 'zero', 'learnable'"
             )
+        self.window_token = window_token
         a = self.arch
         rates = self.drop_path_rates(a.depths)
         self.out_channels = tuple(a.dims[i] for i in self.out_indices)
@@ -299,6 +315,17 @@ class SepViT(Backbone):
             stages[i].append(self.patch_embeds[i])
         return [[self.patch_embeds[0]], *stages]
 
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The classifier's tokens, one per window of a block: their mean, or none if unused."""
+        adapted = {}
+        for name, value in state.items():
+            if name.endswith('.win_token') and value.ndim == 4:  # (1, Nw, 1, C)
+                if self.window_token == 'zero':
+                    continue
+                value = value.mean((0, 1, 2))  # (C,)
+            adapted[name] = value
+        return adapted
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
         self.check_input(x)
@@ -313,3 +340,31 @@ class SepViT(Backbone):
             if i in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer of a parameter and the number of layers, for layer-wise learning rates.
+
+        Layer 0 is the stem, then comes one layer per block; a patch embedding counts to the block
+        that follows it, a position encoding to the block before it. The norm of a stage counts to
+        the stage's last block, that of the last stage, and whatever is not under ``prefix``, to
+        the last layer.
+        """
+        depths = self.arch.depths[: self.num_stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        part, stage, *path = param_name[len(prefix) :].split('.')
+        i = int(stage)
+        first = sum(depths[:i]) + 1  # layer of the stage's first block
+        if part == 'patch_embeds':
+            return (first if i else 0), num_layers
+        if part == 'pos_block':
+            return first, num_layers
+        if part == 'blocks':
+            return first + int(path[0]), num_layers
+        last_stage = i == self.num_stages - 1
+        return first + depths[i] - (not last_stage), num_layers
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that decay would harm: learned window tokens."""
+        return {name for name, _ in self.named_parameters() if name.endswith('.win_token')}

@@ -1,0 +1,186 @@
+"""SepViT against the numbers of the published dense network, and what is its own."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.reference import refdata
+from tests.small import SMALL
+from vitbackbones.backbones import SepViT
+from vitbackbones.backbones.sepvit import Block
+from vitbackbones.layers import window_merge, window_split
+
+REFERENCE = Path(refdata.__file__).parent
+GOLDEN = sorted((REFERENCE / 'golden/sepvit').glob('*_det_*.json'))
+UNUSED = ('norm.', 'head.')  # the classifier that the published dense network carries along
+
+
+def manifest(arch: str) -> dict:
+    return refdata.load_json(REFERENCE / f'manifests/sepvit/{arch}_det.json')
+
+
+@functools.lru_cache(maxsize=1)
+def published(arch: str) -> SepViT:
+    """The network with the reference weights; loading is strict, so every name is the published."""
+    state = refdata.build_state_dict(manifest(arch))
+    net = SepViT(arch).eval()
+    net.load_state_dict({k: v for k, v in state.items() if not k.startswith(UNUSED)})
+    return net
+
+
+def small(**options: object) -> SepViT:
+    return SepViT(SMALL['SepViT'], **options)
+
+
+def test_all_dense_golden_files_are_there() -> None:
+    assert len(GOLDEN) == 6
+
+
+@pytest.mark.parametrize('path', GOLDEN, ids=lambda path: path.stem)
+def test_maps_equal_the_published_ones(path: Path) -> None:
+    golden = refdata.load_json(path)
+    net = published(path.name.partition('_')[0])
+    with torch.no_grad():
+        maps = net(refdata.input_tensor(**golden['input']))
+    for x, want in zip(maps, golden['outputs'], strict=True):
+        ok, _, message = refdata.compare_digest(refdata.digest(x), want, rtol=1e-4)
+        assert ok, message
+
+
+@pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
+def test_parameters_and_norm_eps_are_the_published_ones(arch: str) -> None:
+    with torch.device('meta'):
+        net = SepViT(arch)
+    want = manifest(arch)
+    unused = sum(torch.Size(s).numel() for n, s, _ in want['tensors'] if n.startswith(UNUSED))
+    assert sum(p.numel() for p in net.parameters()) == want['params'] - unused
+    norms = {n: m.eps for n, m in net.named_modules() if isinstance(m, nn.LayerNorm)}
+    assert norms == {name: eps for name, eps in want['norm_eps'].items() if name != 'norm'}
+
+
+def test_the_lite_classifier_s_trunk_has_the_published_shapes() -> None:
+    """No dense lite was published: what its classifier shares is compared instead."""
+    rows = refdata.load_json(REFERENCE / 'manifests/sepvit/lite_cls.json')['tensors']
+    with torch.device('meta'):
+        state = SepViT('lite').state_dict()
+    for name, shape, _ in rows:
+        if not name.startswith(UNUSED) and not name.endswith('win_tokens'):
+            assert list(state[name].shape) == shape, name
+
+
+def test_learnable_tokens_serve_any_number_of_windows() -> None:
+    net = small(window_token='learnable').eval()
+    tokens = [p for n, p in net.named_parameters() if n.endswith('win_token')]
+    assert [tuple(p.shape) for p in tokens] == [(8,), (16,), (16,), (24,), (24,), (32,)]
+    net(torch.randn(1, 3, 32, 50)), net(torch.randn(1, 3, 160, 65))
+
+
+def test_learnable_tokens_start_at_the_published_zeros_and_matter_once_learned() -> None:
+    zero, learnable = small().eval(), small(window_token='learnable').eval()
+    missing, unexpected = learnable.load_state_dict(zero.state_dict(), strict=False)
+    assert all(name.endswith('win_token') for name in missing)
+    assert unexpected == []
+    x = torch.randn(1, 3, 64, 96)
+    for one, other in zip(zero(x), learnable(x), strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        learnable.blocks[0][0].win_token.normal_()
+    assert not torch.allclose(zero(x)[0], learnable(x)[0], atol=1e-3)
+
+
+def test_window_token_names_its_choices() -> None:
+    with pytest.raises(ValueError, match="unknown window_token 'one', choose from 'zero', 'learn"):
+        small(window_token='one')
+
+
+def test_an_arch_lists_one_window_per_block() -> None:
+    with pytest.raises(ValueError, match='one size per block'):
+        SepViT({**SMALL['SepViT'], 'window_sizes': ((3,), (3,), (3, 4), (3,))})
+    with pytest.raises(ValueError, match='one entry per stage'):
+        SepViT({**SMALL['SepViT'], 'dims': (8, 16, 24)})
+    with pytest.raises(ValueError, match='must be multiples of num_heads'):
+        SepViT({**SMALL['SepViT'], 'num_heads': (3, 2, 3, 4)})
+
+
+# ------------------------------------------------------------------------------ padding
+
+
+def block(mask_padding: bool) -> Block:
+    torch.manual_seed(3)
+    result = Block(8, 2, 4, 2, 0.0, learnable_token=False, mask_padding=mask_padding)
+    for p in result.parameters():
+        nn.init.normal_(p, std=0.3)
+    return result.eval()
+
+
+def attend_plainly(layer: Block, x: torch.Tensor) -> torch.Tensor:
+    """The attention branch over the positions that exist, one head, window and position at a time.
+
+    ``x`` is one map, (H, W, C). Nothing is padded: windows at the border are simply smaller.
+    """
+    ws, attn = layer.window_size, layer.attn
+    height, width, dim = x.shape
+    d = dim // attn.num_heads
+    token = layer.norm1(torch.zeros(dim))
+    windows = {
+        (i, j): layer.norm1(x[i : i + ws, j : j + ws])
+        for i in range(0, height, ws)
+        for j in range(0, width, ws)
+    }
+    mixed, tokens = {}, []
+    for place, pixels in windows.items():
+        sequence = torch.cat([token[None], pixels.flatten(0, 1)])  # (T, C)
+        q, k, v = attn.DSA_qkv(sequence).unflatten(1, (3, attn.num_heads, d)).permute(1, 2, 0, 3)
+        y = ((q @ k.mT) * d**-0.5).softmax(-1) @ v  # (heads, T, d)
+        sequence = sequence + y.transpose(0, 1).flatten(1)
+        tokens.append(sequence[0])
+        mixed[place] = sequence[1:].unflatten(0, pixels.shape[:2])
+    t = nn.functional.gelu(attn.win_tokens_norm(torch.stack(tokens)))  # (Nw, C)
+    q, k = attn.PSA_qk(t).unflatten(1, (2, attn.num_heads, d)).permute(1, 2, 0, 3)
+    logits = (q @ k.mT) * d**-0.5  # (heads, Nw, Nw)
+    out = torch.zeros_like(x)
+    for n, (place, pixels) in enumerate(mixed.items()):
+        for row in range(pixels.shape[0]):
+            for col in range(pixels.shape[1]):
+                there = [
+                    m
+                    for m, other in enumerate(mixed.values())
+                    if row < other.shape[0] and col < other.shape[1]
+                ]
+                values = [list(mixed.values())[m][row, col].view(-1, d) for m in there]
+                weights = logits[:, n, there].softmax(-1)  # (heads, windows that have the position)
+                y = torch.einsum('hm,mhd->hd', weights, torch.stack(values)).flatten()
+                out[place[0] + row, place[1] + col] = pixels[row, col] + y
+    return attn.proj(out)
+
+
+@pytest.mark.parametrize('size', [(5, 7), (8, 4), (3, 9)])
+@torch.no_grad()
+def test_masked_padding_equals_attention_over_the_positions_that_exist(size) -> None:
+    layer = block(mask_padding=True)
+    x = torch.randn(2, *size, 8)
+    want = torch.stack([attend_plainly(layer, one) for one in x]) + x
+    want = want + layer.mlp(layer.norm2(want))
+    torch.testing.assert_close(layer(x), want, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_takes_part_as_published_unless_masked() -> None:
+    x = torch.randn(1, 5, 7, 8)
+    assert not torch.allclose(block(True)(x), block(False)(x), atol=1e-3)
+    whole = torch.randn(1, 8, 12, 8)
+    assert torch.equal(block(True)(whole), block(False)(whole))
+
+
+def test_windows_are_merged_as_they_were_split() -> None:
+    x = torch.randn(2, 6, 9, 5)
+    windows = window_split(x, 3)
+    assert windows.shape == (2, 6, 9, 5)
+    assert torch.equal(windows[1, 4], x[1, 3:6, 3:6].flatten(0, 1))
+    assert torch.equal(window_merge(windows, 3, 6, 9), x)
+    assert torch.equal(window_merge(windows, 3, 5, 7), x[:, :5, :7])

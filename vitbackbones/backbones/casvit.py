@@ -1,0 +1,287 @@
+"""CAS-ViT: convolutional additive self-attention, linear in the number of pixels.
+
+Paper: Zhang et al., "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for
+Efficient Mobile Applications", arXiv 2408.03703 (section 3). In evaluation equal to the published
+dense network (``RCViT`` in its code), whose parameter names are kept.
+
+Deliberate differences from it: BatchNorm is frozen only by ``norm_eval=True`` (the published dense
+results had it), drop path, freezing and outputs are options. The sources do not record the
+published initialisation; the conventional one of hybrids is used: 1x1 convolutions as the linear
+layers of ViT, the others normal of variance 2 / fan_out.
+
+Shapes: B batch, H x W map, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitbackbones.layers import DropPath
+from vitbackbones.registry import MODELS, register
+
+from .base import Arch, Backbone, init_transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class CASViTArch(Arch):
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    mlp_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dims[0] % 2:
+            raise ValueError(f'dims={self.dims} must begin with an even number, for the stem')
+
+
+ARCHS = {
+    'xs': CASViTArch(dims=(48, 56, 112, 220), depths=(2, 2, 4, 2), drop_path_rate=0.0),
+    's': CASViTArch(dims=(48, 64, 128, 256), depths=(3, 3, 6, 3), drop_path_rate=0.0),
+    'm': CASViTArch(dims=(64, 96, 192, 384), depths=(3, 3, 6, 3)),
+    't': CASViTArch(dims=(96, 128, 256, 512), depths=(3, 3, 6, 3)),
+}
+
+# The classifier: its norm, and a second head where it was distilled.
+OFFICIAL_KEYS = ((r'norm\.', None), (r'head\.', None), (r'dist_head\.', None))
+
+
+class LocalPerception(nn.Module):
+    """The local branch of a block: pointwise, depthwise and pointwise convolution."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(dim, dim, 1),
+            nn.BatchNorm2d(dim),
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+class SpatialGate(nn.Module):
+    """Weigh positions: ``x * sigmoid(...)`` of a (B, 1, H, W) map drawn from x."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
+            nn.BatchNorm2d(dim),
+            nn.ReLU(),
+            nn.Conv2d(dim, 1, 1, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.block(x)
+
+
+class ChannelGate(nn.Module):
+    """Weigh channels: ``x * sigmoid(...)`` of the (B, C, 1, 1) mean of x over the map."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(dim, dim, 1, bias=False), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.block(x)
+
+
+class AdditiveAttention(nn.Module):
+    """CATM, the convolutional additive token mixer: (B, C, H, W), same shape.
+
+    Query and key pass a spatial and a channel gate each; their sum, not their product, is the
+    context that weighs the value (section 3).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
+        self.oper_q = nn.Sequential(SpatialGate(dim), ChannelGate(dim))
+        self.oper_k = nn.Sequential(SpatialGate(dim), ChannelGate(dim))
+        self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=1)  # (B, C, H, W) each
+        return self.proj(self.dwc(self.oper_q(q) + self.oper_k(k)) * v)
+
+
+class ConvMlp(nn.Module):
+    """``fc2(GELU(fc1(x)))`` over the channels of (B, C, H, W)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, hidden_dim, 1)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Local perception, additive attention and MLP, each residual; (B, C, H, W), same shape."""
+
+    def __init__(self, dim: int, mlp_ratio: int, drop_path: float) -> None:
+        super().__init__()
+        self.local_perception = LocalPerception(dim)
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.attn = AdditiveAttention(dim)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.BatchNorm2d(dim)
+        self.mlp = ConvMlp(dim, mlp_ratio * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.local_perception(x)  # never dropped, as published
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Downsample(nn.Module):
+    """(B, C, H, W) -> (B, C', ceil(H / 2), ceil(W / 2)): 3 x 3 convolution of stride 2, norm."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x))
+
+
+def init_weights(module: nn.Module) -> None:
+    """1x1 convolutions are linear layers, which a fan_out of one channel would make too large."""
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    else:
+        init_transformer(module)
+
+
+@register(MODELS)
+class CASViT(Backbone):
+    """CAS-ViT for dense prediction: four maps at strides 4, 8, 16, 32.
+
+    Map i is (B, dims[i], H', W') with ``H' = ceil(H / stride)``, after a BatchNorm of its own; the
+    next stage reads the map before that norm. The published dense results were obtained with
+    ``norm_eval=True``: then the output norms, which no classifier holds, stay at the statistics
+    0 and 1 and act as a learned affine map.
+
+    The arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+
+    Raises:
+        ValueError: an option outside its choices, or an input that is not
+            (B, in_channels, H, W) with both sides at least the largest output stride.
+    """
+
+    archs = ARCHS
+    arch_type = CASViTArch
+    official_keys = OFFICIAL_KEYS
+    family = 'CAS-ViT'
+    absent_from_classifier = (r'norm[0246]\.',)
+    stem_weight = 'patch_embed.0.weight'
+    arch: CASViTArch
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 't',
+        *,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float | None = None,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            drop_path_rate=drop_path_rate,
+            init_cfg=init_cfg,
+        )
+        a = self.arch
+        rates = self.drop_path_rates(a.depths)
+        self.out_channels = tuple(a.dims[i] for i in self.out_indices)
+
+        dim = a.dims[0]
+        self.patch_embed = nn.Sequential(
+            nn.Conv2d(in_channels, dim // 2, 3, stride=2, padding=1),
+            nn.BatchNorm2d(dim // 2),
+            nn.ReLU(),
+            nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
+            nn.BatchNorm2d(dim),
+            nn.ReLU(),
+        )
+        self.network = nn.ModuleList()  # stages at even places, down-sampling between them
+        for i in range(self.num_stages):
+            if i:
+                self.network.append(Downsample(a.dims[i - 1], a.dims[i]))
+            self.network.append(
+                nn.ModuleList(Block(a.dims[i], a.mlp_ratio, rate) for rate in rates[i])
+            )
+            if i in self.out_indices:
+                self.add_module(f'norm{2 * i}', nn.BatchNorm2d(a.dims[i]))
+        self.apply(init_weights)
+        self.finish()
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        """A down-sampler is part of the stage that reads its output, a norm of its stage."""
+        stages: list[list[nn.Module]] = []
+        for i in range(self.num_stages):
+            parts = [self.network[2 * i - 1]] if i else []
+            norms = [getattr(self, f'norm{2 * i}')] if i in self.out_indices else []
+            stages.append([*parts, self.network[2 * i], *norms])
+        return [[self.patch_embed], *stages]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
+        self.check_input(x)
+        x = self.patch_embed(x)  # (B, C, H', W')
+        outputs = []
+        for i in range(self.num_stages):
+            if i:
+                x = self.network[2 * i - 1](x)  # (B, C', ceil(H' / 2), ceil(W' / 2))
+            for block in self.network[2 * i].children():
+                x = self.run(block, x)
+            if i in self.out_indices:
+                outputs.append(getattr(self, f'norm{2 * i}')(x))
+        return tuple(outputs)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer of a parameter and the number of layers, for layer-wise learning rates.
+
+        Layer 0 is the stem, then comes one layer per block; down-sampling counts to the block that
+        follows it. The last layer is for the output norms and whatever is not under ``prefix``.
+        """
+        depths = self.arch.depths[: self.num_stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        part, *path = param_name[len(prefix) :].split('.')
+        if part == 'patch_embed':
+            return 0, num_layers
+        if part != 'network':
+            return num_layers - 1, num_layers
+        entry = int(path[0])  # 2i is stage i, 2i - 1 leads to it
+        block = 0 if entry % 2 else int(path[1])
+        return sum(depths[: (entry + 1) // 2]) + block + 1, num_layers
+
+    def no_weight_decay(self) -> set[str]:
+        """Nothing: no position tables, no layer scales."""
+        return set()

@@ -1,0 +1,533 @@
+"""GC ViT: attention in local windows, every other block with one global query per image.
+
+Paper: Hatamizadeh et al., "Global Context Vision Transformers", arXiv 2206.09959. In evaluation
+equal to the published dense network, and its parameters have the published names. (Where the
+paper's text down-samples by max-pooling, the published network has a strided convolution.)
+
+Deliberate differences from it: no unused parts; drop path, freezing and outputs are options;
+position bias tables of another window are resized in the state dict, whenever one is loaded, and
+a table of the right size is never touched; new tables are drawn like the other weights instead of
+being zero; ``mask_padding`` can hide the positions that a block pads.
+
+Shapes: B batch, H x W map, C channels, ws window size, Nw windows, T = ws * ws positions of a
+window, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitbackbones.layers import DropPath, Mlp, pad_to_multiple, window_merge, window_split
+from vitbackbones.registry import MODELS, register
+
+from .base import Arch, Backbone, init_transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GCViTArch(Arch):
+    """Level i is ``dim * 2**i`` wide. Without ``layer_scale`` the residual branches have none."""
+
+    dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    mlp_ratio: int = 3
+    layer_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any((self.dim << i) % heads for i, heads in enumerate(self.num_heads)):
+            dims = [self.dim << i for i in range(len(self.num_heads))]
+            raise ValueError(f'widths {dims} must be multiples of num_heads={self.num_heads}')
+
+
+# Drop path: 0.2 is published for dense use of tiny. No other variant has a dense recipe, so the
+# others, from tiny2 on higher, take the rate of their classifier.
+ARCHS = {
+    'xxtiny': GCViTArch(dim=64, depths=(2, 2, 6, 2), num_heads=(2, 4, 8, 16), drop_path_rate=0.2),
+    'xtiny': GCViTArch(dim=64, depths=(3, 4, 6, 5), num_heads=(2, 4, 8, 16), drop_path_rate=0.2),
+    'tiny': GCViTArch(dim=64, depths=(3, 4, 19, 5), num_heads=(2, 4, 8, 16), drop_path_rate=0.2),
+    'tiny2': GCViTArch(dim=64, depths=(3, 4, 29, 5), num_heads=(2, 4, 8, 16), drop_path_rate=0.25),
+    'small': GCViTArch(
+        dim=96,
+        depths=(3, 4, 19, 5),
+        num_heads=(3, 6, 12, 24),
+        mlp_ratio=2,
+        layer_scale=1e-5,
+        drop_path_rate=0.3,
+    ),
+    'small2': GCViTArch(
+        dim=96,
+        depths=(3, 4, 23, 5),
+        num_heads=(3, 6, 12, 24),
+        layer_scale=1e-5,
+        drop_path_rate=0.35,
+    ),
+    'base': GCViTArch(
+        dim=128,
+        depths=(3, 4, 19, 5),
+        num_heads=(4, 8, 16, 32),
+        mlp_ratio=2,
+        layer_scale=1e-5,
+        drop_path_rate=0.5,
+    ),
+    'large': GCViTArch(
+        dim=192,
+        depths=(3, 4, 19, 5),
+        num_heads=(6, 12, 24, 48),
+        mlp_ratio=2,
+        layer_scale=1e-5,
+        drop_path_rate=0.5,
+    ),
+}
+
+# The classifier, and the position index, which follows from the window size.
+OFFICIAL_KEYS = (
+    (r'norm\.', None),
+    (r'head\.', None),
+    (r'levels\.\d+\.blocks\.\d+\.attn\.relative_position_index$', None),
+)
+
+# timm counts a down-sampler to the level that follows it, and query layers from 1. The first table
+# says where residual convolutions are, the second what their layers are called.
+_CONV_BRANCHES = (
+    (r'stem\.down\.conv_block', 'patch_embed.conv_down.conv'),
+    *(
+        (rf'stages\.{i + 1}\.downsample\.conv_block', f'levels.{i}.downsample.conv')
+        for i in range(3)
+    ),
+    *(
+        (
+            rf'stages\.(\d)\.global_block\.blocks\.conv{j + 1}',
+            rf'levels.\1.q_global_gen.to_q_global.{j}.conv',
+        )
+        for j in range(3)
+    ),
+)
+_CONV_LAYERS = (
+    (r'conv_dw', '0'),
+    (r'se\.fc1', '2.fc.0'),
+    (r'se\.fc2', '2.fc.2'),
+    (r'conv_pw', '3'),
+)
+TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
+    (r'head\.', None),
+    (r'stages\.3\.norm\.', None),
+    *(
+        (rf'{branch}\.{layer}\.', f'{our_branch}.{our_layer}.')
+        for branch, our_branch in _CONV_BRANCHES
+        for layer, our_layer in _CONV_LAYERS
+    ),
+    (r'stem\.conv1\.', 'patch_embed.proj.'),
+    (r'stem\.down\.', 'patch_embed.conv_down.'),
+    *((rf'stages\.{i + 1}\.downsample\.', f'levels.{i}.downsample.') for i in range(3)),
+    (r'stages\.(\d)\.blocks\.(\d+)\.attn\.rel_pos\.', r'levels.\1.blocks.\2.attn.'),
+    (r'stages\.(\d)\.blocks\.(\d+)\.ls([12])\.gamma', r'levels.\1.blocks.\2.gamma\3'),
+    (r'stages\.(\d)\.blocks\.', r'levels.\1.blocks.'),
+)
+
+# Residual convolutions of the query generator of each level.
+QUERY_DEPTHS = (3, 2, 1, 1)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels weighed by what the whole map holds (Hu et al. 2018): (B, C, H, W), same shape."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(dim, dim // 4, bias=False),
+            nn.GELU(),
+            nn.Linear(dim // 4, dim, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(x.mean((2, 3)))[:, :, None, None]
+
+
+def conv_branch(dim: int) -> nn.Sequential:
+    """The residual branch of the paper's modified Fused-MBConv: (B, C, H, W), same shape."""
+    return nn.Sequential(
+        nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
+        nn.GELU(),
+        SqueezeExcitation(dim),
+        nn.Conv2d(dim, dim, 1, bias=False),
+    )
+
+
+class Downsample(nn.Module):
+    """Half the resolution: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.conv = conv_branch(dim)
+        self.reduction = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1, bias=False)
+        self.norm2 = nn.LayerNorm(out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x).permute(0, 3, 1, 2)  # (B, C, H, W)
+        x = self.reduction(x + self.conv(x))  # (B, C', H', W'); the shortcut is normed as well
+        return self.norm2(x.permute(0, 2, 3, 1))
+
+
+class PatchEmbed(nn.Module):
+    """Stem: (B, in_channels, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, 3, stride=2, padding=1)
+        self.conv_down = Downsample(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_down(self.proj(x).permute(0, 2, 3, 1))
+
+
+class QueryConv(nn.Module):
+    """Residual convolution, then with ``pool`` half the resolution: (B, C, H, W) -> (B, C, ...)."""
+
+    def __init__(self, dim: int, pool: bool) -> None:
+        super().__init__()
+        self.conv = conv_branch(dim)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x + self.conv(x))
+
+
+class GlobalQuery(nn.Module):
+    """The query that all windows of an image share in the global blocks of a level.
+
+    ``forward``: the level's input (B, H, W, C) -> (B, heads, T, d), whatever H and W are.
+    """
+
+    def __init__(self, level: int, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        # In the classifier (224 x 224, windows 7, 7, 14, 7) pooling leaves a map of one window. The
+        # published dense network derives the rule from its window, never from the input's size.
+        pool = level < 2 or (level == 2 and window_size > 14)
+        self.to_q_global = nn.Sequential(
+            *(QueryConv(dim, pool) for _ in range(QUERY_DEPTHS[level]))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.to_q_global(x.permute(0, 3, 1, 2))  # (B, C, H', W')
+        size = (self.window_size, self.window_size)
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size, mode='bicubic', align_corners=False)  # (B, C, ws, ws)
+        return x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention in windows with a relative position bias.
+
+    ``forward`` takes windows (B, Nw, T, C) and returns the same shape. Global attention projects
+    no queries: they are ``query`` (B, heads, T, d), the same for all windows of an image; local
+    attention gets None. ``valid`` (Nw, T) says which positions can be attended to, None all.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, global_query: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        side = 2 * window_size - 1
+        self.relative_position_bias_table = nn.Parameter(torch.empty(side * side, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.qkv = nn.Linear(dim, (2 if global_query else 3) * dim)
+        self.proj = nn.Linear(dim, dim)
+        position = torch.arange(window_size)
+        # Row of the table for query row (first axis) and key row; columns follow the same rule.
+        offset = position[:, None] - position + window_size - 1
+        self.register_buffer('offset', offset, persistent=False)
+        self.offset: Tensor
+
+    def forward(self, windows: Tensor, query: Tensor | None, valid: Tensor | None) -> Tensor:
+        b, nw, t, c = windows.shape
+        qkv = self.qkv(windows).view(b * nw, t, -1, self.num_heads, c // self.num_heads)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (2 or 3, B * Nw, heads, T, d)
+        if query is None:
+            q, k, v = qkv
+        else:
+            k, v = qkv
+            q = query[:, None].expand(b, nw, *query.shape[1:]).flatten(0, 1)
+        bias = self.position_bias()[None]  # (1, heads, T, T)
+        if valid is not None:
+            bias = bias.masked_fill(~valid[:, None, None], -math.inf)  # (Nw, heads, T, T)
+            bias = bias.repeat(b, 1, 1, 1)  # (B * Nw, heads, T, T)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(x.transpose(1, 2).reshape(b, nw, t, c))
+
+    def position_bias(self) -> Tensor:
+        """(heads, T, T): the bias of every query position (row) for every key position."""
+        side = 2 * self.window_size - 1
+        table = self.relative_position_bias_table.t().reshape(-1, side, side)
+        rows, cols = self.offset[:, None, :, None], self.offset[None, :, None, :]
+        return table[:, rows, cols].flatten(3).flatten(1, 2)  # (heads, ws, ws, ws, ws) before
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with norm, residual and, in large variants, layer scale.
+
+    Maps are (B, H, W, C); ``query`` is the level's global query, which local blocks ignore.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        mlp_ratio: int,
+        layer_scale: float | None,
+        drop_path: float,
+        global_query: bool,
+        mask_padding: bool,
+    ) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.global_query = global_query
+        self.mask_padding = mask_padding
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window_size, global_query)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, mlp_ratio * dim)
+        self.gamma1 = self.gamma2 = None
+        if layer_scale is not None:
+            self.gamma1 = nn.Parameter(torch.full((dim,), layer_scale))
+            self.gamma2 = nn.Parameter(torch.full((dim,), layer_scale))
+
+    def forward(self, x: Tensor, query: Tensor | None) -> Tensor:
+        b, h, w, c = x.shape
+        ws = self.window_size
+        # Padding comes after the norm: padded keys and values are the bias of their projection.
+        windows = window_split(pad_to_multiple(self.norm1(x), ws), ws)  # (B, Nw, T, C)
+        y = self.attn(windows, query if self.global_query else None, self._valid(x))
+        y = window_merge(y, ws, h, w)
+        x = x + self.drop_path(y if self.gamma1 is None else self.gamma1 * y)
+        y = self.mlp(self.norm2(x))
+        return x + self.drop_path(y if self.gamma2 is None else self.gamma2 * y)
+
+    def _valid(self, x: Tensor) -> Tensor | None:
+        """Which positions of each window are not padding, (Nw, T); None: all of them count."""
+        _, h, w, _ = x.shape
+        if not self.mask_padding or (h % self.window_size == 0 and w % self.window_size == 0):
+            return None
+        inside = pad_to_multiple(x.new_ones(1, h, w, 1), self.window_size)
+        return window_split(inside, self.window_size)[0, :, :, 0].bool()
+
+
+class Level(nn.Module):
+    """The parts of a level, which the network's ``forward`` puts together."""
+
+    def __init__(
+        self,
+        q_global_gen: GlobalQuery | None,
+        blocks: Sequence[Block],
+        downsample: Downsample | None,
+    ) -> None:
+        super().__init__()
+        self.q_global_gen = q_global_gen
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+
+@register(MODELS)
+class GCViT(Backbone):
+    """GC ViT for dense prediction: four maps at strides 4, 8, 16, 32.
+
+    Map i is (B, dim * 2**i, H', W') with ``H' = ceil(H / stride)``, after a LayerNorm of its own;
+    the next level reads the map before that norm.
+
+    The published weights are under CC BY-NC-SA 4.0 (non-commercial). A state dict may come from a
+    network with other windows: its position bias tables are resized when it is loaded.
+
+    Args:
+        window_size: one per level. Published weights were trained with (7, 7, 14, 7).
+        mask_padding: True hides the positions that a block itself pads up to a multiple of its
+            window; in the published network they take part. What the batch canvas adds around an
+            image cannot be told from the image here: a backbone gets only a tensor.
+
+    The other arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+
+    Raises:
+        ValueError: an option outside its choices, or an input that is not
+            (B, in_channels, H, W) with both sides at least the largest output stride.
+    """
+
+    archs = ARCHS
+    arch_type = GCViTArch
+    official_keys = OFFICIAL_KEYS
+    timm_keys = TIMM_KEYS
+    family = 'GC ViT'
+    absent_from_classifier = (r'norm\d\.',)
+    stem_weight = 'patch_embed.proj.weight'
+    weights_licence = 'CC BY-NC-SA 4.0, non-commercial'
+    arch: GCViTArch
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'tiny',
+        *,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float | None = None,
+        window_size: Sequence[int] = (24, 24, 24, 24),
+        mask_padding: bool = False,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            drop_path_rate=drop_path_rate,
+            init_cfg=init_cfg,
+        )
+        window_size = tuple(window_size)
+        if len(window_size) != len(self.strides) or any(ws < 1 for ws in window_size):
+            raise ValueError(
+                f'GCViT: window_size={window_size} must be {len(self.strides)} positive numbers, '
+                'one per level'
+            )
+        self.window_size = window_size
+        self.mask_padding = mask_padding
+        a = self.arch
+        rates = self.drop_path_rates(a.depths)
+        dims = [a.dim << i for i in range(self.num_stages)]
+        self.out_channels = tuple(dims[i] for i in self.out_indices)
+
+        self.patch_embed = PatchEmbed(in_channels, a.dim)
+        self.levels: Any = nn.ModuleList()  # of Level, which the annotation could not say
+        for i, (dim, heads, ws) in enumerate(zip(dims, a.num_heads, window_size, strict=False)):
+            blocks = [
+                Block(
+                    dim,
+                    heads,
+                    ws,
+                    a.mlp_ratio,
+                    a.layer_scale,
+                    rate,
+                    global_query=j % 2 == 1,
+                    mask_padding=mask_padding,
+                )
+                for j, rate in enumerate(rates[i])
+            ]
+            query = GlobalQuery(i, dim, heads, ws) if len(blocks) > 1 else None
+            last = i == self.num_stages - 1
+            self.levels.append(Level(query, blocks, None if last else Downsample(dim, 2 * dim)))
+            if i in self.out_indices:
+                self.add_module(f'norm{i}', nn.LayerNorm(dim))
+        self.apply(init_transformer)
+        # Whoever loads, a whole detector included, gets the tables in this network's size.
+        self.register_load_state_dict_pre_hook(_adapt_before_loading)
+        self.finish()
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        """A down-sampler is part of the stage that reads its output."""
+        stages: list[list[nn.Module]] = []
+        for i, level in enumerate(self.levels):
+            parts = [
+                level.q_global_gen,
+                level.blocks,
+                getattr(self, f'norm{i}', None),
+                self.levels[i - 1].downsample if i else None,
+            ]
+            stages.append([part for part in parts if part is not None])
+        return [[self.patch_embed], *stages]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
+        self.check_input(x)
+        x = self.patch_embed(x)  # (B, H', W', C)
+        outputs = []
+        for i, level in enumerate(self.levels):
+            query = level.q_global_gen(x) if level.q_global_gen else None  # (B, heads, T, d)
+            for block in level.blocks:
+                x = self.run(block, x, query)
+            if i in self.out_indices:
+                y = getattr(self, f'norm{i}')(x)
+                outputs.append(y.permute(0, 3, 1, 2))  # (B, C, H', W'), channels-last memory
+            if level.downsample:
+                x = level.downsample(x)
+        return tuple(outputs)
+
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under our names in our shapes; whatever else does not fit stays as it is.
+
+        Position bias tables of another window are resized, and matrices that timm stores as 1 x 1
+        convolutions (squeeze and excitation) lose their two axes.
+        """
+        own = self.state_dict()
+        return {name: _fit(value, own.get(name), name) for name, value in state.items()}
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer of a parameter and the number of layers, for layer-wise learning rates.
+
+        Layer 0 is the stem, then comes one layer per block; a down-sampler and a query generator
+        count to the first block that reads them. The last layer is for the output norms and
+        whatever is not under ``prefix``.
+        """
+        depths = self.arch.depths[: self.num_stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        part, *path = param_name[len(prefix) :].split('.')
+        if part == 'patch_embed':
+            return 0, num_layers
+        if part != 'levels':
+            return num_layers - 1, num_layers
+        level, block = int(path[0]), 0
+        if path[1] == 'blocks':
+            block = int(path[2])
+        elif path[1] == 'downsample':
+            level += 1
+        return sum(depths[:level]) + block + 1, num_layers
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that decay would harm: position bias tables and layer scales."""
+        endings = ('.relative_position_bias_table', '.gamma1', '.gamma2')
+        return {name for name, _ in self.named_parameters() if name.endswith(endings)}
+
+
+def _fit(value: Tensor, own: Tensor | None, name: str) -> Tensor:
+    if own is None or value.shape == own.shape:
+        return value
+    if value.shape == (*own.shape, 1, 1):
+        return value.flatten(1)
+    if name.endswith('.relative_position_bias_table'):
+        return _resize_table(value, own)
+    return value
+
+
+def _resize_table(table: Tensor, own: Tensor) -> Tensor:
+    """(side * side, heads) -> the shape of ``own``, as the published dense network does it.
+
+    A table that is not square or has other heads is returned as it is, for loading to refuse.
+    """
+    side, own_side = math.isqrt(table.shape[0]), math.isqrt(own.shape[0])
+    if side**2 != table.shape[0] or table.shape[1:] != own.shape[1:]:
+        return table
+    maps = table.t().reshape(1, -1, side, side).float()  # (1, heads, rows, columns)
+    maps = F.interpolate(maps, (own_side, own_side), mode='bicubic', align_corners=False)
+    return maps[0].flatten(1).t().contiguous().to(table.dtype)
+
+
+def _adapt_before_loading(
+    backbone: GCViT, state_dict: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    ours = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    state_dict.update({prefix + k: v for k, v in backbone.adapt_state_dict(ours).items()})

@@ -1,0 +1,471 @@
+"""SuperViT: one plain ViT for many input sizes and many token keeping rates.
+
+Paper: Lin et al., "Super Vision Transformer", arXiv 2205.11397 (section 3). Two networks share
+the trunk: :class:`SuperViTClassifier` is the published classifier, equal to it in evaluation;
+:class:`SuperViT` is the dense network, which has no published counterpart. At a trained grid and
+full keep rate its tokens are those of the classifier.
+
+Choices of the dense network: the image is padded with zeros at the right and bottom to whole
+patches and every map is cropped to what the image covers; positions come from the trained table
+of the nearest number of tokens; the final norm is applied to every map that is tapped; a pyramid
+as in ViTDet (arXiv 2203.16527, section 3) makes strides 4, 8, 16 and 32. The sources do not
+record the published initialisation: that of ViT is used.
+
+Shapes: B batch, H x W image, h x w patches, N = 1 + h * w tokens with the class token first,
+C channels, d channels of a head, k kept patches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitbackbones.layers import DropPath, Mlp
+from vitbackbones.registry import MODELS, register
+
+from .base import Arch, Backbone, init_transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperViTArch(Arch):
+    """``stem_dim`` is the width of a convolutional stem, None stands for a single convolution.
+
+    ``residual_scale`` multiplies every residual branch, ``aux_weight`` is the share of the patch
+    tokens in the classifier's logits. No dense drop path is published.
+    """
+
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int
+    qkv_bias: bool
+    norm_eps: float
+    stem_dim: int | None = None
+    residual_scale: float = 1.0
+    aux_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim % self.num_heads:
+            raise ValueError(f'dim={self.dim} must be a multiple of num_heads={self.num_heads}')
+        if self.depth < 1:
+            raise ValueError(f'depth={self.depth} must be at least 1')
+
+
+ARCHS = {
+    'deit_s': SuperViTArch(
+        dim=384, depth=12, num_heads=6, mlp_ratio=4, qkv_bias=True, norm_eps=1e-6
+    ),
+    'lvvit_s': SuperViTArch(
+        dim=384,
+        depth=16,
+        num_heads=6,
+        mlp_ratio=3,
+        qkv_bias=False,
+        norm_eps=1e-5,
+        stem_dim=64,
+        residual_scale=0.5,
+        aux_weight=0.25,
+    ),
+}
+
+# The classifier's heads; its final norm belongs to the trunk.
+OFFICIAL_KEYS = ((r'head\.', None), (r'aux_head\.', None))
+
+PATCH_SIZE = 16
+
+# Sides of the square grids of patches that have a position table: 128 to 224 pixels.
+GRIDS = (8, 10, 12, 14)
+
+# Blocks that drop tokens, 0-based, whatever the depth.
+DROPPING_BLOCKS = (3, 6, 9)
+
+
+class PatchEmbed(nn.Module):
+    """One convolution: (B, in_channels, H, W) -> (B, C, H / 16, W / 16)."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, PATCH_SIZE, stride=PATCH_SIZE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class ConvPatchEmbed(nn.Module):
+    """Three convolutions of LV-ViT's stem, then patches: as :class:`PatchEmbed` in shapes."""
+
+    def __init__(self, in_channels: int, stem_dim: int, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, stem_dim, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_dim)
+        self.conv2 = nn.Conv2d(stem_dim, stem_dim, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(stem_dim)
+        self.conv3 = nn.Conv2d(stem_dim, stem_dim, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(stem_dim)
+        self.proj = nn.Conv2d(stem_dim, dim, PATCH_SIZE // 2, stride=PATCH_SIZE // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))  # (B, stem_dim, H / 2, W / 2)
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu(self.bn3(self.conv3(x)))
+        return self.proj(x)
+
+
+def select_tokens(scores: Tensor, keep_rate: float) -> Tensor:
+    """(B, N - 1) scores of the patch tokens -> (B, 1 + k) positions of the tokens to keep.
+
+    The class token, at position 0, always stays and comes first; the k best patches follow by
+    falling score, ``k = min(ceil(keep_rate * N), N - 1)``.
+    """
+    n = scores.shape[1] + 1
+    k = min(math.ceil(keep_rate * n), n - 1)
+    return F.pad(scores.topk(k).indices + 1, (1, 0))
+
+
+class Attention(nn.Module):
+    """Self-attention of ViT: (B, N, C), same shape."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, scored: bool = False) -> tuple[Tensor, Tensor | None]:
+        """With ``scored`` also (B, N - 1): the class token's attention to every patch."""
+        b, n, c = x.shape
+        qkv = self.qkv(x).view(b, n, 3, self.num_heads, c // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
+        scores = self._class_attention(q, k) if scored else None
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
+        return self.proj(x), scores
+
+    @torch.no_grad()  # scores only choose: no gradient passes through a choice
+    def _class_attention(self, q: Tensor, k: Tensor) -> Tensor:
+        """One row of the attention matrix, which is never formed, averaged over the heads."""
+        logits = q[:, :, :1] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, heads, 1, N)
+        return logits.softmax(dim=-1)[:, :, 0, 1:].mean(dim=1)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with norm and residual, and between them the choice of tokens."""
+
+    def __init__(self, arch: SuperViTArch, drop_path: float) -> None:
+        super().__init__()
+        self.residual_scale = arch.residual_scale
+        self.norm1 = nn.LayerNorm(arch.dim, eps=arch.norm_eps)
+        self.attn = Attention(arch.dim, arch.num_heads, arch.qkv_bias)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(arch.dim, eps=arch.norm_eps)
+        self.mlp = Mlp(arch.dim, arch.mlp_ratio * arch.dim)
+
+    def forward(self, x: Tensor, keep_rate: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """(B, N, C) -> the tokens after the block and which of its input they are.
+
+        At keep rate 1 all tokens stay in their order: (B, N, C) and None. Below 1 the MLP reads
+        the kept ones only: (B, 1 + k, C) and (B, 1 + k), see :func:`select_tokens`.
+        """
+        y, scores = self.attn(self.norm1(x), scored=keep_rate < 1)
+        x = x.add(self.drop_path(y), alpha=self.residual_scale)
+        kept = None
+        if scores is not None:
+            kept = select_tokens(scores, keep_rate)
+            x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))  # (B, 1 + k, C)
+        y = self.mlp(self.norm2(x))
+        return x.add(self.drop_path(y), alpha=self.residual_scale), kept
+
+
+class Trunk(nn.Module):
+    """What the classifier and the dense network share: the tokens, the blocks, the final norm."""
+
+    def build_trunk(
+        self, arch: SuperViTArch, in_channels: int, drop_path_rates: Sequence[float]
+    ) -> None:
+        """Build one block per entry of ``drop_path_rates``; called by the constructors."""
+        dim = arch.dim
+        self.patch_embed = (
+            PatchEmbed(in_channels, dim)
+            if arch.stem_dim is None
+            else ConvPatchEmbed(in_channels, arch.stem_dim, dim)
+        )
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed_list = nn.ParameterList(
+            nn.Parameter(torch.empty(1, 1 + grid**2, dim)) for grid in GRIDS
+        )
+        self.blocks = nn.ModuleList(Block(arch, rate) for rate in drop_path_rates)
+        self.norm = nn.LayerNorm(dim, eps=arch.norm_eps)
+        for parameter in (self.cls_token, *self.pos_embed_list):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, in_channels, 16 h, 16 w) -> (B, N, C): tokens with their positions added."""
+        x = self.patch_embed(x)
+        b, _, h, w = x.shape
+        x = x.flatten(2).transpose(1, 2)  # (B, h * w, C)
+        return torch.cat([self.cls_token.expand(b, -1, -1), x], dim=1) + self.positions(h, w)
+
+    def positions(self, h: int, w: int) -> Tensor:
+        """(1, N, C): the table of the nearest number of tokens, resized bicubically if need be.
+
+        Of two tables equally near the larger is taken; the class token's entry is never resized.
+        """
+        index = min(reversed(range(len(GRIDS))), key=lambda i: abs(GRIDS[i] ** 2 - h * w))
+        grid, table = GRIDS[index], self.pos_embed_list[index]
+        if (h, w) != (grid, grid):
+            patches = table[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))  # (1, C, grid, grid)
+            patches = F.interpolate(patches, (h, w), mode='bicubic', align_corners=False)
+            table = torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+        if torch.is_grad_enabled():
+            # The other tables take part with weight 0, so that every parameter gets a gradient in
+            # every pass and DDP needs no search for unused ones.
+            others = (t.sum() for i, t in enumerate(self.pos_embed_list) if i != index)
+            table = table + 0 * sum(others)
+        return table
+
+
+class SuperViTClassifier(Trunk):
+    """The published classifier. Weights of its files load as they are; it has no drop path.
+
+    Args:
+        arch: name of a published variant, or a dict of the fields of :class:`SuperViTArch`.
+        in_channels: channels of the input image.
+        num_classes: length of the logits.
+
+    Raises:
+        ValueError: unknown ``arch``.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'deit_s',
+        *,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+    ) -> None:
+        super().__init__()
+        a = SuperViT._resolve_arch(arch)
+        assert isinstance(a, SuperViTArch)
+        self.aux_weight = a.aux_weight
+        self.build_trunk(a, in_channels, [0.0] * a.depth)
+        self.head = nn.Linear(a.dim, num_classes)
+        self.aux_head = nn.Linear(a.dim, num_classes) if a.aux_weight else None
+        self.apply(init_transformer)
+
+    def forward(self, x: Tensor, size: int = 224, keep_rate: float = 1.0) -> Tensor:
+        """(B, in_channels, H, W) -> (B, num_classes) logits.
+
+        The class token is classified; where the network has an auxiliary head, a share of each
+        class's best logit over the remaining patches is added.
+
+        Args:
+            size: side in pixels to which the image is resized, 128, 160, 192 or 224.
+            keep_rate: share of the tokens that each of the blocks 3, 6 and 9 keeps, in (0, 1].
+
+        Raises:
+            ValueError: ``size`` or ``keep_rate`` is not one of these.
+        """
+        tokens, _ = self.tokens(x, size, keep_rate)
+        logits = self.head(tokens[:, 0])
+        if self.aux_head is not None:
+            best = self.aux_head(tokens[:, 1:]).amax(dim=1)
+            logits = logits + self.aux_weight * best
+        return logits
+
+    def tokens(self, x: Tensor, size: int, keep_rate: float) -> tuple[Tensor, list[Tensor]]:
+        """(B, 1 + k, C) normed tokens, and per dropping block the (B, 1 + k') tokens it kept.
+
+        The latter are positions in that block's input sequence; the list is empty at rate 1.
+        """
+        sizes = [grid * PATCH_SIZE for grid in GRIDS]
+        if size not in sizes:
+            raise ValueError(f'SuperViTClassifier: size={size} must be one of {sizes}')
+        if not 0 < keep_rate <= 1:
+            raise ValueError(f'SuperViTClassifier: keep_rate={keep_rate} must be in (0, 1]')
+        x = F.interpolate(x, (size, size), mode='bilinear', align_corners=True)
+        x = self.embed(x)  # (B, N, C)
+        selections = []
+        for i, block in enumerate(self.blocks):
+            x, kept = block(x, keep_rate if i in DROPPING_BLOCKS else 1.0)
+            if kept is not None:
+                selections.append(kept)
+        return self.norm(x), selections
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def pyramid_level(dim: int, stride: int) -> nn.Module:
+    """From stride 16 to ``stride``: (B, C, h, w) -> (B, C, h', w'), rounded up at stride 32."""
+    if stride == 4:
+        return nn.Sequential(
+            nn.ConvTranspose2d(dim, dim, 2, stride=2),
+            LayerNorm2d(dim, eps=1e-6),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim, dim, 2, stride=2),
+        )
+    if stride == 8:
+        return nn.Sequential(nn.ConvTranspose2d(dim, dim, 2, stride=2))
+    return nn.Identity() if stride == PATCH_SIZE else nn.MaxPool2d(2, ceil_mode=True)
+
+
+def init_pyramid(module: nn.Module) -> None:
+    """A transposed convolution without overlap is a linear layer per pixel, and starts as one."""
+    if isinstance(module, nn.ConvTranspose2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+@register(MODELS)
+class SuperViT(Backbone, Trunk):
+    """SuperViT for dense prediction: four maps at strides 4, 8, 16, 32, all of width ``dim``.
+
+    Map i is (B, dim, H', W') with ``H' = ceil(H / stride)``: the tokens after one block, normed by
+    the network's final norm and resampled. Blocks after the last one tapped are not built.
+
+    Args:
+        out_indices: levels of the pyramid: 0 is stride 4, 3 is stride 32.
+        frozen_stages: 0 freezes the stem (patches, class token, position tables), i also the first
+            i quarters of the blocks, 4 also the final norm. The pyramid, which no file holds, is
+            always trained.
+        norm_eval: speaks of the BatchNorms in the stem of ``lvvit_s``; there are no others.
+        taps: the blocks to read, 0-based: one for all maps, as in ViTDet, or one per entry of
+            ``out_indices``, as in BEiT with UPerNet. None taps the last block of each quarter:
+            (2, 5, 8, 11) of 12 blocks, (3, 7, 11, 15) of 16.
+
+    The other arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+
+    Raises:
+        ValueError: an option outside its choices, or an input that is not
+            (B, in_channels, H, W) with both sides at least the largest output stride.
+    """
+
+    archs = ARCHS
+    arch_type = SuperViTArch
+    official_keys = OFFICIAL_KEYS
+    family = 'SuperViT'
+    absent_from_classifier = (r'pyramid\.',)
+    arch: SuperViTArch
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'deit_s',
+        *,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float | None = None,
+        taps: Sequence[int] | None = None,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            drop_path_rate=drop_path_rate,
+            init_cfg=init_cfg,
+        )
+        a = self.arch
+        self.taps = self._resolve_taps(taps)
+        self.out_channels = (a.dim,) * len(self.out_indices)
+        self.stem_weight = f'patch_embed.{"proj" if a.stem_dim is None else "conv1"}.weight'
+
+        (rates,) = self.drop_path_rates([a.depth])
+        self.build_trunk(a, in_channels, rates[: max(self.taps) + 1])
+        self.pyramid = nn.ModuleDict(
+            {str(i): pyramid_level(a.dim, self.strides[i]) for i in self.out_indices}
+        )
+        self.apply(init_transformer)
+        self.pyramid.apply(init_pyramid)
+        self.finish()
+
+    def _quarters(self) -> list[int]:
+        """Numbers of blocks in the first one, two, three and four quarters of the network."""
+        parts = len(self.strides)
+        return [-(-self.arch.depth * i // parts) for i in range(1, parts + 1)]
+
+    def _resolve_taps(self, taps: Sequence[int] | None) -> tuple[int, ...]:
+        """The block behind each output."""
+        depth, outputs = self.arch.depth, len(self.out_indices)
+        if taps is None:
+            quarters = self._quarters()
+            return tuple(quarters[i] - 1 for i in self.out_indices)
+        taps = tuple(taps)
+        if len(taps) not in (1, outputs) or any(tap not in range(depth) for tap in taps):
+            raise ValueError(
+                f'SuperViT: taps={taps} must be one block, or one per output level '
+                f'({outputs} here), out of 0..{depth - 1}'
+            )
+        return taps * outputs if len(taps) == 1 else taps
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        ends = self._quarters()
+        quarters: list[list[nn.Module]] = [
+            list(self.blocks[start:end]) for start, end in zip([0, *ends], ends, strict=False)
+        ]
+        quarters[-1].append(self.norm)
+        return [[self.patch_embed, self.pos_embed_list], *quarters]
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        if self.frozen_stages >= 0:
+            self.cls_token.requires_grad_(False)  # of the stem, but no module's own
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
+        self.check_input(x)
+        height, width = x.shape[2:]
+        h, w = -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
+        x = F.pad(x, (0, w * PATCH_SIZE - width, 0, h * PATCH_SIZE - height))
+        x = self.embed(x)  # (B, N, C)
+        maps = {}
+        for i, block in enumerate(self.blocks):
+            x, _ = self.run(block, x)
+            if i in self.taps:
+                maps[i] = self.norm(x[:, 1:]).transpose(1, 2).unflatten(2, (h, w))  # (B, C, h, w)
+        outputs = []
+        for level, tap, stride in zip(self.out_indices, self.taps, self.out_strides, strict=True):
+            y = self.pyramid[str(level)](maps[tap])
+            outputs.append(y[:, :, : -(-height // stride), : -(-width // stride)])
+        return tuple(outputs)
+
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the blocks after the last tap, which are not built here."""
+        unbuilt = tuple(f'blocks.{i}.' for i in range(len(self.blocks), self.arch.depth))
+        return {name: value for name, value in state.items() if not name.startswith(unbuilt)}
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer of a parameter and the number of layers, for layer-wise learning rates.
+
+        Layer 0 is the stem with the class token and the position tables, then comes one layer per
+        block. The last layer is for the final norm, the pyramid and whatever is not under
+        ``prefix``.
+        """
+        num_layers = len(self.blocks) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        part, *path = param_name[len(prefix) :].split('.')
+        if part in ('patch_embed', 'cls_token', 'pos_embed_list'):
+            return 0, num_layers
+        return (int(path[0]) + 1 if part == 'blocks' else num_layers - 1), num_layers
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that decay would harm: class token and position tables."""
+        tables = {f'pos_embed_list.{i}' for i in range(len(self.pos_embed_list))}
+        return {'cls_token'} | tables
