@@ -3,8 +3,20 @@
 Importing the package registers everything it offers in mmengine's registries.
 """
 
-from . import backbones, checkpoint, registry
+from . import backbones, checkpoint, engine, registry
+from .factory import create, list_backbones
 
 __version__ = '0.1.0'
 
-__all__ = ['__version__', 'backbones', 'checkpoint', 'registry']
+__all__ = [
+    '__version__',
+    'backbones',
+    'checkpoint',
+    'create',
+    'engine',
+    'list_backbones',
+    'registry',
+]
+
+# mmengine's Runner must be able to read its own checkpoints, whoever starts it.
+checkpoint.register_safe_globals()

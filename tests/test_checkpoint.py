@@ -1,0 +1,856 @@
+"""Reading, recognising and loading weight files."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import http.server
+import os
+import pickle
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.hooks import EMAHook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel, BaseModule
+from mmengine.runner import Runner
+from torch import nn
+
+import vitbackbones
+from tests.checkpoint_files import (
+    FAMILIES,
+    OUTSIDE,
+    Published,
+    State,
+    detector,
+    published,
+    save,
+    to_timm,
+    wrap,
+)
+from tests.small import SMALL
+from vitbackbones import checkpoint
+from vitbackbones.backbones.base import Backbone
+from vitbackbones.checkpoint import (
+    CheckpointError,
+    LoadReport,
+    load_pretrained,
+    loading,
+    read_checkpoint,
+    register_safe_globals,
+)
+from vitbackbones.cli import convert
+from vitbackbones.cli.errors import UserError
+
+LARGE = 60e6
+SMALLEST = {
+    'casvit': 'xs',
+    'gcvit': 'xxtiny',
+    'sepvit': 'lite',
+    'shvit': 's1',
+    'supervit': 'deit_s',
+}
+every_family = pytest.mark.parametrize('family', sorted(FAMILIES))
+
+
+def by_size(case: Published) -> Any:
+    marks = [pytest.mark.large] if case.manifest['params'] > LARGE else []
+    return pytest.param(case, id=str(case), marks=marks)
+
+
+def small(family: str, **options: Any) -> Backbone:
+    cls = FAMILIES[family]
+    return cls(SMALL[cls.__name__], **options)
+
+
+def snapshot(network: nn.Module) -> State:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same(network: nn.Module, state: State) -> bool:
+    now = network.state_dict()
+    return now.keys() == state.keys() and all(torch.equal(now[name], state[name]) for name in now)
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[LoadReport]:
+    """What ``init_weights`` loads from now on."""
+    made: list[LoadReport] = []
+    original = checkpoint.load_pretrained
+    monkeypatch.setattr(
+        checkpoint, 'load_pretrained', lambda *args, **kw: made.append(original(*args, **kw))
+    )
+    return made
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(
+        loading, 'print_log', lambda line, logger: lines.append(f'{logger}: {line}')
+    )
+    return lines
+
+
+# ----------------------------------------------------------------------------- published files
+
+
+def test_all_manifests_are_covered() -> None:
+    assert len(published()) == 53
+    assert set(SMALLEST) == set(FAMILIES)
+
+
+@pytest.mark.parametrize('case', map(by_size, published()))
+def test_published_file_loads_completely(
+    case: Published, tmp_path: Path, reports: list[LoadReport]
+) -> None:
+    state = case.zeros()
+    path = save(wrap(case, state), tmp_path / 'published.pth.tar')
+    net = case.cls(case.arch, **case.options, init_cfg={'type': 'Pretrained', 'checkpoint': path})
+    net.init_weights()
+    (report,) = reports
+
+    ours = set(net.state_dict())
+    dropped = set(report.dropped) - set(OUTSIDE)
+    assert report.total == len(report.loaded) == len(ours) - len(report.initialised)
+    assert set(report.loaded) == ours - set(report.initialised) == set(state) - dropped
+    head = r'(norm|(dist_|aux_)?head)\.|.*\.(relative_position_index|win_tokens)$'
+    assert all(re.match(head, name) for name in dropped)
+    if case.kind == 'det':
+        assert report.initialised == ()
+    elif case.compat:
+        assert set(report.initialised) == set(case.compat['missing'])
+        assert dropped >= set(case.compat['unexpected']) & set(state)
+    elif case.family == 'supervit':
+        assert {name.partition('.')[0] for name in report.initialised} == {'pyramid'}
+    else:  # SepViT lite, whose dense variant has the depths of tiny
+        tiny = Published('sepvit', 'tiny', 'cls').compat
+        assert set(report.initialised) == set(tiny['missing'])
+
+
+@every_family
+def test_values_of_a_published_classifier_arrive(family: str, tmp_path: Path) -> None:
+    case = Published(family, SMALLEST[family], 'cls', '')
+    state = case.filled()
+    options = {'window_size': (7, 7, 14, 7)} if family == 'gcvit' else {}
+    net = case.cls(case.arch, **options)
+    before = snapshot(net)
+    report = load_pretrained(net, save(wrap(case, state), tmp_path / 'file.pth'))
+    assert same(net, {**before, **{name: state[name] for name in report.loaded}})
+    assert all(torch.equal(before[name], net.state_dict()[name]) for name in report.initialised)
+
+
+@pytest.mark.parametrize('family', ['gcvit', 'shvit'])
+def test_timm_weights_equal_the_official_ones(family: str, tmp_path: Path) -> None:
+    case = Published(family, SMALLEST[family], 'cls')
+    state = case.filled()
+    nets = [case.cls(case.arch) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    load_pretrained(nets[0], save(wrap(case, state), tmp_path / 'official.pth'))
+    report = load_pretrained(nets[1], save(to_timm(family, state), tmp_path / 'timm.pth'))
+    assert same(nets[1], nets[0].state_dict())
+    assert report.description == f'timm {case.cls.family} {case.arch} classifier'
+    assert {name.partition('.')[0] for name in report.dropped} <= {'head', 'stages'}
+
+
+def test_the_log_says_in_one_line_what_was_done(tmp_path: Path, log: list[str]) -> None:
+    case = Published('gcvit', 'xxtiny', 'cls')
+    path = save(wrap(case, case.zeros()), tmp_path / 'gcvit.pth.tar')
+    load_pretrained(case.cls('xxtiny'), path)
+    assert log[0] == (
+        'current: loaded 222/222 tensors (official GC ViT xxtiny classifier); dropped 16 '
+        '(relative_position_index, norm, head); initialised 8 (norm0, norm1, norm2, norm3); '
+        f'adapted 12 (relative_position_bias_table); from {path}'
+    )
+
+
+def test_a_non_commercial_licence_is_said_once(tmp_path: Path, log: list[str]) -> None:
+    loading._say_licence.cache_clear()
+    for family in ('gcvit', 'gcvit', 'shvit'):
+        net = small(family)
+        load_pretrained(net, save(net.state_dict(), tmp_path / 'own.pth'))
+    licences = [line for line in log if 'licensed' in line]
+    assert len(licences) == 1
+    assert 'GC ViT' in licences[0]
+    assert 'CC BY-NC-SA 4.0' in licences[0]
+
+
+# --------------------------------------------------------------------------- dialects and wraps
+
+
+@every_family
+def test_backbones_declare_what_loading_needs(family: str) -> None:
+    net = small(family, in_channels=5)
+    assert net.family
+    assert net.state_dict()[net.stem_weight].shape[1] == 5
+
+
+@every_family
+def test_weights_of_our_own_come_back(family: str, tmp_path: Path) -> None:
+    net, other = small(family), small(family)
+    report = load_pretrained(other, save(net.state_dict(), tmp_path / 'own.pth'))
+    assert same(other, net.state_dict())
+    assert (report.dropped, report.initialised) == ({}, ())
+    assert report.description == f'{net.family} (custom arch) backbone'
+
+
+@every_family
+def test_the_backbone_of_a_detector_is_found(family: str, tmp_path: Path) -> None:
+    net, other = small(family), small(family)
+    report = load_pretrained(other, save(detector(net.state_dict()), tmp_path / 'detector.pth'))
+    assert same(other, net.state_dict())
+    assert set(report.dropped.values()) == {'neck', 'bbox_head'}
+    assert 'in a detector or segmentor' in str(report)
+
+
+@every_family
+def test_later_stages_and_unused_outputs_are_dropped(family: str, tmp_path: Path) -> None:
+    net, part = small(family), small(family, out_indices=(1,))
+    report = load_pretrained(part, save(net.state_dict(), tmp_path / 'own.pth'))
+    want = net.state_dict()
+    assert same(part, {name: want[name] for name in part.state_dict()})
+    assert report.initialised == ()
+    assert len(report.dropped) == len(want) - len(part.state_dict())
+
+
+def test_plain_vit_blocks_after_the_last_tap_are_dropped(tmp_path: Path) -> None:
+    net = small('supervit')
+    part = small('supervit', out_indices=(0, 1), taps=(0, 2))
+    report = load_pretrained(part, save(net.state_dict(), tmp_path / 'own.pth'))
+    want = net.state_dict()
+    assert same(part, {name: want[name] for name in part.state_dict()})
+    assert any(name.startswith('blocks.3.') for name in report.dropped)
+
+
+def test_a_detector_may_lack_nothing(tmp_path: Path) -> None:
+    net = small('gcvit')
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith('norm')}
+    load_pretrained(net, save(state, tmp_path / 'classifier.pth'))
+    with pytest.raises(CheckpointError, match=r'Missing in the file: 8 \(norm0.weight'):
+        load_pretrained(net, save(detector(state), tmp_path / 'detector.pth'))
+
+
+def test_output_norms_are_missing_together_or_not_at_all(tmp_path: Path) -> None:
+    net = small('gcvit')
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith('norm0')}
+    with pytest.raises(CheckpointError, match=r'Missing in the file: 2 \(norm0.weight, norm0.bias'):
+        load_pretrained(net, save(state, tmp_path / 'partial.pth'))
+
+
+def test_prefix_says_where_the_backbone_is(tmp_path: Path, reports: list[LoadReport]) -> None:
+    net, other = small('shvit'), small('shvit')
+    state = {f'encoder.body.{name}': value for name, value in net.state_dict().items()}
+    path = save({'state_dict': {**state, **OUTSIDE}}, tmp_path / 'model.pth')
+    for prefix in ('encoder.body', 'encoder.body.'):
+        # As mmengine's own Pretrained initialiser is configured.
+        other.init_cfg = dict(type='Pretrained', checkpoint=path, prefix=prefix, map_location='cpu')
+        other.init_weights()
+        assert same(other, net.state_dict())
+    assert len(reports) == 2
+    with pytest.raises(CheckpointError, match=r"nothing under 'wrong\.', only encoder, neck"):
+        load_pretrained(other, path, prefix='wrong')
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('holder', [None, 'state_dict', 'model', 'model_ema', 'state_dict_ema'])
+def test_every_wrapping_is_recognised(holder: str | None, prefix: str, tmp_path: Path) -> None:
+    net, other = small('shvit'), small('shvit')
+    state = {prefix + name: value for name, value in net.state_dict().items()}
+    content = {holder: state, 'epoch': 3} if holder else state
+    load_pretrained(other, save(content, tmp_path / 'file.pth'))
+    assert same(other, net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('keys', 'weights', 'taken'),
+    [
+        (('model', 'model_ema'), 'auto', 'model'),
+        (('model', 'model_ema'), 'plain', 'model'),
+        (('model', 'model_ema'), 'ema', 'model_ema'),
+        (('state_dict', 'state_dict_ema'), 'auto', 'state_dict'),
+        (('state_dict', 'state_dict_ema'), 'ema', 'state_dict_ema'),
+        # mmengine's EMAHook swaps the two when it saves.
+        (('state_dict', 'ema_state_dict'), 'auto', 'state_dict'),
+        (('state_dict', 'ema_state_dict'), 'ema', 'state_dict'),
+        (('state_dict', 'ema_state_dict'), 'plain', 'ema_state_dict'),
+    ],
+)
+def test_plain_and_averaged_weights_are_told_apart(
+    keys: tuple[str, str], weights: str, taken: str, tmp_path: Path
+) -> None:
+    nets = {key: small('shvit') for key in keys}
+    other = small('shvit')
+    path = save({key: nets[key].state_dict() for key in keys}, tmp_path / 'file.pth')
+    report = load_pretrained(other, path, weights=weights)
+    assert same(other, nets[taken].state_dict())
+    (left,) = set(keys) - {taken}
+    assert f'took {taken!r}, not {left!r}' in str(report)
+
+
+def test_averaged_weights_that_are_not_there_are_an_error(tmp_path: Path) -> None:
+    net = small('shvit')
+    path = save({'model': net.state_dict(), 'epoch': 1}, tmp_path / 'file.pth')
+    with pytest.raises(CheckpointError, match=r'no averaged weights .* only model, epoch'):
+        load_pretrained(net, path, weights='ema')
+    with pytest.raises(ValueError, match="'auto', 'plain' or 'ema'"):
+        load_pretrained(net, path, weights='best')
+
+
+def test_safetensors_files_load(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    net, other = small('sepvit'), small('sepvit')
+    save_file(net.state_dict(), tmp_path / 'own.safetensors')
+    load_pretrained(other, tmp_path / 'own.safetensors')
+    assert same(other, net.state_dict())
+
+
+def test_safetensors_without_the_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    save_file({'a': torch.ones(1)}, tmp_path / 'own.safetensors')
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    with pytest.raises(CheckpointError, match='pip install safetensors'):
+        read_checkpoint(tmp_path / 'own.safetensors')
+
+
+# --------------------------------------------------------------------------------- adaptations
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 6, 7])
+@every_family
+def test_rgb_stems_answer_a_constant_image_alike(
+    family: str, channels: int, tmp_path: Path
+) -> None:
+    rgb, other = small(family), small(family, in_channels=channels)
+    report = load_pretrained(other, save(rgb.state_dict(), tmp_path / 'rgb.pth'))
+    weight, adapted = (net.state_dict()[net.stem_weight] for net in (rgb, other))
+    torch.testing.assert_close(adapted.sum(1), weight.sum(1))
+    if channels == 6:
+        torch.testing.assert_close(adapted, weight.repeat(1, 2, 1, 1) / 2)
+    assert f'adapted 1 ({rgb.stem_weight} from RGB to {channels} channels)' in str(report)
+
+
+def test_other_stems_are_not_adapted(tmp_path: Path) -> None:
+    net = small('shvit')
+    path = save(small('shvit', in_channels=4).state_dict(), tmp_path / 'four.pth')
+    before = snapshot(net)
+    with pytest.raises(CheckpointError, match='another number of in_channels'):
+        load_pretrained(net, path)
+    assert same(net, before)
+    assert 'adapted' not in str(load_pretrained(small('shvit', in_channels=4), path))
+
+
+def test_linear_weights_become_convolutions_of_size_one(tmp_path: Path) -> None:
+    net, other = small('shvit'), small('shvit')
+    state = {k: v.squeeze() if v.shape[2:] == (1, 1) else v for k, v in net.state_dict().items()}
+    load_pretrained(other, save(state, tmp_path / 'linear.pth'))
+    assert same(other, net.state_dict())
+
+
+def test_window_tokens_of_the_classifier_become_their_mean(tmp_path: Path) -> None:
+    case = Published('sepvit', 'lite', 'cls')
+    state = case.filled()
+    path = save(wrap(case, state), tmp_path / 'lite.pth')
+    net = case.cls('lite', window_token='learnable')
+    report = load_pretrained(net, path)
+    token = net.state_dict()['blocks.1.0.win_token']
+    torch.testing.assert_close(token, state['blocks.1.0.win_tokens'].mean((0, 1, 2)))
+    assert not any('win_token' in name for name in report.dropped)
+    single = [name for name in report.initialised if name.endswith('win_token')]
+    assert single == [f'blocks.{b}.win_token' for b in ('2.1', '2.3', '2.5', '3.0', '3.1')]
+
+
+def test_files_of_old_torch_versions_have_no_batch_counters(tmp_path: Path) -> None:
+    net = small('casvit')
+    state = {k: v for k, v in net.state_dict().items() if not k.endswith('num_batches_tracked')}
+    report = load_pretrained(net, save(state, tmp_path / 'old.pth'))
+    assert len(report.loaded) == len(state) < report.total
+
+
+def test_batch_counters_are_loaded_and_half_precision_is_widened(tmp_path: Path) -> None:
+    net, other = small('casvit'), small('casvit')
+    state = {k: v.half() if v.is_floating_point() else v + 7 for k, v in net.state_dict().items()}
+    load_pretrained(other, save(state, tmp_path / 'half.pth'))
+    assert same(other, {k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+
+
+# --------------------------------------------------------------------------- what does not fit
+
+
+def misfit(net: Backbone, state: Any, tmp_path: Path) -> str:
+    """The message; and nothing may have changed."""
+    before = snapshot(net)
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(net, save(state, tmp_path / 'misfit.pth'))
+    assert same(net, before)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('given', 'wanted'),
+    [
+        (Published('shvit', 's2', 'cls'), 's1'),
+        (Published('casvit', 's', 'det'), 'xs'),
+        (Published('gcvit', 'xtiny', 'cls'), 'xxtiny'),
+        (Published('sepvit', 'small', 'cls'), 'tiny'),  # holds all that tiny needs, and more
+        (Published('supervit', 'lvvit_s', 'cls'), 'deit_s'),
+    ],
+    ids=lambda value: str(value),
+)
+def test_another_variant_is_refused_by_name(given: Published, wanted: str, tmp_path: Path) -> None:
+    message = misfit(given.cls(wanted), wrap(given, given.zeros()), tmp_path)
+    assert f'does not fit {given.cls.family} {wanted}' in message
+    assert f'The file fits arch={given.arch!r}: set that' in message
+    assert re.search(r'Only in the file: \d+ \(.*\)|Of another shape: \d+ \(.* for .*\)', message)
+
+
+@every_family
+def test_another_family_is_refused_by_name(family: str, tmp_path: Path) -> None:
+    given = Published('casvit' if family == 'shvit' else 'shvit', '', '')
+    given = Published(given.family, SMALLEST[given.family], 'cls')
+    message = misfit(small(family), wrap(given, given.zeros()), tmp_path)
+    assert 'Missing in the file: ' in message
+    assert 'Only in the file: ' in message
+    assert f'The file fits type={given.cls.__name__!r}, arch={given.arch!r}' in message
+
+
+def test_a_missing_a_foreign_and_a_misshapen_tensor_are_named(tmp_path: Path) -> None:
+    net = small('sepvit')
+    state = dict(net.state_dict())
+    del state['blocks.1.0.attn.proj.weight']
+    state['blocks.1.0.attn.relative.weight'] = torch.ones(3)
+    state['norm_list.0.bias'] = torch.ones(5)
+    message = misfit(net, state, tmp_path)
+    assert 'Missing in the file: 1 (blocks.1.0.attn.proj.weight).' in message
+    assert 'Only in the file: 1 (blocks.1.0.attn.relative.weight).' in message
+    assert 'Of another shape: 1 (norm_list.0.bias (5,) for (8,)).' in message
+    assert 'fits no variant of any registered backbone' in message
+
+
+def test_a_model_around_the_backbone_initialises_it(tmp_path: Path) -> None:
+    class Detector(BaseModule):
+        def __init__(self, backbone: Backbone) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+    net = small('gcvit')
+    path = save(net.state_dict(), tmp_path / 'own.pth')
+    model = Detector(small('gcvit', init_cfg=dict(type='Pretrained', checkpoint=path)))
+    model.init_weights()
+    assert same(model.backbone, net.state_dict())
+
+
+def test_a_failure_says_so_through_init_cfg(tmp_path: Path) -> None:
+    net = small('shvit', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'none.pth')))
+    before = snapshot(net)
+    with pytest.raises(CheckpointError, match=r'none.pth cannot be opened \(No such file'):
+        net.init_weights()
+    assert same(net, before)
+
+
+# ----------------------------------------------------------------------------- unreadable files
+
+
+class RunsCode:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f'touch {self.marker}',)
+
+
+def bad_file(kind: str, folder: Path) -> tuple[Path, str]:
+    """A path and a pattern of what is said about it."""
+    path = folder / f'{kind}.pth'
+    save({'model': {'a': torch.ones(64, 64)}}, folder / 'whole.pth')
+    whole = (folder / 'whole.pth').read_bytes()
+    if kind == 'missing':
+        return path, 'cannot be opened .*; give the path'
+    if kind == 'directory':
+        path.mkdir()
+        return path, 'cannot be opened .*; give the path'
+    if kind == 'config':
+        path = folder / 'model.py'
+        path.write_text('model = {}\n')
+        return path, 'is a config file: the weights .* are wanted'
+    if kind == 'safetensors':
+        path = folder / 'cut.safetensors'
+        path.write_bytes((100).to_bytes(8, 'little') + b'{"a":')
+        return path, 'truncated or damaged: copy or download it again'
+    contents: dict[str, tuple[bytes, str]] = {
+        'empty': (b'', 'is empty; copy or download'),
+        'truncated': (whole[: len(whole) // 2], 'truncated, damaged .* download it again'),
+        'page': (b'\n<!DOCTYPE html>\n<title>Sign in</title>', 'web page .* save the file'),
+        'pointer': (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
+        'noise': (bytes(range(1, 200)), 'neither a torch file nor a safetensors file'),
+        'pickle': (pickle.dumps({'a': np.ones(3)}), 'cannot be read safely'),
+    }
+    if kind in contents:
+        path.write_bytes(contents[kind][0])
+        return path, contents[kind][1]
+    objects: dict[str, tuple[Any, str]] = {
+        'nothing': ({}, 'no weights, only an empty dict; it has to be'),
+        'numbers': ({'model': {'a': 1.0}, 'epoch': 3}, 'no weights, only model, epoch; it has to'),
+        'list': ([torch.ones(2)], 'holds a list instead of a dict .*save the state_dict'),
+        'module': (nn.Linear(2, 2), r'would call torch.nn.modules.linear.Linear, .*allow_pickle'),
+        'code': (
+            {'model': {'a': torch.ones(2)}, 'x': RunsCode(folder / 'marker')},
+            r'would call (posix|nt).system, .*allow_pickle',
+        ),
+    }
+    save(objects[kind][0], path)
+    return path, objects[kind][1]
+
+
+BAD = (
+    *('missing', 'directory', 'config', 'safetensors', 'empty', 'truncated', 'page', 'pointer'),
+    *('noise', 'pickle', 'nothing', 'numbers', 'list', 'module', 'code'),
+)
+
+
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('kind', BAD)
+def test_unreadable_files_say_what_they_are_and_what_to_do(kind: str, tmp_path: Path) -> None:
+    path, pattern = bad_file(kind, tmp_path)
+    net = small('shvit')
+    before = snapshot(net)
+    with pytest.raises(CheckpointError, match=f'^{re.escape(str(path))} .*{pattern}'):
+        load_pretrained(net, path)
+    assert same(net, before)
+    assert not (tmp_path / 'marker').exists()
+
+
+def test_code_runs_only_when_that_is_asked_for(tmp_path: Path) -> None:
+    path, _ = bad_file('code', tmp_path)
+    content = read_checkpoint(path, allow_pickle=True)
+    assert torch.equal(content['model']['a'], torch.ones(2))
+    assert (tmp_path / 'marker').exists()
+
+
+def test_a_known_digest_is_verified(tmp_path: Path) -> None:
+    path = Path(save({'a': torch.ones(1)}, tmp_path / 'plain.pth'))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for known in (digest, digest.upper(), digest[:8]):
+        assert read_checkpoint(path, sha256=known)
+    with pytest.raises(CheckpointError, match=f'SHA-256 {digest} instead of {"0" * 64}'):
+        read_checkpoint(path, sha256='0' * 64)
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'known'), [('d1d8600a', True), ('20240131', False), ('deadbeefs', False)]
+)
+def test_digits_in_the_name_are_a_digest_unless_they_may_be_a_date(
+    suffix: str, known: bool, tmp_path: Path
+) -> None:
+    path = Path(save({'a': torch.ones(1)}, tmp_path / f'gcvit-{suffix}.pth'))
+    if known:
+        with pytest.raises(CheckpointError, match=f'instead of {suffix}'):
+            read_checkpoint(path)
+    else:
+        assert read_checkpoint(path)
+
+
+# ------------------------------------------------------------------------------------ addresses
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of ``tmp_path / 'www'``; the cache is in ``tmp_path``, too."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    (tmp_path / 'www').mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None: ...
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / 'www'))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        yield f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+        thread.join()
+
+
+def test_an_address_is_downloaded_once(server: str, tmp_path: Path) -> None:
+    net, other = small('shvit'), small('shvit')
+    path = Path(save(net.state_dict(), tmp_path / 'www' / 'own.pth'))
+    load_pretrained(other, f'{server}/own.pth')
+    assert same(other, net.state_dict())
+    path.unlink()
+    load_pretrained(other, f'{server}/own.pth')
+
+
+def test_addresses_that_differ_in_the_query_are_different_files(
+    server: str, tmp_path: Path
+) -> None:
+    for value in (1.0, 2.0):
+        save({'a': torch.tensor(value)}, tmp_path / 'www' / 'uc')
+        assert read_checkpoint(f'{server}/uc?id={value}')['a'] == value
+
+
+def test_a_download_with_another_digest_is_not_kept(server: str, tmp_path: Path) -> None:
+    save({'a': torch.ones(1)}, tmp_path / 'www' / 'gcvit-d1d8600a.pth')
+    with pytest.raises(CheckpointError, match=r'invalid hash value .*give the local path'):
+        read_checkpoint(f'{server}/gcvit-d1d8600a.pth')
+    assert not any((tmp_path / 'home').rglob('*.pth'))
+
+
+def test_a_page_behind_an_address_says_where_it_is_kept(server: str, tmp_path: Path) -> None:
+    (tmp_path / 'www' / 'view').write_text('<html>')
+    with pytest.raises(CheckpointError, match=r'kept as .*view; delete that .* web page'):
+        read_checkpoint(f'{server}/view')
+
+
+def test_an_unreachable_address_says_how_to_go_on(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    net = small('shvit', init_cfg=dict(type='Pretrained', checkpoint='http://127.0.0.1:9/w.pth'))
+    before = snapshot(net)
+    with pytest.raises(
+        CheckpointError, match=r'127.0.0.1:9/w.pth .*local path .*from scratch with init_cfg=None'
+    ):
+        net.init_weights()
+    assert same(net, before)
+
+
+# -------------------------------------------------------------------------- what files may hold
+
+
+def test_everything_on_the_list_comes_back(tmp_path: Path) -> None:
+    buffer = HistoryBuffer([1.0, 3.0], [1, 1])
+    content = {
+        'a': torch.ones(1),
+        'args': argparse.Namespace(lr=0.1, sizes=[1, 2]),
+        'scalars': [np.float64(2.5), np.float32(1.5), np.int64(3), np.bool_(True)],
+        'arrays': [np.arange(3), np.eye(2, dtype=np.float16), np.ones(2, dtype=bool)],
+        'cfg': ConfigDict(model=dict(type='SepViT', depths=(1, 2))),
+        'buffer': buffer,
+    }
+    path = Path(save(content, tmp_path / 'new.pth', _use_new_zipfile_serialization=False))
+    old = tmp_path / 'old.pth'
+    # Arrays pickled by the other major version of numpy name its functions differently.
+    names = [b'numpy._core', b'numpy.core']
+    if names[0] not in path.read_bytes():
+        names.reverse()
+    old.write_bytes(path.read_bytes().replace(*names))
+    assert old.read_bytes() != path.read_bytes()
+    for file in (path, old):
+        read = read_checkpoint(file)
+        assert read['args'] == content['args']
+        assert read['scalars'] == content['scalars']
+        assert isinstance(read['scalars'][0], np.float64)
+        for one, other in zip(read['arrays'], content['arrays'], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert read['cfg'] == content['cfg']
+        assert isinstance(read['cfg'].model, ConfigDict)
+        assert read['buffer'].statistics('mean') == 2
+
+
+@pytest.mark.parametrize(('owner', 'name'), [(np.ndarray, 'tofile'), (HistoryBuffer, '__init__')])
+def test_getattr_reaches_nothing_but_the_statistics_of_a_buffer(
+    owner: type, name: str, tmp_path: Path
+) -> None:
+    class Reach:
+        def __reduce__(self) -> Any:
+            return getattr, (owner, name)
+
+    path = save({'a': torch.ones(1), 'x': Reach()}, tmp_path / 'reach.pth')
+    with pytest.raises(CheckpointError, match='would call getattr'):
+        read_checkpoint(path)
+
+
+class Toy(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, inputs: Any, mode: str = 'tensor') -> Any:
+        y = self.layer(torch.stack(inputs))
+        return {'loss': (y**2).mean()} if mode == 'loss' else y
+
+
+def toy_runner(folder: Path, iterations: int, **options: Any) -> Runner:
+    return Runner(
+        Toy(),
+        str(folder),
+        train_dataloader=dict(
+            dataset=[{'inputs': torch.ones(2)}] * 4,
+            batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=iterations),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=1),
+            dict(type='MultiStepLR', milestones=[2], by_epoch=False, begin=1),
+        ],
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False),
+        ),
+        custom_hooks=[EMAHook()],
+        experiment_name=f'{folder.name}-{iterations}',
+        cfg=dict(note='toy'),
+        **options,
+    )
+
+
+def test_mmengine_reads_the_checkpoints_of_its_own_runner(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path, 2)
+    runner.message_hub.update_info('best_score', np.float64(0.5))
+    runner.message_hub.update_info('settings', ConfigDict(model=dict(type='Toy')))
+    runner.train()
+    path = tmp_path / 'iter_2.pth'
+    torch.serialization.clear_safe_globals()
+    with pytest.raises(pickle.UnpicklingError, match='GLOBAL'):
+        torch.load(path, weights_only=True)
+    register_safe_globals()
+    content = torch.load(path, weights_only=True)
+    losses = content['message_hub']['log_scalars']['train/loss']
+    assert isinstance(losses, HistoryBuffer)
+    assert len(losses.data[0]) == 2
+    assert len(content['param_schedulers']) == 2
+    assert content['message_hub']['runtime_info']['best_score'] == 0.5
+    assert content['message_hub']['runtime_info']['settings'].model.type == 'Toy'
+
+    runner = toy_runner(tmp_path, 4, load_from=str(path), resume=True)
+    runner.train()
+    assert runner.iter == 4
+    assert read_checkpoint(tmp_path / 'iter_4.pth')['meta']['iter'] == 4
+
+
+def test_importing_the_package_registers_the_list() -> None:
+    if not hasattr(torch.serialization, 'get_safe_globals'):
+        pytest.fail('the tested torch versions have the list')
+    assert HistoryBuffer in torch.serialization.get_safe_globals()
+
+
+# ----------------------------------------------------------------------------------- converting
+
+
+def run_convert(*argv: object) -> None:
+    parser = argparse.ArgumentParser()
+    convert.add_arguments(parser)
+    convert.run(parser.parse_args([str(arg) for arg in argv]))
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    net = small('sepvit')
+    average = {name: value + 1 for name, value in net.state_dict().items()}
+    content = {
+        'model': {f'module.{name}': value for name, value in net.state_dict().items()},
+        'model_ema': average,
+        'optimizer': {'state': {0: torch.ones(1000)}},
+        'args': argparse.Namespace(lr=1.0),
+    }
+    return Path(save(content, tmp_path / 'trained.pth'))
+
+
+@pytest.mark.parametrize('name', ['out.safetensors', 'out.pth', 'out.weights'])
+def test_converted_files_hold_the_weights_alone(name: str, trained: Path) -> None:
+    out = trained.with_name(name)
+    run_convert(trained, out, *(['--to', 'pth'] if name == 'out.weights' else []))
+    content = read_checkpoint(out)
+    state = content if name.endswith('safetensors') else content.pop('state_dict')
+    want = read_checkpoint(trained)['model']
+    assert state.keys() == {key.removeprefix('module.') for key in want}
+    assert all(torch.equal(value, want[f'module.{key}']) for key, value in state.items())
+    if not name.endswith('safetensors'):
+        assert set(content) == {'meta'}
+        assert all(isinstance(value, str) for value in content['meta'].values())
+    load_pretrained(small('sepvit'), out)
+
+
+def test_averaged_weights_can_be_extracted(trained: Path) -> None:
+    out = trained.with_name('ema.safetensors')
+    run_convert(trained, out, '--weights', 'ema')
+    want = read_checkpoint(trained)['model_ema']
+    assert all(torch.equal(value, want[key]) for key, value in read_checkpoint(out).items())
+
+
+def test_tensors_that_share_memory_are_separated(tmp_path: Path) -> None:
+    base = torch.arange(6.0)
+    path = save({'a': base[:3], 'b': base[:3], 'c': base.view(2, 3).T}, tmp_path / 'shared.pth')
+    run_convert(path, tmp_path / 'out.safetensors')
+    assert torch.equal(read_checkpoint(tmp_path / 'out.safetensors')['c'], base.view(2, 3).T)
+
+
+def test_an_existing_file_is_overwritten_only_by_force(trained: Path) -> None:
+    out = trained.with_name('out.pth')
+    out.write_text('precious')
+    with pytest.raises(UserError, match=r'out.pth exists; overwrite it with --force'):
+        run_convert(trained, out)
+    assert out.read_text() == 'precious'
+    run_convert(trained, out, '--force')
+    assert read_checkpoint(out)
+    run_convert(trained, trained, '--force')
+    assert 'optimizer' not in read_checkpoint(trained)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'pattern'),
+    [
+        ('out.weights', (), 'say --to safetensors or --to pth'),
+        ('out.pth', ('--to', 'safetensors'), 'contradicts the suffix'),
+        ('gcvit-d1d8600a.pth', (), 'name another SHA-256'),
+        ('nowhere/out.pth', (), 'cannot be written'),
+        ('nowhere/out.safetensors', (), 'cannot be written'),
+    ],
+)
+def test_outputs_that_cannot_be_are_the_users_errors(
+    name: str, options: tuple[str, ...], pattern: str, trained: Path
+) -> None:
+    with pytest.raises(UserError, match=pattern):
+        run_convert(trained, trained.with_name('x').parent / name, *options)
+    assert [path.name for path in trained.parent.iterdir()] == ['trained.pth']
+
+
+def test_refused_inputs_leave_no_output(tmp_path: Path) -> None:
+    path, pattern = bad_file('code', tmp_path)
+    with pytest.raises(CheckpointError, match=pattern):
+        run_convert(path, tmp_path / 'out.pth')
+    assert not (tmp_path / 'out.pth').exists()
+    run_convert(path, tmp_path / 'out.pth', '--allow-pickle')
+    assert set(read_checkpoint(tmp_path / 'out.pth')['state_dict']) == {'a'}
+
+
+# -------------------------------------------------------------------------------------- by name
+
+
+def test_every_variant_has_a_name() -> None:
+    names = vitbackbones.list_backbones()
+    assert names == sorted(names)
+    for family, cls in FAMILIES.items():
+        assert {f'{family}_{arch}' for arch in cls.archs} <= set(names)
+    assert len(names) == sum(len(cls.archs) for cls in FAMILIES.values())
+
+
+def test_create_builds_the_named_variant_with_weights(tmp_path: Path) -> None:
+    net = vitbackbones.create('shvit_s1', out_indices=(1, 2), in_channels=4)
+    assert type(net) is FAMILIES['shvit']
+    assert net.arch == net.archs['s1']
+    assert net.out_strides == (32, 64)
+    path = save(net.state_dict(), tmp_path / 'own.pth')
+    other = vitbackbones.create('shvit_s1', path, out_indices=(1, 2), in_channels=4)
+    assert same(other, net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('name', 'close'),
+    [('gcvit_tyni', 'gcvit_tiny'), ('SHViT_S4', 'shvit_s4'), ('x', 'sepvit_lite')],
+)
+def test_unknown_names_are_answered_with_close_ones(name: str, close: str) -> None:
+    with pytest.raises(ValueError, match=f'unknown backbone {name!r}, choose from .*{close}'):
+        vitbackbones.create(name)

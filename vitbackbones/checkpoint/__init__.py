@@ -1,0 +1,27 @@
+"""Reading published weights: safely, whatever they are wrapped in, all or nothing.
+
+A file is read (:func:`read_checkpoint`), its state dict unwrapped (:func:`find_weights`), renamed
+by the backbone's own tables, compared with what the network needs, and loaded only if all of it
+fits (:func:`load_pretrained`). What differs between families is data and one method of the
+backbone: ``official_keys``, ``timm_keys``, ``absent_from_classifier``, ``stem_weight``,
+``weights_licence`` and ``adapt_state_dict``.
+"""
+
+from .loading import LoadReport, load_pretrained
+from .reading import (
+    CheckpointError,
+    find_weights,
+    hash_in_name,
+    read_checkpoint,
+    register_safe_globals,
+)
+
+__all__ = [
+    'CheckpointError',
+    'LoadReport',
+    'find_weights',
+    'hash_in_name',
+    'load_pretrained',
+    'read_checkpoint',
+    'register_safe_globals',
+]

@@ -1,0 +1,312 @@
+"""Fitting what a file holds to a network, and loading it if all of it fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitbackbones.registry import MODELS
+
+from .reading import CheckpointError, examples, find_weights, holders, read_checkpoint
+
+if TYPE_CHECKING:
+    from vitbackbones.backbones.base import Backbone
+
+Table = tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """How a state dict and a network go together."""
+
+    dialect: str
+    tensors: dict[str, Tensor]  # under the names of the network, in its shapes
+    dropped: dict[str, str]  # name in the file -> what it belongs to
+    initialised: list[str]  # what the file may lack
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: dict[str, str]  # name -> its shape in the file and in the network
+    adapted: dict[str, str]  # name -> what was changed
+
+    @property
+    def problems(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+
+
+def _fit(backbone: Backbone, state: dict[str, Tensor], complete: bool) -> _Fit:
+    """The reading of ``state`` that fits ``backbone`` best, our own names first.
+
+    ``complete`` says that the file is no classifier, so that nothing may be missing.
+    """
+    fits = [_fit_by((), '', backbone, state, complete)]
+    for dialect, table in (('official', backbone.official_keys), ('timm', backbone.timm_keys)):
+        if fits[-1].problems and table:
+            fits.append(_fit_by(table, dialect, backbone, state, complete))
+    return min(fits, key=lambda fit: fit.problems)
+
+
+def _fit_by(
+    table: Table, dialect: str, backbone: Backbone, state: dict[str, Tensor], complete: bool
+) -> _Fit:
+    wanted = backbone.state_dict()
+    renamed, dropped, published = _rename(state, table)
+    given = backbone.adapt_state_dict(renamed)
+    dropped |= {key: _part(key) for name, key in published.items() if name not in given}
+    extra = {name: published.get(name, name) for name in given if name not in wanted}
+    if extra and len(backbone.out_indices) < len(backbone.strides):
+        whole = _sibling(backbone, dataclasses.asdict(backbone.arch)).state_dict()
+        dropped |= {k: 'stages and outputs not built' for n, k in extra.items() if n in whole}
+
+    pattern = re.compile('|'.join(backbone.absent_from_classifier) or '(?!)')
+    classifier = not complete and not any(map(pattern.match, given))
+    absent = [name for name in wanted if classifier and pattern.match(name)]
+
+    tensors, misshapen, adapted = {}, {}, {}
+    for name in [name for name in wanted if name in given]:
+        value, shape = given[name], wanted[name].shape
+        if value.numel() != renamed.get(name, value).numel():
+            adapted[name] = _part(name)
+        if {value.shape, shape} == {value.shape[:2], (*value.shape[:2], 1, 1)}:
+            value = value.reshape(shape)  # a linear layer and a 1x1 convolution are the same
+        elif name == backbone.stem_weight and value.ndim == 4 and value.shape[1] == 3 != shape[1]:
+            value = _change_channels(value, shape[1])
+            adapted[name] = f'{name} from RGB to {shape[1]} channels'
+        if value.shape != shape:
+            misshapen[name] = f'{tuple(given[name].shape)} for {tuple(shape)}'
+        tensors[name] = value
+    # Batch counters, the only integers, were not saved by old versions of torch.
+    needed = [name for name, value in wanted.items() if value.is_floating_point()]
+    return _Fit(
+        dialect=dialect,
+        tensors=tensors,
+        dropped=dropped,
+        initialised=absent,
+        missing=[name for name in needed if name not in given and name not in absent],
+        unexpected=[key for key in extra.values() if key not in dropped],
+        misshapen=misshapen,
+        adapted=adapted,
+    )
+
+
+def _rename(
+    state: dict[str, Tensor], table: Table
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """The tensors under our names, what the table drops, and the file's name of each of ours."""
+    renamed, dropped, published = {}, {}, {}
+    for key, value in state.items():
+        name: str | None = key
+        for pattern, replacement in table:
+            found = re.match(pattern, key)
+            if found:
+                rest = key[found.end() :]
+                name = None if replacement is None else found.expand(replacement) + rest
+                break
+        if not (value.is_floating_point() or key.endswith('num_batches_tracked')):
+            dropped[key] = _part(key)  # an index that follows from the architecture
+        elif name is None:
+            dropped[key] = key.partition('.')[0]
+        else:
+            renamed[name] = value
+            published[name] = key
+    return renamed, dropped, published
+
+
+def _change_channels(weight: Tensor, channels: int) -> Tensor:
+    """(O, 3, k, k) -> (O, channels, k, k), repeated; equal channels give an equal response."""
+    share = F.one_hot(torch.arange(channels) % 3, 3).to(weight.dtype)  # (channels, 3)
+    share[:, share.sum(0) == 0] = 1  # fewer than three channels: the others go to all of them
+    return torch.einsum('oihw,ci->ochw', weight, share / share.sum(0))
+
+
+def _sibling(backbone: Backbone, arch: Any) -> Backbone:
+    """``arch`` with all outputs and otherwise the options of ``backbone``, without memory.
+
+    Sequences are left at their defaults: they belong to the outputs that ``backbone`` has.
+    """
+    cls = type(backbone)
+    stored = {name: getattr(backbone, name, None) for name in inspect.signature(cls).parameters}
+    options = {name: v for name, v in stored.items() if isinstance(v, (str, int, float))}
+    with torch.device('meta'):
+        return cls(**{**options, 'arch': arch, 'out_indices': range(len(cls.strides))})
+
+
+def _others(backbone: Backbone) -> Iterator[tuple[str, Backbone]]:
+    """Every variant of every registered family, those of ``backbone``'s own family first."""
+    cls = type(backbone)
+    for arch in cls.archs:
+        yield f'arch={arch!r}', _sibling(backbone, arch)
+    for other in MODELS.module_dict.values():
+        if other is not cls and hasattr(other, 'official_keys'):
+            for arch in other.archs:
+                with torch.device('meta'):
+                    network = other(arch, in_channels=backbone.in_channels)
+                yield f'type={other.__name__!r}, arch={arch!r}', network
+
+
+# -------------------------------------------------------------------------------------- loading
+
+
+def _select(state: dict[str, Tensor], prefix: str, source: str) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix``, without it."""
+    chosen = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not chosen:
+        tops = dict.fromkeys(key.partition('.')[0] for key in state)
+        raise CheckpointError(f'{source} holds nothing under {prefix!r}, only {examples(tops)}')
+    return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What :func:`load_pretrained` did; ``str()`` is its line in the log.
+
+    Attributes:
+        source: path or URL.
+        description: what the file was recognised as.
+        loaded: names in the network that were set.
+        total: tensors that the network has and the file should hold.
+        dropped: names in the file that were not used, and what they belong to.
+        initialised: names in the network that keep their initial values.
+        adapted: names in the network whose tensors were changed to fit, and how.
+        choice: which of several state dicts in the file was taken.
+    """
+
+    source: str
+    description: str
+    loaded: tuple[str, ...]
+    total: int
+    dropped: Mapping[str, str]
+    initialised: tuple[str, ...]
+    adapted: Mapping[str, str]
+    choice: str
+
+    def __str__(self) -> str:
+        parts = [f'loaded {len(self.loaded)}/{self.total} tensors ({self.description})']
+        for what, names in (
+            ('dropped', self.dropped),
+            ('initialised', {name: _part(name) for name in self.initialised}),
+            ('adapted', self.adapted),
+        ):
+            if names:
+                labels = ', '.join(dict.fromkeys(names.values()))
+                parts.append(f'{what} {len(names)} ({labels})')
+        return '; '.join([*parts, *filter(None, [self.choice]), f'from {self.source}'])
+
+
+def load_pretrained(
+    backbone: Backbone,
+    source: str | os.PathLike[str],
+    *,
+    weights: str = 'auto',
+    prefix: str | None = None,
+    sha256: str | None = None,
+    allow_pickle: bool = False,
+    map_location: Any = 'cpu',
+) -> LoadReport:
+    """Load a published file, or one of ours, into ``backbone`` and log what was done.
+
+    The file may be the classifier or the dense backbone of the network's authors, timm's, a
+    detector or segmentor that contains the backbone, or a state dict of the backbone itself.
+
+    Args:
+        prefix: where the backbone is in the file; ``'backbone'`` is found without it.
+        weights: trained or averaged weights, see :func:`find_weights`.
+        source, sha256, allow_pickle, map_location: see :func:`read_checkpoint`.
+
+    Raises:
+        CheckpointError: the file cannot be read, or it is not of this network; no weight was
+            changed then.
+    """
+    source = os.fspath(source)
+    content = read_checkpoint(
+        source, sha256=sha256, allow_pickle=allow_pickle, map_location=map_location
+    )
+    state, holder = find_weights(content, weights, source=source)
+    outside = []
+    if prefix is None and any(key.startswith('backbone.') for key in state):
+        prefix = 'backbone'
+    if prefix:
+        prefix = prefix.removesuffix('.') + '.'
+        outside = [key for key in state if not key.startswith(prefix)]
+        state = _select(state, prefix, source)
+    in_detector = prefix == 'backbone.'
+    fit = _fit(backbone, state, complete=in_detector)
+    if fit.problems:
+        what_fits = _what_fits(backbone, state, fit, in_detector)
+        raise CheckpointError(f'{source} {_misfit(backbone, fit)}\n{what_fits}')
+    backbone.load_state_dict(fit.tensors, strict=False)
+
+    unused = ', '.join(repr(key) for key in holders(content) if key != holder)
+    report = LoadReport(
+        source=source,
+        description=_describe(backbone, fit, in_detector),
+        loaded=tuple(fit.tensors),
+        total=len(backbone.state_dict()) - len(fit.initialised),
+        dropped=fit.dropped | {key: key.partition('.')[0] for key in outside},
+        initialised=tuple(fit.initialised),
+        adapted=fit.adapted,
+        choice=f'took {holder!r}, not {unused}' if unused else '',
+    )
+    print_log(str(report), logger='current')
+    if backbone.weights_licence:
+        _say_licence(backbone.family, backbone.weights_licence)
+    return report
+
+
+def _variant(backbone: Backbone) -> str:
+    return next((k for k, v in backbone.archs.items() if v == backbone.arch), '(custom arch)')
+
+
+def _describe(backbone: Backbone, fit: _Fit, in_detector: bool) -> str:
+    what = f'{fit.dialect} {backbone.family} {_variant(backbone)}'.strip()
+    if in_detector:
+        return f'{what} in a detector or segmentor'
+    # Where a classifier lacks nothing, only the head that was dropped betrays it.
+    headed = fit.dialect and not backbone.absent_from_classifier
+    return f'{what} {"classifier" if fit.initialised or headed else "backbone"}'
+
+
+def _misfit(backbone: Backbone, fit: _Fit) -> str:
+    """Both sides of what does not fit."""
+    lines = [f'does not fit {backbone.family} {_variant(backbone)}; no weight was changed.']
+    for what, keys in (
+        ('Missing in the file', fit.missing),
+        ('Only in the file', fit.unexpected),
+        ('Of another shape', [f'{key} {shapes}' for key, shapes in fit.misshapen.items()]),
+    ):
+        if keys:
+            lines.append(f'{what}: {len(keys)} ({examples(keys)}).')
+    return '\n'.join(lines)
+
+
+def _what_fits(backbone: Backbone, state: dict[str, Tensor], fit: _Fit, in_detector: bool) -> str:
+    if fit.problems == 1 and backbone.stem_weight in fit.misshapen:
+        return 'The file is for another number of in_channels.'
+    for label, other in _others(backbone):
+        if not _fit(other, state, complete=in_detector).problems:
+            return f'The file fits {label}: set that, or choose another file.'
+    return 'The file fits no variant of any registered backbone: choose another file.'
+
+
+@functools.cache
+def _say_licence(family: str, licence: str) -> None:
+    """Once per process."""
+    print_log(f'the published weights of {family} are licensed {licence}', logger='current')
+
+
+def _part(key: str) -> str:
+    """The module, or the tensor of its own, that a name speaks of: ``norm0``, ``PSA_qk``."""
+    *path, leaf = key.split('.')
+    if leaf not in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'):
+        return leaf
+    return next((name for name in reversed(path) if not name.isdigit()), leaf)
