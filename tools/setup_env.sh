@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 goal=${1:-}
 case $goal in
     run | test | lint) ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
@@ -24,6 +24,7 @@ checked=
 
 say() { printf 'set-up: %s\n' "$*"; }
 die() { printf 'set-up: %s\n' "$@" >&2; exit 1; }
+trap '[[ $? -eq 0 ]] || say "not finished; the same command goes on where this one stopped" >&2' EXIT
 
 # ------------------------------------------------------------------------------- steps
 
@@ -55,7 +56,7 @@ check_prerequisites() {
     local interpreter=$PYTHON missing=() header
     [[ -x $python ]] && interpreter=$python
     if ! "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-        missing+=("Python 3.10 or newer: '$interpreter' is none (choose one: make PYTHON=... $goal)")
+        missing+=("Python 3.10 or newer, which '$interpreter' is not (make PYTHON=python3.11 ...)")
     else
         "$interpreter" -c 'import venv, ensurepip' 2>/dev/null ||
             missing+=("Python's venv module (Debian: python3-venv)")
@@ -97,7 +98,7 @@ headless_opencv() {
     say "opencv-python needs a library that is not here (${error##*ImportError: });" \
         "opencv-python-headless $version takes its place"
     pip uninstall --yes opencv-python
-    pip install --no-deps "opencv-python-headless==$version"
+    pip install --no-deps --force-reinstall "opencv-python-headless==$version"
     "$python" -c 'import cv2'
 }
 
@@ -116,7 +117,7 @@ install_mmcv() {
     compile_mmcv "$wheels"
     pip install --no-deps --force-reinstall "$wheels"/*.whl
     mmcv_operators || die "mmcv was compiled, but its operators cannot be imported (log: $log)"
-    rm -r "$wheels" "$source"
+    rm -r "$wheels" "$sources"
 }
 
 mmcv_operators() { "$python" -W ignore -c 'import mmcv.ops'; }
@@ -124,7 +125,7 @@ mmcv_operators() { "$python" -W ignore -c 'import mmcv.ops'; }
 # The unpacked source stays in VENV until mmcv is installed, with what is already compiled.
 compile_mmcv() {
     log=$VENV/mmcv-build.log
-    source=$VENV/mmcv-source-$(printf '%s' "$mmcv_key" | sha256sum | cut -c1-12)
+    sources=$VENV/mmcv-source-$(printf '%s' "$mmcv_key" | sha256sum | cut -c1-12)
     export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)}
     "$python" -W ignore - <<'PYTHON' || exit 1
 import sys
@@ -139,17 +140,18 @@ if torch.cuda.is_available() and CUDA_HOME is None:
 PYTHON
     say "mmcv has no wheel for this machine: compiling it with $MAX_JOBS processes" \
         "(about 17 minutes on two cores; log: $log)"
-    if [[ ! -f $source/setup.py ]]; then
+    if [[ ! -f $sources/setup.py ]]; then
         rm -rf "$VENV"/mmcv-source-* "$VENV/mmcv-sdist"
         pip download --no-binary mmcv --no-deps --no-build-isolation --dest "$VENV/mmcv-sdist" \
             "$(pin mmcv)"
-        mkdir "$source.new"
-        tar -xzf "$VENV"/mmcv-sdist/mmcv-*.tar.gz --strip-components=1 -C "$source.new"
-        mv "$source.new" "$source"
+        mkdir "$sources.new"
+        tar -xzf "$VENV"/mmcv-sdist/mmcv-*.tar.gz --strip-components=1 -C "$sources.new"
+        mv "$sources.new" "$sources"
         rm -r "$VENV/mmcv-sdist"
     fi
-    if ! PATH=$PWD/$VENV/bin:$VENV/bin:$PATH "$python" -m pip wheel --verbose --no-deps \
-        --no-build-isolation --wheel-dir "$1" "$source" >"$log" 2>&1; then
+    # torch looks for ninja in PATH.
+    if ! PATH=$(cd "$VENV/bin" && pwd):$PATH "$python" -m pip wheel --verbose --no-deps \
+        --no-build-isolation --wheel-dir "$1" "$sources" >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         die "mmcv could not be compiled; the whole log: $log"
     fi

@@ -23,8 +23,8 @@ Colour = Sequence[float]
 Painter = Callable[[Array, Array, Generator], tuple[Array, Array]]
 
 SAMPLES = 3  # per pixel and direction
-EXTENT = (20, 90)  # of an object's longer side, pixels
-MIN_VISIBLE = 0.35  # of an object's area
+EXTENT = (30, 100)  # of an object's longer side, pixels
+MIN_VISIBLE = 0.5  # of an object's area
 MIN_PIXELS = 64
 
 
@@ -90,12 +90,12 @@ class Scene:
 
 
 def make_scene(rng: Generator, height: int, width: int) -> Scene:
-    """A random scene with three to seven objects, each at least ``MIN_VISIBLE`` visible."""
+    """A random scene with two to five objects, each at least ``MIN_VISIBLE`` visible."""
     picture, background = _background(rng, height, width)
     kinds: list[Kind] = []
     areas: list[int] = []
     objects = np.full((height, width), -1, dtype=np.int64)
-    wanted = int(rng.integers(3, 8))
+    wanted = int(rng.integers(2, 6))
     for _ in range(10 * wanted):
         kind = KINDS[rng.integers(len(KINDS))]
         sprite = make_sprite(kind, rng, height, width)

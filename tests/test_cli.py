@@ -1,0 +1,330 @@
+"""The command line as a user meets it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vitbackbones.cli import demo_data
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / 'configs/detection/sepvit_retinanet.py'
+# A narrow network on few pictures: these tests are about the commands, not about accuracy.
+SMALL = [
+    'model.backbone.arch=lite',
+    'model.neck.in_channels=[64,128,256]',
+    'model.neck.out_channels=32',
+    'model.bbox_head.in_channels=32',
+    'model.bbox_head.feat_channels=32',
+    'model.bbox_head.stacked_convs=1',
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+]
+
+
+def vitbackbones(*words: object, cwd: Path, status: int = 0) -> str:
+    """Run a command; its standard output and error, after checking the exit status."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'vitbackbones', *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '2'},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a demo set of few pictures."""
+    folder = tmp_path_factory.mktemp('cli')
+    demo_data.generate(folder / 'data/demo', train=8, val=3, seed=0)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(place: Path) -> Path:
+    """A detector after three iterations: its work directory."""
+    options = ['train_cfg.max_iters=3', 'default_hooks.checkpoint.interval=2', *SMALL]
+    out = vitbackbones(
+        'train', CONFIG, '--demo', '--work-dir', 'run', '--cfg-options', *options, cwd=place
+    )
+    assert 'bbox_mAP_50' in out
+    return place / 'run'
+
+
+def test_training_writes_checkpoints_of_the_small_model(trained: Path) -> None:
+    assert sorted(p.name for p in trained.glob('*.pth')) == ['iter_3.pth']
+    content = torch.load(trained / 'iter_3.pth', weights_only=True)
+    assert content['meta']['iter'] == 3
+    assert content['state_dict']['backbone.patch_embeds.0.proj.weight'].shape[0] == 32
+
+
+def test_resume_goes_on_where_training_stopped(trained: Path, place: Path) -> None:
+    out = vitbackbones(
+        *('train', CONFIG, '--demo', '--work-dir', 'resumed', '--resume', trained / 'iter_3.pth'),
+        *('--cfg-options', 'train_cfg.max_iters=5', *SMALL),
+        cwd=place,
+    )
+    assert 'resumed epoch: 0, iter: 3' in out
+    after = torch.load(place / 'resumed/iter_5.pth', weights_only=True)
+    before = torch.load(trained / 'iter_3.pth', weights_only=True)
+    assert after['meta']['iter'] == 5
+    steps = {s['step'].item() for s in after['optimizer']['state'].values()}
+    assert steps == {5.0}
+    assert after['meta']['seed'] == before['meta']['seed'] or after['meta']['seed'] is not None
+
+
+def test_testing_prints_metrics_and_draws_pictures(trained: Path, place: Path) -> None:
+    out = vitbackbones(
+        *('test', CONFIG, trained / 'iter_3.pth', '--demo', '--show-dir', 'shown'),
+        *('--cfg-options', *SMALL),
+        cwd=place,
+    )
+    assert 'bbox_mAP_50' in out
+    shown = sorted((place / 'shown').glob('*.jpg'))
+    assert len(shown) == 3
+    original = Image.open(place / f'data/demo/coco/val2017/{shown[0].name}')
+    assert Image.open(shown[0]).width == 2 * original.width  # ground truth beside the result
+
+
+def test_inference_writes_pictures_and_coco_json(trained: Path, place: Path) -> None:
+    images = sorted((place / 'data/demo/coco/val2017').glob('*.jpg'))[:2]
+    vitbackbones(
+        *('infer', CONFIG, trained / 'iter_3.pth', *images, '--out-dir', 'found', '--demo'),
+        *('--cfg-options', 'model.test_cfg.score_thr=0.0', *SMALL),
+        cwd=place,
+    )
+    for image in images:
+        drawn = Image.open(place / f'found/{image.stem}_prediction.jpg')
+        assert drawn.size == Image.open(image).size
+    found = json.loads((place / 'found/predictions.json').read_text())
+    assert [row['file_name'] for row in found['images']] == [str(image) for image in images]
+    assert len(found['categories']) == 80
+    assert found['categories'][0]['name'] == 'person'
+    assert {row['image_id'] for row in found['annotations']} == {0, 1}
+    size = {row['id']: (row['width'], row['height']) for row in found['images']}
+    for row in found['annotations']:
+        x, y, width, height = row['bbox']
+        assert 0 <= x <= x + width <= size[row['image_id']][0] + 0.01
+        assert 0 <= y <= y + height <= size[row['image_id']][1] + 0.01
+        assert 0 <= row['score'] <= 1
+
+
+def test_mixed_precision_trains_on_a_cpu_and_says_so(place: Path) -> None:
+    out = vitbackbones(
+        *('train', CONFIG, '--demo', '--amp', '--work-dir', 'amp'),
+        *('--cfg-options', 'train_cfg.max_iters=1', *SMALL),
+        cwd=place,
+    )
+    if not torch.cuda.is_available():
+        assert 'AmpOptimWrapper becomes bfloat16 autocast' in out
+        assert "type='vitbackbones.CPUAmpOptimWrapper'" in out
+
+
+def test_two_processes_train_one_detector(place: Path) -> None:
+    done = subprocess.run(
+        [
+            *('bash', ROOT / 'tools/dist_train.sh', CONFIG, '2', '--demo', '--work-dir', 'two'),
+            *('--cfg-options', 'train_cfg.max_iters=2', *SMALL),
+        ],
+        cwd=place,
+        env={
+            **os.environ,
+            'PYTHONPATH': str(ROOT),
+            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            'OMP_NUM_THREADS': '1',
+            'MASTER_PORT': '29533',
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+    assert (place / 'two/iter_2.pth').exists()
+    assert done.stdout.count('processes talk through gloo') == 1
+
+
+def test_the_stock_tool_of_mmdet_trains_and_resumes_our_config_by_path(place: Path) -> None:
+    import mmdet
+
+    tool = Path(mmdet.__file__).parent / '.mim/tools/train.py'
+    data = place / 'data/demo/coco/'
+
+    def train(epochs: int, *words: str) -> str:
+        done = subprocess.run(
+            [
+                *(sys.executable, tool, CONFIG, '--work-dir', 'stock', *words, '--cfg-options'),
+                *(f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val')),
+                f'val_evaluator.ann_file={data}/annotations/instances_val2017.json',
+                *('train_dataloader.dataset.pipeline.2.scale=(160,128)', 'log_level=INFO'),
+                *('val_dataloader.dataset.pipeline.1.scale=(160,128)', *SMALL),
+                f'train_cfg.max_epochs={epochs}',
+            ],
+            cwd=place,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    train(1)
+    assert (place / 'stock/epoch_1.pth').exists()
+    assert 'resumed epoch: 1, iter: 4' in train(2, '--resume')
+    assert (place / 'stock/epoch_2.pth').exists()
+
+
+# -------------------------------------------------------------------------- bad input
+
+
+def refused(*words: object, cwd: Path) -> str:
+    """The one sentence a user error gets: exit status 2, no traceback."""
+    out = vitbackbones(*words, cwd=cwd, status=2)
+    assert 'Traceback' not in out
+    return out
+
+
+def test_a_missing_config_suggests_near_names(tmp_path: Path) -> None:
+    out = refused('train', ROOT / 'configs/detection/sepvit_retinane.py', cwd=tmp_path)
+    assert 'there is no config file' in out
+    assert 'did you mean sepvit_retinanet.py?' in out
+
+
+def test_a_broken_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'broken.py').write_text('model = dict(\n')
+    out = refused('train', 'broken.py', cwd=tmp_path)
+    assert 'config broken.py cannot be read: SyntaxError' in out
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.backbone.arch=huge', "unknown arch 'huge', choose from 'lite', 'tiny'"),
+        ('model.backbone.drop_path=0.1', "SepViT has no option 'drop_path', choose from arch,"),
+        ('model.backbone.out_indices=[1,7]', 'out_indices=(1, 7) must name stages out of'),
+        ('modle.backbone.arch=tiny', 'did you mean model?'),
+        ('model.bbox_head.num_classes=3', 'num_classes=3, but the data set has 80 classes'),
+        ('model.backbone', 'expected KEY=VALUE'),
+    ],
+)
+def test_a_wrong_option_names_the_choices(place: Path, option: str, message: str) -> None:
+    before = sorted(place.rglob('*'))
+    out = refused('train', CONFIG, '--demo', '--cfg-options', option, cwd=place)
+    assert message in out
+    assert sorted(place.rglob('*')) == before
+
+
+def test_missing_data_says_where_to_put_them(tmp_path: Path) -> None:
+    out = refused('train', CONFIG, cwd=tmp_path)
+    assert 'data/coco/annotations/instances_train2017.json' in out
+    assert '--demo' in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_that_the_annotations_lack_are_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text(
+        f"_base_ = '{CONFIG}'\n"
+        "meta = dict(classes=('person', 'unicorn'))\n"
+        f"root = '{place}/data/demo/coco/'\n"
+        'model = dict(bbox_head=dict(num_classes=2))\n'
+        'train_dataloader = dict(dataset=dict(data_root=root, metainfo=meta))\n'
+        'val_dataloader = dict(dataset=dict(data_root=root, metainfo=meta))\n'
+        "val_evaluator = dict(ann_file=root + 'annotations/instances_val2017.json')\n"
+    )
+    out = refused('train', 'own.py', cwd=tmp_path)
+    assert 'has no class unicorn; its classes are person, bicycle' in out
+
+
+@pytest.mark.parametrize('command', ['test', 'infer', 'resume'])
+def test_a_file_that_is_no_checkpoint_is_refused(place: Path, command: str) -> None:
+    file = place / 'page.pth'
+    file.write_text('<html>not found</html>')
+    image = next((place / 'data/demo/coco/val2017').glob('*.jpg'))
+    words = {
+        'test': ('test', CONFIG, file, '--demo'),
+        'infer': ('infer', CONFIG, file, image, '--out-dir', 'nowhere'),
+        'resume': ('train', CONFIG, '--demo', '--resume', file),
+    }[command]
+    assert 'page.pth is a web page' in refused(*words, cwd=place)
+    assert not (place / 'nowhere').exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained: Path, place: Path) -> None:
+    out = refused('test', CONFIG, trained / 'iter_3.pth', '--demo', cwd=place)
+    assert 'does not fit the model of the config' in out
+
+
+def test_an_unreadable_image_is_named_before_anything_is_written(
+    trained: Path, place: Path
+) -> None:
+    good = next((place / 'data/demo/coco/val2017').glob('*.jpg'))
+    (place / 'bad.jpg').write_bytes(good.read_bytes()[:40])
+    for bad, message in (('bad.jpg', 'cannot be read as an image'), ('none.jpg', 'no image')):
+        words = ('infer', CONFIG, trained / 'iter_3.pth', good, bad, '--out-dir', 'nothing')
+        assert message in refused(*words, cwd=place)
+    assert not (place / 'nothing').exists()
+
+
+# ----------------------------------------------------------------------- smaller commands
+
+
+def test_info_lists_every_variant(tmp_path: Path) -> None:
+    from tests.test_contract import BACKBONES
+
+    out = vitbackbones('info', cwd=tmp_path)
+    for cls in BACKBONES:
+        for arch in cls.archs:
+            assert f'{cls.__name__:12} {arch:10}' in out
+    one = vitbackbones('info', 'sepvit', 'tiny', cwd=tmp_path)
+    assert '33.66 M  96 192 384 768           4 8 16 32' in one
+    assert 'choose from' in refused('info', 'ResNet', cwd=tmp_path)
+    assert "no arch 'huge', choose from lite" in refused('info', 'SepViT', 'huge', cwd=tmp_path)
+
+
+def test_doctor_finds_nothing_to_mend_here(tmp_path: Path) -> None:
+    out = vitbackbones('doctor', cwd=tmp_path)
+    assert 'nothing to mend' in out
+    assert 'mmcv ' in out
+
+
+def test_doctor_knows_what_breaks_and_how_to_mend_it() -> None:
+    from vitbackbones.cli.doctor import BREAKAGES
+
+    good = {
+        'torch': '2.13.0',
+        'numpy': '2.2.0',
+        'setuptools': '81.0.0',
+        'mmengine': '0.10.7',
+        'mmcv': '2.1.0',
+        'mmdet': '3.3.0',
+        'mmsegmentation': '1.2.2',
+        'opencv-python-headless': '4.10.0.84',
+    }
+    assert [b.symptom for b in BREAKAGES if b.holds(good)] == []
+    for change, fix in (
+        ({'setuptools': '84.0.0'}, 'setuptools<82'),
+        ({'mmcv': '2.2.0'}, 'mmcv==2.1.0'),
+        ({'mmengine': '0.10.4'}, 'mmengine==0.10.7'),
+        ({'torch': '2.1.0'}, 'numpy<2'),
+        ({'onedl-mmcv': '2.3.6'}, 'uninstall'),
+    ):
+        assert any(fix in b.fix for b in BREAKAGES if b.holds({**good, **change})), change

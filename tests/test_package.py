@@ -1,0 +1,262 @@
+"""The package as a whole: who imports whom, how classes are found, what a wheel holds."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import vitbackbones
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'vitbackbones'
+MODULES = sorted(PACKAGE.rglob('*.py'))
+FRAMEWORKS = {'mmcv', 'mmdet', 'mmseg', 'timm'}
+
+
+def run_python(code, cwd, **environment):
+    """What a fresh interpreter prints; it finds this package by PYTHONPATH alone."""
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), **environment}
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+# ------------------------------------------------------------------------------- imports
+
+
+def imported(path):
+    """Absolute names of all that a module imports, wherever in the file, annotations aside.
+
+    ``from a import b`` counts as ``a.b``, for b may be a module.
+    """
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parent.parts
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            base = '.'.join([*base, *([node.module] if node.module else [])])
+            names |= {f'{base}.{alias.name}' for alias in node.names}
+        elif isinstance(node, ast.Call) and 'import_module' in ast.unparse(node.func):
+            names |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return names
+
+
+def matches(name, allowed):
+    return any(name == a or name.startswith(f'{a}.') for a in allowed)
+
+
+def module_id(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def only(path, packages, ours):
+    """What a module imports beyond the standard library, ``packages`` and ``ours`` of this one."""
+    allowed = {*packages, *(f'vitbackbones.{name}' for name in ours)}
+    return {
+        name
+        for name in imported(path)
+        if name.split('.')[0] not in sys.stdlib_module_names and not matches(name, allowed)
+    }
+
+
+@pytest.mark.parametrize('path', sorted((PACKAGE / 'layers').glob('*.py')), ids=module_id)
+def test_layers_import_only_torch_and_each_other(path):
+    assert only(path, {'torch'}, {'layers'}) == set()
+
+
+@pytest.mark.parametrize(
+    'path', [PACKAGE / 'registry.py', *sorted((PACKAGE / 'checkpoint').glob('*.py'))], ids=module_id
+)
+def test_registry_and_checkpoint_know_no_network(path):
+    libraries = {'torch', 'mmengine', 'numpy', 'safetensors'}
+    assert only(path, libraries, {'registry', 'checkpoint'}) == set()
+
+
+def test_the_base_of_backbones_knows_no_backbone():
+    path = PACKAGE / 'backbones' / 'base.py'
+    assert only(path, {'torch', 'mmengine'}, {'checkpoint', 'registry'}) == set()
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        path
+        for path in sorted((PACKAGE / 'backbones').glob('*.py'))
+        if path.name not in ('__init__.py', 'base.py')
+    ],
+    ids=module_id,
+)
+def test_backbones_never_import_each_other(path):
+    assert only(path, {'torch'}, {'backbones.base', 'layers', 'registry'}) == set()
+
+
+@pytest.mark.parametrize(
+    'path', [path for path in MODULES if PACKAGE / 'cli' not in path.parents], ids=module_id
+)
+def test_frameworks_are_imported_by_the_command_line_only(path):
+    assert {name for name in imported(path) if matches(name, FRAMEWORKS)} == set()
+
+
+def test_importing_the_package_loads_no_framework(tmp_path):
+    loaded = run_python('import vitbackbones, sys; print(*sys.modules)', tmp_path).split()
+    assert 'vitbackbones.backbones' in loaded
+    assert {*loaded} & {*FRAMEWORKS, 'cv2', 'torchvision', 'safetensors'} == set()
+
+
+def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], 'ROOT', tmp_path)
+    path = tmp_path / 'vitbackbones' / 'backbones' / 'x.py'
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        'from . import sepvit\n'
+        'from ..layers import Mlp\n'
+        'def f():\n    import mmcv.ops\n    import_module("mmdet")\n'
+        'if TYPE_CHECKING:\n    import timm\n'
+    )
+    assert imported(path) == {
+        'vitbackbones.backbones.sepvit',
+        'vitbackbones.layers.Mlp',
+        'mmcv.ops',
+        'mmdet',
+    }
+
+
+# ------------------------------------------------------------------------------ registry
+
+
+@pytest.fixture(scope='module')
+def registered(tmp_path_factory):
+    """{name of mmengine's root registry: names of the classes that this package adds}."""
+    code = (
+        'import json\n'
+        'from mmengine.registry import Registry\n'
+        'from vitbackbones import registry\n'
+        'found = {}\n'
+        'for ours in vars(registry).values():\n'
+        '    if isinstance(ours, Registry) and ours.scope == registry.SCOPE:\n'
+        '        assert all(ours.parent.get(n) is c for n, c in ours.module_dict.items())\n'
+        '        found[ours.name] = sorted(ours.module_dict)\n'
+        'print(json.dumps(found))'
+    )
+    return json.loads(run_python(code, tmp_path_factory.mktemp('cwd')))
+
+
+def test_all_backbones_are_registered(registered):
+    from vitbackbones import backbones
+
+    assert {*backbones.__all__} <= {*registered['model']}
+
+
+def test_classes_are_found_by_prefixed_name_without_importing_the_package(registered, tmp_path):
+    code = (
+        'import json, sys\n'
+        'from mmengine import registry\n'
+        'roots = {r.name: r for r in vars(registry).values() if isinstance(r, registry.Registry)}\n'
+        'assert "vitbackbones" not in sys.modules\n'
+        f'for name, classes in json.loads({json.dumps(registered)!r}).items():\n'
+        '    for cls in classes:\n'
+        '        assert roots[name].get(f"vitbackbones.{cls}").__name__ == cls, cls'
+    )
+    run_python(code, tmp_path)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_backbones_are_found_by_plain_name_from_other_scopes(scope, tmp_path):
+    code = (
+        'import vitbackbones\n'
+        f'from {scope}.registry import MODELS\n'
+        'for name in vitbackbones.backbones.__all__:\n'
+        '    assert MODELS.get(name) is getattr(vitbackbones.backbones, name), name'
+    )
+    run_python(code, tmp_path)
+
+
+# --------------------------------------------------------------------------------- wheel
+
+
+@pytest.fixture(scope='module')
+def unpacked(tmp_path_factory):
+    """The unpacked wheel of a copy of this checkout: building leaves its own files in the tree."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    for name in ('configs', 'requirements', 'tools', 'vitbackbones'):
+        shutil.copytree(ROOT / name, source / name, symlinks=True)
+    for name in ('LICENSE', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py'):
+        shutil.copy(ROOT / name, source)
+    options = ['--no-deps', '--no-build-isolation', '--wheel-dir', str(folder)]
+    command = [sys.executable, '-m', 'pip', 'wheel', *options, str(source)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (wheel,) = folder.glob('*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / 'unpacked')
+    return folder / 'unpacked'
+
+
+def test_wheel_holds_all_modules_and_no_other_package(unpacked):
+    found = {path.relative_to(unpacked / 'vitbackbones') for path in unpacked.rglob('*.py')}
+    assert {path.relative_to(PACKAGE) for path in MODULES} <= found
+    folders = {path.name.removesuffix('.dist-info') for path in unpacked.iterdir()}
+    assert folders == {'vitbackbones', f'vitbackbones-{vitbackbones.__version__}'}
+
+
+@pytest.mark.parametrize('name', ['configs', 'tools', 'model-index.yml'])
+def test_wheel_holds_what_the_checkout_has(unpacked, name):
+    def contents(root):
+        files = root.rglob('*') if root.is_dir() else [root]
+        return {
+            file.relative_to(root): file.read_bytes()
+            for file in files
+            if file.is_file() and file.suffix in ('.py', '.sh', '.yml')
+        }
+
+    assert contents(ROOT / name)
+    assert contents(unpacked / 'vitbackbones' / '.mim' / name) == contents(ROOT / name)
+
+
+def test_wheel_installs_the_command(unpacked):
+    (entry_points,) = unpacked.glob('*.dist-info/entry_points.txt')
+    assert 'vitbackbones = vitbackbones.cli.main:main' in entry_points.read_text()
+
+
+def test_configs_in_a_wheel_can_be_inherited(unpacked, tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = 'vitbackbones::detection/sepvit_retinanet.py'")
+    code = (
+        'import vitbackbones\n'
+        'from mmengine.config import Config\n'
+        'print(vitbackbones.__file__, Config.fromfile("mine.py").model.backbone.type)'
+    )
+    file, backbone = run_python(code, tmp_path, PYTHONPATH=str(unpacked)).split()
+    assert Path(file).is_relative_to(unpacked)
+    assert backbone.endswith('SepViT')
+
+
+def test_building_imports_nothing_but_setuptools():
+    names = {name.split('.')[0] for name in imported(ROOT / 'setup.py')}
+    assert names - sys.stdlib_module_names == {'setuptools'}
+
+
+@pytest.mark.parametrize('name', ['configs', 'tools', 'model-index.yml'])
+def test_links_for_openmim_are_relative(name):
+    link = PACKAGE / '.mim' / name
+    assert os.readlink(link) == f'../../{name}'
+    assert link.exists()

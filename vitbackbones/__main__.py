@@ -1,0 +1,5 @@
+"""``python -m vitbackbones``."""
+
+from vitbackbones.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""Say which versions are installed, whether mmcv has its operators, and how to mend what is broken.
+
+Ends with status 1 when something has to be mended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from mmengine.utils import digit_version
+
+HELP = 'check the installation and say how to mend it'
+
+# Distribution names; the maintained forks install the same modules under names of their own.
+PACKAGES = (
+    'vitbackbones',
+    'torch',
+    'numpy',
+    'setuptools',
+    'mmengine',
+    'mmcv',
+    'mmdet',
+    'mmsegmentation',
+    'opencv-python',
+    'opencv-python-headless',
+    'onedl-mmengine',
+    'onedl-mmcv',
+    'onedl-mmdetection',
+    'onedl-mmsegmentation',
+)
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """A combination known to fail: when it holds, what one sees, and the line that mends it."""
+
+    holds: Callable[[dict[str, str]], bool]
+    symptom: str
+    fix: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    del parser  # no arguments
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is installed and what to mend; 1 if there is something, else 0."""
+    del args
+    installed = installed_versions()
+    print(f'Python {platform.python_version()} ({sys.executable})')
+    for name, number in installed.items():
+        print(f'{name:24} {number}')
+    broken = [b for b in BREAKAGES if b.holds(installed)]
+    for breakage in broken:
+        print(f'\nbroken: {breakage.symptom}\n   fix: {breakage.fix}')
+    if not broken:
+        print('\nnothing to mend')
+    return 1 if broken else 0
+
+
+def installed_versions() -> dict[str, str]:
+    """Version by distribution name, of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _older(name: str, limit: str) -> Callable[[dict[str, str]], bool]:
+    return lambda v: name in v and digit_version(v[name]) < digit_version(limit)
+
+
+def _newer(name: str, limit: str) -> Callable[[dict[str, str]], bool]:
+    """At least ``limit``."""
+    return lambda v: name in v and digit_version(v[name]) >= digit_version(limit)
+
+
+def _all(*tests: Callable[[dict[str, str]], bool]) -> Callable[[dict[str, str]], bool]:
+    return lambda v: all(test(v) for test in tests)
+
+
+def _has(name: str) -> Callable[[dict[str, str]], bool]:
+    return lambda v: name in v
+
+
+def _fails(module: str) -> bool:
+    """Whether a module cannot be imported; the error itself is what the symptom describes."""
+    try:
+        import_module(module)
+    except (ImportError, OSError):
+        return True
+    return False
+
+
+BREAKAGES = (
+    Breakage(
+        _all(_newer('setuptools', '82'), _has('mmengine'), _older('mmengine', '0.11.0rc0')),
+        "No module named 'pkg_resources' on any config that inherits from mmdet:: or mmseg::",
+        "pip install 'setuptools<82'",
+    ),
+    Breakage(
+        lambda v: any(n.startswith('opencv') for n in v) and _fails('cv2'),
+        'import cv2 fails, as it does without libGL on a bare container',
+        'pip uninstall -y opencv-python && pip install --force-reinstall opencv-python-headless',
+    ),
+    Breakage(
+        lambda v: ('mmcv' in v or 'onedl-mmcv' in v) and _fails('mmcv._ext'),
+        "mmcv was built without its operators (No module named 'mmcv._ext', or of another torch)",
+        'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
+        '--no-build-isolation --no-binary mmcv mmcv==2.1.0   # compiles for minutes',
+    ),
+    Breakage(
+        lambda v: not ('mmcv' in v or 'onedl-mmcv' in v),
+        'mmcv is not installed: no detector or segmentor can be built',
+        'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0   # after torch; compiles',
+    ),
+    Breakage(
+        _all(_newer('mmcv', '2.2.0'), _has('mmdet'), _older('mmdet', '3.4')),
+        'mmdet 3.3 asserts mmcv < 2.2.0',
+        'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0',
+    ),
+    Breakage(
+        _all(_has('mmsegmentation'), lambda v: _fails('ftfy') or _fails('regex')),
+        "mmsegmentation imports 'ftfy' and 'regex' without declaring them",
+        'pip install ftfy regex',
+    ),
+    Breakage(
+        _all(_older('mmengine', '0.10.6'), _newer('torch', '2.5')),
+        "mmengine: 'Adafactor is already registered'",
+        'pip install mmengine==0.10.7',
+    ),
+    Breakage(
+        _all(_newer('numpy', '2'), _older('torch', '2.3')),
+        'this torch was built for numpy 1: "A module that was compiled using NumPy 1.x"',
+        "pip install 'numpy<2'",
+    ),
+    Breakage(
+        lambda v: (
+            ('mmcv' in v and 'onedl-mmcv' in v) or ('mmengine' in v and 'onedl-mmengine' in v)
+        ),
+        'two packages own the same modules: those of OpenMMLab and their onedl- forks',
+        'pip uninstall -y mmengine mmcv mmdet mmsegmentation   # keep one family and reinstall it',
+    ),
+)

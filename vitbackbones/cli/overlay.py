@@ -1,0 +1,166 @@
+"""``--demo``: any config of ours on the generated demo data, in minutes on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from . import demo_data
+
+DATA = Path('data/demo')
+ITERATIONS = 1000
+BATCH = 4
+
+
+def apply_demo(cfg: Config) -> None:
+    """Point data, picture scale, schedule and batch of ``cfg`` at the demo set, in place.
+
+    The model stays what it is, except that no weights are downloaded and that RoI heads sample
+    fewer proposals, as many as small pictures hold. The data are generated if they are not there.
+
+    Raises:
+        UserError: the config's heads do not have the 80 classes of COCO or the 150 of ADE20K.
+    """
+    demo_data.ensure(DATA)
+    _no_downloads(cfg.model)
+    if 'decode_head' in cfg.model:
+        _segmentation(cfg)
+    else:
+        _detection(cfg)
+        _fewer_proposals(cfg.model)
+    _schedule(cfg)
+
+
+def fit_schedule(cfg: Config) -> None:
+    """Let the learning rate reach its end with ``train_cfg.max_iters``, whatever was asked for."""
+    end = cfg.train_cfg.max_iters
+    warm_up = max(1, min(100, end // 10))
+    cfg.param_scheduler = [
+        ConfigDict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warm_up)
+    ]
+    if end > warm_up:
+        rest = dict(by_epoch=False, begin=warm_up, end=end, T_max=end - warm_up)
+        cfg.param_scheduler.append(ConfigDict(type='CosineAnnealingLR', **rest))
+
+
+def _no_downloads(node: Any) -> None:
+    if isinstance(node, dict):
+        if 'init_cfg' in node:
+            node['init_cfg'] = None
+        for value in node.values():
+            _no_downloads(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _no_downloads(value)
+
+
+def _detection(cfg: Config) -> None:
+    masks = "'with_mask': True" in str(cfg.train_dataloader)
+    train: list[dict[str, Any]] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
+        dict(type='Resize', scale=(160, 160), keep_ratio=True),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackDetInputs'),
+    ]
+    meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    test: list[dict[str, Any]] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(160, 160), keep_ratio=True),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
+        dict(type='PackDetInputs', meta_keys=meta),
+    ]
+
+    def dataset(split: str, pipeline: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        return dict(
+            type='CocoDataset',
+            data_root=str(DATA / 'coco'),
+            ann_file=f'annotations/instances_{split}2017.json',
+            data_prefix=dict(img=f'{split}2017'),
+            pipeline=pipeline,
+            **more,
+        )
+
+    _loaders(cfg, dataset('train', train), dataset('val', test, test_mode=True))
+    metric = ['bbox', 'segm'] if masks else 'bbox'
+    ann_file = str(DATA / 'coco/annotations/instances_val2017.json')
+    cfg.val_evaluator = ConfigDict(type='CocoMetric', ann_file=ann_file, metric=metric)
+    cfg.test_evaluator = cfg.val_evaluator
+
+
+def _segmentation(cfg: Config) -> None:
+    size = cfg.model.data_preprocessor.get('size')
+    if size is not None:  # crops are padded to it
+        cfg.model.data_preprocessor.size = (128, 128)
+    train: list[dict[str, Any]] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', reduce_zero_label=True),
+        dict(type='RandomResize', scale=(192, 192), ratio_range=(0.8, 1.5), keep_ratio=True),
+        dict(type='RandomCrop', crop_size=(128, 128), cat_max_ratio=0.75),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackSegInputs'),
+    ]
+    test: list[dict[str, Any]] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(192, 192), keep_ratio=True),
+        dict(type='LoadAnnotations', reduce_zero_label=True),
+        dict(type='PackSegInputs'),
+    ]
+
+    def dataset(split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+        return dict(
+            type='ADE20KDataset',
+            data_root=str(DATA / 'ade20k'),
+            data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
+            pipeline=pipeline,
+        )
+
+    _loaders(cfg, dataset('training', train), dataset('validation', test))
+    cfg.val_evaluator = ConfigDict(type='IoUMetric', iou_metrics=['mIoU'])
+    cfg.test_evaluator = cfg.val_evaluator
+
+
+def _loaders(cfg: Config, train: dict[str, Any], val: dict[str, Any]) -> None:
+    cfg.train_dataloader = ConfigDict(
+        batch_size=BATCH,
+        num_workers=1,
+        persistent_workers=True,
+        sampler=dict(type='InfiniteSampler', shuffle=True),
+        dataset=train,
+    )
+    cfg.val_dataloader = ConfigDict(
+        batch_size=1,
+        num_workers=1,
+        persistent_workers=True,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=val,
+    )
+    cfg.test_dataloader = cfg.val_dataloader
+
+
+def _fewer_proposals(model: ConfigDict) -> None:
+    """Proposal and RoI-sample counts are made for 1333 x 800 pictures; small ones hold fewer."""
+    train_cfg = model.get('train_cfg') or {}
+    stages = train_cfg.get('rcnn') or []
+    for stage in stages if isinstance(stages, (list, tuple)) else [stages]:
+        stage.sampler.num = min(stage.sampler.num, 64)
+    for part in (train_cfg.get('rpn_proposal'), (model.get('test_cfg') or {}).get('rpn')):
+        if part:
+            part.nms_pre = min(part.nms_pre, 300)
+            part.max_per_img = min(part.max_per_img, 150)
+
+
+def _schedule(cfg: Config) -> None:
+    cfg.train_cfg = ConfigDict(
+        type='IterBasedTrainLoop', max_iters=ITERATIONS, val_interval=ITERATIONS
+    )
+    cfg.val_cfg = ConfigDict(type='ValLoop')
+    cfg.test_cfg = ConfigDict(type='TestLoop')
+    cfg.auto_scale_lr = ConfigDict(enable=False, base_batch_size=BATCH)
+    cfg.log_processor = ConfigDict(type='LogProcessor', window_size=50, by_epoch=False)
+    cfg.default_hooks.checkpoint = ConfigDict(
+        type='CheckpointHook', by_epoch=False, interval=ITERATIONS, max_keep_ckpts=1
+    )
+    cfg.load_from = None

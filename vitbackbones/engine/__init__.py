@@ -1,0 +1,5 @@
+"""What training needs beyond mmengine."""
+
+from .amp import CPUAmpOptimWrapper
+
+__all__ = ['CPUAmpOptimWrapper']
