@@ -167,7 +167,10 @@ install_package() {
     "$python" -W ignore -c 'import vitbackbones'
 }
 
-install_test() { pip_install --requirement requirements/test.txt; }
+install_test() {
+    pip_install --requirement requirements/test.txt
+    pip install --no-deps --requirement requirements/timm.txt
+}
 
 install_lint() { pip_install --requirement requirements/lint.txt; }
 
@@ -185,7 +188,7 @@ if [[ $goal != lint ]]; then
     step package "$PWD $(cat setup.py pyproject.toml vitbackbones/__init__.py)" 'vitbackbones'
 fi
 if [[ $goal == test ]]; then
-    step test "$(content test)" 'test tools'
+    step test "$(content test) $(content timm)" 'test tools'
 fi
 if [[ $goal == lint ]]; then
     step lint "$(content lint)" 'lint tools'

@@ -24,7 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, Mlp, pad_to_multiple, window_merge, window_split
+from vitbackbones.layers import (
+    DropPath,
+    Mlp,
+    pad_to_multiple,
+    window_merge,
+    window_split,
+    window_valid,
+)
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -310,19 +317,12 @@ class Block(nn.Module):
         ws = self.window_size
         # Padding comes after the norm: padded keys and values are the bias of their projection.
         windows = window_split(pad_to_multiple(self.norm1(x), ws), ws)  # (B, Nw, T, C)
-        y = self.attn(windows, query if self.global_query else None, self._valid(x))
+        valid = window_valid(x, ws) if self.mask_padding else None
+        y = self.attn(windows, query if self.global_query else None, valid)
         y = window_merge(y, ws, h, w)
         x = x + self.drop_path(y if self.gamma1 is None else self.gamma1 * y)
         y = self.mlp(self.norm2(x))
         return x + self.drop_path(y if self.gamma2 is None else self.gamma2 * y)
-
-    def _valid(self, x: Tensor) -> Tensor | None:
-        """Which positions of each window are not padding, (Nw, T); None: all of them count."""
-        _, h, w, _ = x.shape
-        if not self.mask_padding or (h % self.window_size == 0 and w % self.window_size == 0):
-            return None
-        inside = pad_to_multiple(x.new_ones(1, h, w, 1), self.window_size)
-        return window_split(inside, self.window_size)[0, :, :, 0].bool()
 
 
 class Level(nn.Module):

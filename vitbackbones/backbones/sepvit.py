@@ -22,7 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, Mlp, pad_to_multiple, window_merge, window_split
+from vitbackbones.layers import (
+    DropPath,
+    Mlp,
+    pad_to_multiple,
+    window_merge,
+    window_split,
+    window_valid,
+)
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -203,18 +210,11 @@ class Block(nn.Module):
         # Padding comes before the norm: padded pixels and zero tokens become the norm's bias.
         pixels = window_split(self.norm1(pad_to_multiple(x, ws)), ws)
         token = self.norm1.bias if self.win_token is None else self.norm1(self.win_token)
-        y = self.attn(pixels, token.to(pixels.dtype), self._valid(x))
+        valid = window_valid(x, ws) if self.mask_padding else None
+        y = self.attn(pixels, token.to(pixels.dtype), valid)
         y = self.attn.proj(window_merge(y, ws, h, w))
         x = x + self.drop_path(y)
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def _valid(self, x: Tensor) -> Tensor | None:
-        """Which pixels of each window are not padding, (Nw, ws * ws); None: all of them count."""
-        _, h, w, _ = x.shape
-        if not self.mask_padding or (h % self.window_size == 0 and w % self.window_size == 0):
-            return None
-        inside = pad_to_multiple(x.new_ones(1, h, w, 1), self.window_size)
-        return window_split(inside, self.window_size)[0, :, :, 0].bool()
 
 
 @register(MODELS)
@@ -275,6 +275,7 @@ class SepViT(Backbone):
                 f"SepViT: unknown window_token {window_token!r}, choose from 'zero', 'learnable'"
             )
         self.window_token = window_token
+        self.mask_padding = mask_padding
         a = self.arch
         rates = self.drop_path_rates(a.depths)
         self.out_channels = tuple(a.dims[i] for i in self.out_indices)

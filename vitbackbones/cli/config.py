@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
@@ -149,11 +149,29 @@ def adapt_to_device(cfg: Config) -> None:
         say('no GPU: AmpOptimWrapper becomes bfloat16 autocast without loss scaling')
     if _replace_norm(cfg.model, 'SyncBN', 'BN'):
         say('no GPU: SyncBN becomes BN')
-    dist = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
-    if dist.get('backend') != 'gloo':
-        dist['backend'] = 'gloo'
-        if cfg.get('launcher', 'none') != 'none':
-            say('no GPU: processes talk through gloo')
+    if cfg.get('launcher', 'none') != 'none':
+        _use_gloo(cfg)
+
+
+def _use_gloo(cfg: Config) -> None:
+    """Start the processes' communication, which mmengine 0.10.7 only does where there are GPUs."""
+    if cfg.launcher != 'pytorch':
+        raise UserError(f'--launcher {cfg.launcher} needs GPUs; without them, use pytorch')
+    if 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch is for processes that torchrun starts, as dist_*.sh do')
+    say('no GPU: processes talk through gloo')
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    # mmengine's default names a GPU for each process.
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        ConfigDict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        ),
+    )
 
 
 def say(message: str) -> None:
@@ -186,11 +204,10 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
         UserError: unknown backbone or backbone option, missing data, or class names that the
             annotations do not know.
     """
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        build_backbone(cfg)
-        for split in splits:
-            if cfg.get(f'{split}_dataloader'):
-                _check_data(cfg, split)
+    build_backbone(cfg)
+    for split in splits:
+        if cfg.get(f'{split}_dataloader'):
+            _check_data(cfg, split)
 
 
 def build_backbone(cfg: Config) -> Backbone | None:
@@ -252,12 +269,12 @@ def _paths(dataset: Mapping[str, Any]) -> list[Path]:
 
 def _check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
     """Class names of config, annotations and heads must agree: mmdet shifts labels silently."""
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
+    cls = dataset_class(cfg, dataset)
     metainfo = {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     classes = metainfo.get('classes')
     if not isinstance(classes, (list, tuple)):
         return
-    if cls is not None and cls.__name__ == 'CocoDataset':
+    if cls.__name__ == 'CocoDataset':
         path = Path(dataset.get('data_root') or '', dataset['ann_file'])
         names = coco_class_names(path)
         unknown = [name for name in classes if name not in names]
@@ -273,6 +290,22 @@ def _check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
                 f'{head}.num_classes={number}, but the data set has {len(classes)} classes: '
                 f'{", ".join(classes[:5])}{" ..." if len(classes) > 5 else ""}'
             )
+
+
+def dataset_class(cfg: Config, dataset: Mapping[str, Any]) -> Any:
+    """The class that a data set's config names, from the scope of the config.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = dataset.get('type')
+    if isinstance(name, type):
+        return name
+    with DATASETS.switch_scope_and_registry(dataset.get('_scope_', cfg.default_scope)) as registry:
+        cls = registry.get(name)
+    if cls is None:
+        raise UserError(f'there is no data set of type {name!r} in {cfg.default_scope}')
+    return cls
 
 
 def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:

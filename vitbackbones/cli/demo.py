@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     arch = use_smallest_arch(cfg)
     cfg.work_dir = args.work_dir
     # From scratch on few pictures a small network needs a larger rate than the recipe's.
-    cfg.optim_wrapper.optimizer.lr = 5e-4
+    cfg.optim_wrapper.optimizer.lr = 2e-4
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None  # tested once, below
     adapt_to_device(cfg)
     check_config(cfg, ('train', 'test'))

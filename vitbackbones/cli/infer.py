@@ -19,12 +19,18 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import VISUALIZERS, init_default_scope
 
 from vitbackbones.checkpoint import find_weights, read_checkpoint
 
-from .config import adapt_to_device, add_config_arguments, build_backbone, load_config
+from .config import (
+    adapt_to_device,
+    add_config_arguments,
+    build_backbone,
+    dataset_class,
+    load_config,
+)
 from .errors import UserError
 from .pictures import draw
 from .test import check_fits
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         with torch.no_grad():
             sample = model.test_step(batch)[0].cpu()
         results.append(sample)
-        draw(visualizer, sample, out / f'{path.stem}_prediction.jpg')
+        draw(visualizer, sample, out / f'{path.stem}_prediction.jpg', truth=False)
         if 'pred_sem_seg' in sample:
             labels = sample.pred_sem_seg.data[0].numpy()
             depth = np.uint8 if labels.max() < 256 else np.uint16
@@ -103,7 +109,7 @@ def _load_model(cfg: Config, source: str, device: str) -> tuple[Any, Mapping[str
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if meta is None:
         dataset = cfg.test_dataloader.dataset
-        meta = {**DATASETS.get(dataset.type).METAINFO, **dataset.get('metainfo', {})}
+        meta = {**dataset_class(cfg, dataset).METAINFO, **dataset.get('metainfo', {})}
     return model.to(device).eval(), meta
 
 

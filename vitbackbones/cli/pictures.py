@@ -32,7 +32,8 @@ class DrawHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         for sample in outputs:
-            draw(runner.visualizer, sample, self.folder / self._name(Path(sample.img_path)))
+            name = self._name(Path(sample.img_path))
+            draw(runner.visualizer, sample, self.folder / name, truth=True)
 
     def _name(self, path: Path) -> str:
         """The file's own name; pictures of the same name in other folders get a number."""
@@ -57,13 +58,16 @@ class CollectHook(Hook):
         self.samples += list(outputs)[: self.count - len(self.samples)]
 
 
-def draw(visualizer: Visualizer, sample: Any, out_file: Path) -> None:
-    """Write ``sample`` (a detection or segmentation result) drawn on its image."""
+def draw(visualizer: Visualizer, sample: Any, out_file: Path, *, truth: bool) -> None:
+    """Write ``sample`` (a detection or segmentation result) drawn on its image.
+
+    With ``truth`` the image stands twice: with the ground truth at the left.
+    """
     visualizer.add_datasample(
         out_file.stem,
         mmcv.imread(sample.img_path, channel_order='rgb'),
         data_sample=sample,
-        draw_gt='gt_instances' in sample or 'gt_sem_seg' in sample,
+        draw_gt=truth,
         **({'pred_score_thr': SCORE} if 'pred_instances' in sample else {}),
         out_file=str(out_file),
     )

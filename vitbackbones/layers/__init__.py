@@ -2,6 +2,6 @@
 
 from .drop import DropPath
 from .mlp import Mlp
-from .window import pad_to_multiple, window_merge, window_split
+from .window import pad_to_multiple, window_merge, window_split, window_valid
 
-__all__ = ['DropPath', 'Mlp', 'pad_to_multiple', 'window_merge', 'window_split']
+__all__ = ['DropPath', 'Mlp', 'pad_to_multiple', 'window_merge', 'window_split', 'window_valid']

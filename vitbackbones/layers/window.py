@@ -25,6 +25,15 @@ def window_split(x: Tensor, window_size: int) -> Tensor:
     return x.reshape(b, (h // ws) * (w // ws), ws * ws, c)
 
 
+def window_valid(x: Tensor, window_size: int) -> Tensor | None:
+    """Which positions of the windows of (B, H, W, C) are no padding: (Nw, ws * ws); None: all."""
+    _, h, w, _ = x.shape
+    if h % window_size == 0 and w % window_size == 0:
+        return None
+    inside = pad_to_multiple(x.new_ones(1, h, w, 1), window_size)
+    return window_split(inside, window_size)[0, :, :, 0].bool()
+
+
 def window_merge(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
     """(B, Nw, ws * ws, C) -> (B, height, width, C), the inverse of :func:`window_split`.
 
