@@ -131,9 +131,7 @@ def test_every_class_that_is_drawn_has_a_category_and_a_label():
     categories = {c['name'] for c in demo_data.coco_categories()}
     drawn = demo_scenes.KINDS
     assert {kind.coco for kind in drawn} <= categories
-    assert {kind.ade20k for kind in drawn if kind.ade20k} | set(demo_scenes.BACKGROUNDS) == set(
-        ADE20K
-    )
+    assert {kind.ade20k for kind in drawn} | set(demo_scenes.BACKGROUNDS) == set(ADE20K)
 
 
 def test_boxes_are_tight_and_areas_count_pixels(coco):
@@ -167,7 +165,7 @@ def test_pictures_masks_and_label_maps_agree(demo, split):
     pictures = sorted((demo / 'ade20k' / 'images' / ade_name).iterdir())
     maps = sorted((demo / 'ade20k' / 'annotations' / ade_name).iterdir())
     assert len(coco.imgs) == len(pictures) == len(maps) == SMALL[split]
-    labels_of = {kind.coco: ADE20K.get(kind.ade20k, 0) for kind in demo_scenes.KINDS}
+    labels_of = {kind.coco: ADE20K[kind.ade20k] for kind in demo_scenes.KINDS}
     for info, picture, label_path in zip(coco.imgs.values(), pictures, maps, strict=True):
         file = demo / 'coco' / coco_name / info['file_name']
         assert file.read_bytes() == picture.read_bytes()

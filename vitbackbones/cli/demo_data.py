@@ -62,7 +62,6 @@ ADE20K = {
     'grass': 10,
     'water': 22,
     'signboard': 44,
-    'book': 68,
     'plaything': 109,
     'ball': 120,
     'food': 121,
@@ -228,7 +227,7 @@ def label_map(scene: Scene) -> np.ndarray:
     """ADE20K's label of each pixel, (H, W) uint8."""
     labels = np.vectorize(ADE20K.__getitem__, otypes=[np.uint8])(scene.background)
     for index, kind in enumerate(scene.kinds):
-        labels[scene.objects == index] = ADE20K[kind.ade20k] if kind.ade20k else 0
+        labels[scene.objects == index] = ADE20K[kind.ade20k]
     return labels
 
 

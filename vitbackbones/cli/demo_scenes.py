@@ -30,13 +30,10 @@ MIN_PIXELS = 64
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of object: its class names, its painter and how far it may tilt, in radians.
-
-    ``ade20k`` is None where ADE20K's 150 classes have no name for it: such pixels are unlabelled.
-    """
+    """One kind of object: its class names, its painter and how far it may tilt, in radians."""
 
     coco: str
-    ade20k: str | None
+    ade20k: str
     paint: Painter
     tilt: float
 
@@ -235,39 +232,12 @@ def _clock(u: Array, v: Array, rng: Generator) -> tuple[Array, Array]:
     return _paint((245, 243, 232), *layers), r <= 1
 
 
-def _umbrella(u: Array, v: Array, rng: Generator) -> tuple[Array, Array]:
-    """A scalloped half dome in segments of two colours, on a stick with a crook."""
-    dome = (u**2 + (v + 0.05) ** 2 / 0.9 <= 1) & (v <= 0.1 - 0.12 * abs(np.cos(2.5 * np.pi * u)))
-    stick = (abs(u) < 0.06) & (v > -0.98) & (v < 0.84)
-    ring = abs(np.hypot(u - 0.16, v - 0.82) - 0.16) < 0.06
-    crook = ring & (v > 0.82)
-    # Meridians of the dome, seen from the side, crowd towards its rim.
-    height = np.sqrt((1 - (v + 0.05) ** 2 / 0.9).clip(0.01))
-    segment = np.floor(2.5 * np.arcsin((u / height).clip(-1, 1)) / np.pi * 2 + 0.5) % 2 == 0
-    first, second = _colour(rng), _colour(rng, saturation=(0, 0.4), value=(0.8, 1))
-    return _paint((60, 45, 40), (dome, first), (dome & segment, second)), dome | stick | crook
-
-
-def _book(u: Array, v: Array, rng: Generator) -> tuple[Array, Array]:
-    """A closed book from above: cover with spine and title, pages along two edges."""
-    cover = (u < 0.6) & (v < 0.88)
-    ink = _colour(rng, saturation=(0, 0.3), value=(0.85, 1))
-    title = (abs(u - 0.05) < 0.36) & ((abs(v + 0.45) < 0.09) | (abs(v + 0.17) < 0.05))
-    spine = u < -0.5
-    pages = np.where((v * 28 + u * 28) % 2 < 1, 205, 240)[..., None]
-    colour = _colour(rng, value=(0.35, 0.8))
-    rgb = _paint(pages * np.ones(3), (cover, colour), (cover & title, ink), (spine, 0.6 * colour))
-    return rgb, (abs(u) <= 0.7) & (abs(v) <= 1)
-
-
 KINDS = (
     Kind('traffic light', 'traffic light', _traffic_light, 0.3),
     Kind('stop sign', 'signboard', _stop_sign, 0.3),
-    Kind('umbrella', None, _umbrella, 0.6),
     Kind('sports ball', 'ball', _ball, np.pi),
     Kind('kite', 'plaything', _kite, 1.2),
     Kind('donut', 'food', _donut, np.pi),
-    Kind('book', 'book', _book, np.pi),
     Kind('clock', 'clock', _clock, 0.2),
 )
 

@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from . import demo_data
 
 DATA = Path('data/demo')
-ITERATIONS = 1000
+ITERATIONS = 1100
 BATCH = 4
 
 
