@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vitbackbones.cli import demo_data
+from vitbackbones.cli.config import build_backbone, load_config
 from vitbackbones.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +194,49 @@ def test_the_stock_tool_of_mmdet_trains_and_resumes_our_config_by_path(place: Pa
     assert (place / 'stock/epoch_1.pth').exists()
     assert 'resumed epoch: 1, iter: 4' in train(2, '--resume')
     assert (place / 'stock/epoch_2.pth').exists()
+
+
+def test_the_demo_prints_metrics_and_draws_a_contact_sheet(place: Path) -> None:
+    out = vitbackbones('demo', '--iterations', 2, cwd=place)
+    assert 'training RetinaNet with SepViT lite for 2 iterations' in out
+    assert 'iteration 2/2' in out
+    sheet = Image.open(place / 'work_dirs/demo/predictions.png')
+    pictures = [Image.open(p).size for p in (place / 'data/demo/coco/val2017').glob('*.jpg')]
+    assert sheet.width > 2 * 2 * max(width for width, _ in pictures)  # pairs, enlarged twice
+
+
+def test_a_segmentor_trains_and_infers_with_the_same_commands(place: Path) -> None:
+    config = ROOT / 'configs/segmentation/sepvit_upernet.py'
+    options = (
+        *('model.backbone.arch=lite', 'model.decode_head.in_channels=[32,64,128,256]'),
+        *('model.auxiliary_head.in_channels=128', 'model.decode_head.channels=16'),
+        *('model.auxiliary_head.channels=16', 'train_cfg.max_iters=1', *SMALL[-7:]),
+    )
+    out = vitbackbones('train', config, '--demo', '--cfg-options', *options, cwd=place)
+    assert 'SyncBN becomes BN' in out or torch.cuda.is_available()
+    assert 'mIoU' in out
+    image = next((place / 'data/demo/ade20k/images/validation').glob('*.jpg'))
+    checkpoint = 'work_dirs/sepvit_upernet_demo/iter_1.pth'
+    vitbackbones(
+        *('infer', config, checkpoint, image, '--out-dir', 'maps', '--demo'),
+        *('--cfg-options', *options),
+        cwd=place,
+    )
+    labels = Image.open(place / f'maps/{image.stem}_labels.png')
+    assert labels.size == Image.open(image).size
+    assert max(labels.getdata()) < 150
+    assert (place / f'maps/{image.stem}_prediction.jpg').exists()
+
+
+@pytest.mark.parametrize('base', ['vitbackbones::detection/sepvit_retinanet.py', str(CONFIG)])
+def test_our_configs_are_inherited_by_name_and_by_path(tmp_path: Path, base: str) -> None:
+    (tmp_path / 'own.py').write_text(f"_base_ = '{base}'\nmodel = dict(backbone=dict(arch='lite'))")
+    cfg = load_config(str(tmp_path / 'own.py'))
+    assert cfg.model.backbone.type == 'vitbackbones.SepViT'
+    assert cfg.model.backbone.arch == 'lite'
+    assert build_backbone(cfg).out_channels == (64, 128, 256)
+    if '::' in base:
+        assert load_config(base).model.neck.in_channels == [192, 384, 768]
 
 
 # -------------------------------------------------------------------------- bad input
