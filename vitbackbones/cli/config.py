@@ -47,7 +47,22 @@ class KeyValue(DictAction):
         for word in values:
             if '=' not in word:
                 parser.error(f'{option_string}: expected KEY=VALUE, got {word!r}')
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # unbalanced brackets
+            parser.error(f'{option_string}: {error}')
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the processes of a run were started."""
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='what started the processes of this run',
+    )
+    # torch.distributed.launch passes it; torchrun sets the environment instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +103,7 @@ def load_config(
         apply_demo(cfg)
     if options:
         _apply_options(cfg, options)
-    if demo:
+    if demo and not any(key.startswith('param_scheduler') for key in options or ()):
         fit_schedule(cfg)
     cfg.setdefault('default_scope', 'mmdet')
     return cfg
@@ -108,7 +123,8 @@ def config_path(name: str) -> Path:
         folder = path.parent
     if path.is_file():
         return path
-    choices = sorted(p.relative_to(folder).as_posix() for p in folder.glob('**/*.py'))
+    pattern = '**/*.py' if separator else '*.py'
+    choices = sorted(p.relative_to(folder).as_posix() for p in folder.glob(pattern))
     near = difflib.get_close_matches(relative if separator else path.name, choices, cutoff=0.5)
     hint = f'; did you mean {" or ".join(near)}?' if near else ''
     raise UserError(f'there is no config file {path}{hint}')
@@ -121,25 +137,44 @@ def work_dir(cfg: Config, name: str, chosen: str | None, *, demo: bool) -> str:
 
 
 def _apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    known = set(cfg) | set(inspect.signature(Runner.__init__).parameters) | _MORE_CONFIG_KEYS
+    known = set(inspect.signature(Runner.__init__).parameters) | _MORE_CONFIG_KEYS
     for key in options:
         first = key.split('.')[0]
-        if first not in known:
-            near = difflib.get_close_matches(first, known)
-            hint = f'did you mean {near[0]}?' if near else f'the config has {", ".join(cfg)}'
-            raise UserError(f'--cfg-options {key}: nothing reads {first!r}; {hint}')
+        if first in known:
+            continue
+        near = difflib.get_close_matches(first, known)
+        hint = f'did you mean {near[0]}?' if near else f'choose from {", ".join(sorted(known))}'
+        if first in cfg:  # `data_root` and the like are read while the file is, not afterwards
+            places = [path for path, value in _flat(cfg, '') if value == cfg[first]]
+            hint = f'it is a variable of the config file; its value is at {", ".join(places)}'
+        raise UserError(f'--cfg-options {key}: nothing reads {first!r}; {hint}')
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f'--cfg-options {dict(options)} cannot be applied: {error}') from error
 
 
+def _flat(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every value below ``node`` that is no container, with its dotted path."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in pairs:
+        place = f'{path}.{key}' if path else str(key)
+        if isinstance(value, (dict, list)):
+            yield from _flat(value, place)
+        elif path:
+            yield place, value
+
+
 # ------------------------------------------------------------------- the machine at hand
 
 
 def adapt_to_device(cfg: Config) -> None:
-    """On a machine without a GPU, replace what needs one, and say so."""
-    if torch.cuda.is_available():
+    """Replace what needs a GPU, where there is none, and say so."""
+    dist = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    gpu = torch.cuda.is_available()
+    if (not gpu or dist.get('backend') == 'gloo') and _replace_norm(cfg.model, 'SyncBN', 'BN'):
+        say(f'{"gloo" if gpu else "no GPU"}: SyncBN becomes BN')
+    if gpu:
         return
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
     if wrapper.get('type') == 'AmpOptimWrapper':
@@ -147,8 +182,6 @@ def adapt_to_device(cfg: Config) -> None:
             wrapper.pop(key, None)
         wrapper.type = 'vitbackbones.CPUAmpOptimWrapper'
         say('no GPU: AmpOptimWrapper becomes bfloat16 autocast without loss scaling')
-    if _replace_norm(cfg.model, 'SyncBN', 'BN'):
-        say('no GPU: SyncBN becomes BN')
     if cfg.get('launcher', 'none') != 'none':
         _use_gloo(cfg)
 
@@ -230,19 +263,47 @@ def build_backbone(cfg: Config) -> Backbone | None:
         with torch.device('meta'):
             return cls(**options)
     except (TypeError, ValueError) as error:
-        raise UserError(f'model.backbone: {error}') from error
+        raise UserError(f'model.backbone: {error}; its options are {options}') from error
+
+
+def require(cfg: Config, *keys: str) -> None:
+    """Raise UserError unless the config has all of ``keys``."""
+    missing = [key for key in keys if not cfg.get(key)]
+    if missing:
+        raise UserError(f'the config has no {", ".join(missing)}; it has {", ".join(cfg)}')
+
+
+def build_runner(cfg: Config, *, training: bool) -> Runner:
+    """mmengine's Runner with everything built that it would build later from the config.
+
+    Raises:
+        UserError: an option that some class does not take, a value of the wrong kind, a folder
+            that cannot be written.
+    """
+    try:
+        runner = Runner.from_cfg(cfg)
+        # mmengine builds a loop when its property is read.
+        for loop in ('train_loop', 'val_loop') if training else ('test_loop',):
+            getattr(runner, loop)
+        if training:
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f'the config cannot be built: {error}') from error
+    except OSError as error:
+        raise UserError(f'{error.filename or cfg.work_dir}: {error.strerror or error}') from error
+    return runner
 
 
 def _check_data(cfg: Config, split: str) -> None:
     loader = f'{split}_dataloader'
     missing = []
     for dataset in _leaves(cfg[loader].get('dataset') or {}):
-        missing += [path for path in _paths(dataset) if not path.exists()]
+        missing += [path for path in _paths(dataset) if _absent(path)]
     for evaluator in _as_list(cfg.get(f'{split}_evaluator')):
-        if evaluator.get('ann_file') and not Path(evaluator['ann_file']).exists():
-            missing.append(Path(evaluator['ann_file']))
+        if evaluator.get('ann_file') and _absent(evaluator['ann_file']):
+            missing.append(evaluator['ann_file'])
     if missing:
-        paths = ', '.join(dict.fromkeys(map(str, missing)))
+        paths = ', '.join(dict.fromkeys(missing))
         raise UserError(
             f'the {split} data set is not there: {paths} missing. Put it there, or name its place '
             f'with --cfg-options {loader}.dataset.data_root=DIR (evaluators have an ann_file of '
@@ -261,10 +322,15 @@ def _leaves(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _leaves(part)
 
 
-def _paths(dataset: Mapping[str, Any]) -> list[Path]:
+def _paths(dataset: Mapping[str, Any]) -> list[str]:
     root = dataset.get('data_root') or ''
     parts = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
-    return [Path(root, part) for part in parts if isinstance(part, str) and part]
+    return [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
+
+
+def _absent(path: str) -> bool:
+    """Whether a local path does not exist; what is in a remote store cannot be told here."""
+    return '://' not in path and not Path(path).exists()
 
 
 def _check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
@@ -272,10 +338,10 @@ def _check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
     cls = dataset_class(cfg, dataset)
     metainfo = {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     classes = metainfo.get('classes')
-    if not isinstance(classes, (list, tuple)):
-        return
-    if cls.__name__ == 'CocoDataset':
-        path = Path(dataset.get('data_root') or '', dataset['ann_file'])
+    if not isinstance(classes, (list, tuple)) or 'thing_classes' in metainfo:
+        return  # panoptic heads count things and stuff each in their own way
+    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    if cls.__name__ == 'CocoDataset' and path.is_file():
         names = coco_class_names(path)
         unknown = [name for name in classes if name not in names]
         if unknown:
@@ -309,13 +375,13 @@ def dataset_class(cfg: Config, dataset: Mapping[str, Any]) -> Any:
 
 
 def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:
-    """Every ``num_classes`` below ``node`` but the region proposals', which know no classes."""
+    """``num_classes`` of the heads that predict the classes of the data set."""
+    heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
     if isinstance(node, dict):
-        if isinstance(node.get('num_classes'), int):
+        if path.split('.')[-1].split('[')[0] in heads and isinstance(node.get('num_classes'), int):
             yield path, node['num_classes']
         for key, value in node.items():
-            if key != 'rpn_head':
-                yield from _num_classes(value, f'{path}.{key}')
+            yield from _num_classes(value, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
             yield from _num_classes(value, f'{path}[{i}]')

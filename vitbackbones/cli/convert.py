@@ -17,7 +17,6 @@ from vitbackbones.checkpoint import find_weights, hash_in_name, read_checkpoint
 
 from .errors import UserError
 
-HELP = 'extract the weights of a checkpoint'
 SUFFIXES = {'.safetensors': 'safetensors', '.pth': 'pth', '.pt': 'pth'}
 
 

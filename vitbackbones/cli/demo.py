@@ -12,11 +12,16 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from .config import adapt_to_device, build_backbone, check_config, load_config
+from .config import (
+    adapt_to_device,
+    build_backbone,
+    build_runner,
+    check_config,
+    load_config,
+)
 from .errors import UserError
 from .pictures import CollectHook, contact_sheet
 
-HELP = 'train, test and show a small detector on generated pictures'
 CONFIG = 'vitbackbones::detection/sepvit_retinanet.py'
 PICTURES = 12
 
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: the config cannot be used for it.
     """
     options: dict[str, Any] = {'log_level': 'WARNING', 'randomness': dict(seed=0)}
-    if args.iterations:
+    if args.iterations is not None:
         options['train_cfg.max_iters'] = args.iterations
     cfg = load_config(args.config, options, demo=True)
     if 'bbox_head' not in cfg.model and 'roi_head' not in cfg.model:
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None  # tested once, below
     adapt_to_device(cfg)
     check_config(cfg, ('train', 'test'))
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg, training=True)
     print(f'training {cfg.model.type} with {arch} for {cfg.train_cfg.max_iters} iterations')
     runner.register_hook(ProgressHook())
     runner.train()

@@ -22,8 +22,6 @@ from PIL import Image
 from .demo_scenes import Scene, make_scene
 from .errors import UserError
 
-HELP = 'generate the demo pictures'
-
 OUT = Path('data/demo')
 STAMP = 'demo_data.json'  # what a folder was generated with; it is complete if this is there
 VERSION = 1  # of the pictures: to be raised when equal options no longer give equal data

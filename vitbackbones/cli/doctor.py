@@ -15,8 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from mmengine.utils import digit_version
 
-HELP = 'check the installation and say how to mend it'
-
 # Distribution names; the maintained forks install the same modules under names of their own.
 PACKAGES = (
     'vitbackbones',
@@ -56,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     print(f'Python {platform.python_version()} ({sys.executable})')
     for name, number in installed.items():
         print(f'{name:24} {number}')
+    if ('mmcv' in installed or 'onedl-mmcv' in installed) and not _fails('mmcv._ext'):
+        print('mmcv has its operators')
     broken = [b for b in BREAKAGES if b.holds(installed)]
     for breakage in broken:
         print(f'\nbroken: {breakage.symptom}\n   fix: {breakage.fix}')
@@ -96,7 +96,7 @@ def _fails(module: str) -> bool:
     """Whether a module cannot be imported; the error itself is what the symptom describes."""
     try:
         import_module(module)
-    except (ImportError, OSError):
+    except Exception:  # whatever a broken installation raises
         return True
     return False
 
@@ -124,8 +124,8 @@ BREAKAGES = (
         'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0   # after torch; compiles',
     ),
     Breakage(
-        _all(_newer('mmcv', '2.2.0'), _has('mmdet'), _older('mmdet', '3.4')),
-        'mmdet 3.3 asserts mmcv < 2.2.0',
+        _all(_newer('mmcv', '2.2.0'), lambda v: 'mmdet' in v or 'mmsegmentation' in v),
+        'mmdet 3.3 and mmsegmentation 1.2 assert mmcv < 2.2.0',
         'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0',
     ),
     Breakage(

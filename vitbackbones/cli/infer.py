@@ -22,7 +22,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import VISUALIZERS, init_default_scope
 
-from vitbackbones.checkpoint import find_weights, read_checkpoint
+from vitbackbones.checkpoint import read_checkpoint
 
 from .config import (
     adapt_to_device,
@@ -30,12 +30,11 @@ from .config import (
     build_backbone,
     dataset_class,
     load_config,
+    require,
 )
 from .errors import UserError
 from .pictures import draw
-from .test import check_fits
-
-HELP = 'run a trained model on images'
+from .test import load_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,34 +54,54 @@ def run(args: argparse.Namespace) -> None:
     """
     paths = [Path(name) for name in args.images]
     _check_images(paths)
+    device = _device(args.device)
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
+    require(cfg, 'test_dataloader', 'visualizer')
+    cfg.pop('optim_wrapper', None)  # of no concern here
     adapt_to_device(cfg)
     init_default_scope(cfg.default_scope)
     build_backbone(cfg)
-    model, meta = _load_model(cfg, args.checkpoint, args.device)
+    model, meta = _load_model(cfg, args.checkpoint, device)
     pipeline = _pipeline(cfg)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = meta
 
     out = Path(args.out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    results = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--out-dir {out}: {error.strerror}') from error
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
-        packed = pipeline(dict(img_path=str(path), img_id=i))
-        batch = {key: [value] for key, value in packed.items()}
+        packed = pipeline({'img_path': str(path), 'img_id': i})
         with torch.no_grad():
-            sample = model.test_step(batch)[0].cpu()
-        results.append(sample)
+            sample = model.test_step({key: [value] for key, value in packed.items()})[0].cpu()
         draw(visualizer, sample, out / f'{path.stem}_prediction.jpg', truth=False)
         if 'pred_sem_seg' in sample:
             labels = sample.pred_sem_seg.data[0].numpy()
             depth = np.uint8 if labels.max() < 256 else np.uint16
             cv2.imwrite(str(out / f'{path.stem}_labels.png'), labels.astype(depth))
+        if 'pred_instances' in sample:
+            height, width = sample.ori_shape
+            images.append(dict(id=i, file_name=str(path), width=width, height=height))
+            annotations += _annotations(sample.pred_instances, i, len(annotations))
         print(f'{i + 1}/{len(paths)} {path}')
-    if 'pred_instances' in results[0]:
-        text = json.dumps(_coco(paths, results, meta['classes']))
-        (out / 'predictions.json').write_text(text)
+    if images:
+        categories = [dict(id=k, name=name) for k, name in enumerate(meta['classes'])]
+        found = dict(images=images, categories=categories, annotations=annotations)
+        (out / 'predictions.json').write_text(json.dumps(found))
     print(f'results are in {out}')
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition(chr(10))[0]
+        raise UserError(f'--device {name!r} cannot be used: {reason}') from error
+    return device
 
 
 def _check_images(paths: Sequence[Path]) -> None:
@@ -100,12 +119,11 @@ def _check_images(paths: Sequence[Path]) -> None:
         stems[path.stem] = path
 
 
-def _load_model(cfg: Config, source: str, device: str) -> tuple[Any, Mapping[str, Any]]:
+def _load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Mapping[str, Any]]:
     """The model with the checkpoint's weights, and the data set's classes and palette."""
     checkpoint = read_checkpoint(source)
     model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
-    check_fits(model, checkpoint, source)
-    model.load_state_dict(find_weights(checkpoint)[0], strict=False)
+    load_whole(model, checkpoint, source)
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if meta is None:
         dataset = cfg.test_dataloader.dataset
@@ -119,28 +137,22 @@ def _pipeline(cfg: Config) -> Compose:
     return Compose([step for step in steps if not step['type'].endswith('LoadAnnotations')])
 
 
-def _coco(paths: Sequence[Path], samples: Sequence[Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Detections as a COCO annotation file, boxes as (x, y, width, height) in pixels."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for i, (path, sample) in enumerate(zip(paths, samples, strict=True)):
-        height, width = sample.ori_shape
-        images.append(dict(id=i, file_name=str(path), width=width, height=height))
-        found = sample.pred_instances
-        for j in range(len(found)):
-            x1, y1, x2, y2 = found.bboxes[j].tolist()
-            row = dict(
-                id=len(annotations),
-                image_id=i,
-                category_id=int(found.labels[j]),
-                bbox=[x1, y1, x2 - x1, y2 - y1],
-                score=float(found.scores[j]),
-            )
-            if 'masks' in found:
-                row['segmentation'] = _rle(found.masks[j].numpy())
-            annotations.append(row)
-    categories = [dict(id=k, name=name) for k, name in enumerate(classes)]
-    return dict(images=images, categories=categories, annotations=annotations)
+def _annotations(found: Any, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    """Detections as annotations of COCO, boxes as (x, y, width, height) in pixels."""
+    rows = []
+    for j in range(len(found)):
+        x1, y1, x2, y2 = found.bboxes[j].tolist()
+        row = dict(
+            id=first_id + j,
+            image_id=image_id,
+            category_id=int(found.labels[j]),
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            score=float(found.scores[j]),
+        )
+        if 'masks' in found:
+            row['segmentation'] = _rle(found.masks[j].numpy())
+        rows.append(row)
+    return rows
 
 
 def _rle(mask: np.ndarray) -> dict[str, Any]:

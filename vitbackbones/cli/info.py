@@ -11,8 +11,6 @@ from vitbackbones.registry import MODELS
 
 from .errors import UserError
 
-HELP = 'list backbones and variants with channels, strides and parameters'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('backbone', nargs='?', help='SepViT, ... (all)')

@@ -13,7 +13,17 @@ from vitbackbones.checkpoint import CheckpointError
 
 from .errors import UserError
 
-COMMANDS = ('train', 'test', 'infer', 'demo', 'demo-data', 'convert', 'info', 'doctor')
+# Only the chosen command is imported: `doctor` must run where mmcv or OpenCV do not.
+COMMANDS = {
+    'train': 'train a detector or segmentor',
+    'test': 'measure a checkpoint on the test set',
+    'infer': 'run a trained model on images',
+    'demo': 'train, test and show a small detector on generated pictures',
+    'demo-data': "generate small pictures in COCO's and ADE20K's format",
+    'convert': 'reduce a checkpoint to its weights, as safetensors or pth',
+    'info': 'list backbones and variants with channels, strides and parameters',
+    'doctor': 'check the installation and say how to mend it',
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,19 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    """All commands; only the chosen one is given its arguments, which keeps starting quick."""
+    """All commands, and the arguments of the chosen one."""
     parser = argparse.ArgumentParser(prog='vitbackbones', description=vitbackbones.__doc__)
     parser.add_argument('--version', action='version', version=vitbackbones.__version__)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name in COMMANDS:
-        module = import_module(f'.{name.replace("-", "_")}', __package__)
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == chosen:
+            module = import_module(f'.{name.replace("-", "_")}', __package__)
+            command.description = module.__doc__
             module.add_arguments(command)
-        command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run)
     return parser

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from . import demo_data
+from .demo_data import OUT, ensure
+from .errors import UserError
 
-DATA = Path('data/demo')
-ITERATIONS = 1100
+ITERATIONS = 900
 BATCH = 4
 
 
@@ -21,9 +20,9 @@ def apply_demo(cfg: Config) -> None:
     fewer proposals, as many as small pictures hold. The data are generated if they are not there.
 
     Raises:
-        UserError: the config's heads do not have the 80 classes of COCO or the 150 of ADE20K.
+        UserError: the demo data cannot be written.
     """
-    demo_data.ensure(DATA)
+    ensure(OUT)
     _no_downloads(cfg.model)
     if 'decode_head' in cfg.model:
         _segmentation(cfg)
@@ -34,8 +33,14 @@ def apply_demo(cfg: Config) -> None:
 
 
 def fit_schedule(cfg: Config) -> None:
-    """Let the learning rate reach its end with ``train_cfg.max_iters``, whatever was asked for."""
-    end = cfg.train_cfg.max_iters
+    """Let the learning rate reach its end with ``train_cfg.max_iters``, whatever was asked for.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    end = cfg.train_cfg.get('max_iters')
+    if not isinstance(end, int) or end < 1:
+        raise UserError(f'train_cfg.max_iters={end!r} must be a positive number')
     warm_up = max(1, min(100, end // 10))
     cfg.param_scheduler = [
         ConfigDict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warm_up)
@@ -57,7 +62,7 @@ def _no_downloads(node: Any) -> None:
 
 
 def _detection(cfg: Config) -> None:
-    masks = "'with_mask': True" in str(cfg.train_dataloader)
+    masks = 'mask_head' in cfg.model or 'mask_head' in cfg.model.get('roi_head', {})
     train: list[dict[str, Any]] = [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
@@ -76,7 +81,7 @@ def _detection(cfg: Config) -> None:
     def dataset(split: str, pipeline: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return dict(
             type='CocoDataset',
-            data_root=str(DATA / 'coco'),
+            data_root=str(OUT / 'coco'),
             ann_file=f'annotations/instances_{split}2017.json',
             data_prefix=dict(img=f'{split}2017'),
             pipeline=pipeline,
@@ -85,7 +90,7 @@ def _detection(cfg: Config) -> None:
 
     _loaders(cfg, dataset('train', train), dataset('val', test, test_mode=True))
     metric = ['bbox', 'segm'] if masks else 'bbox'
-    ann_file = str(DATA / 'coco/annotations/instances_val2017.json')
+    ann_file = str(OUT / 'coco/annotations/instances_val2017.json')
     cfg.val_evaluator = ConfigDict(type='CocoMetric', ann_file=ann_file, metric=metric)
     cfg.test_evaluator = cfg.val_evaluator
 
@@ -112,7 +117,7 @@ def _segmentation(cfg: Config) -> None:
     def dataset(split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
         return dict(
             type='ADE20KDataset',
-            data_root=str(DATA / 'ade20k'),
+            data_root=str(OUT / 'ade20k'),
             data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
             pipeline=pipeline,
         )

@@ -14,6 +14,8 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
+from .errors import UserError
+
 SCORE = 0.3  # results below are not drawn
 TITLES = ('ground truth', 'detections')
 
@@ -33,7 +35,10 @@ class DrawHook(Hook):
     ) -> None:
         for sample in outputs:
             name = self._name(Path(sample.img_path))
-            draw(runner.visualizer, sample, self.folder / name, truth=True)
+            target = self.folder / name
+            if target.exists() and target.samefile(sample.img_path):
+                raise UserError(f'--show-dir {self.folder} holds the pictures themselves')
+            draw(runner.visualizer, sample, target, truth=True)
 
     def _name(self, path: Path) -> str:
         """The file's own name; pictures of the same name in other folders get a number."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from vitbackbones.checkpoint import read_checkpoint
 
 from .config import (
     adapt_to_device,
     add_config_arguments,
+    add_launcher_arguments,
+    build_runner,
     check_config,
     load_config,
+    require,
     say,
     work_dir,
 )
 from .errors import UserError
-
-HELP = 'train a detector or segmentor'
+from .test import check_fits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help="scale the rate to the batch, by the config's base",
     )
-    parser.add_argument(
-        '--launcher',
-        choices=('none', 'pytorch', 'slurm', 'mpi'),
-        default='none',
-        help='of processes',
-    )
-    # torch.distributed.launch passes it; torchrun sets the environment instead.
-    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+    add_launcher_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,10 +62,14 @@ def run(args: argparse.Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(f'{args.config} names no auto_scale_lr.base_batch_size to scale from')
         cfg.auto_scale_lr.enable = True
-    resume(cfg, args.resume)
+    start = starting_point(cfg, args.resume)
     adapt_to_device(cfg)
+    require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_config(cfg, ('train', 'val'))
-    Runner.from_cfg(cfg).train()
+    runner = build_runner(cfg, training=True)
+    if cfg.get('resume') and start is not None:
+        check_fits(runner.model, start, cfg.load_from)
+    runner.train()
 
 
 def use_amp(cfg: Config) -> None:
@@ -85,20 +85,28 @@ def use_amp(cfg: Config) -> None:
     wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def resume(cfg: ConfigDict, source: str | None) -> None:
-    """Set what mmengine resumes from, after reading that file once."""
-    if source is None:
-        return
-    cfg.resume = True
-    cfg.load_from = source if source != 'auto' else find_latest_checkpoint(cfg.work_dir)
-    if cfg.load_from is None:
-        cfg.resume = False
-        say(f'no checkpoint in {cfg.work_dir} to resume from: starting from the beginning')
-        return
-    checkpoint = read_checkpoint(cfg.load_from)
+def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
+    """Set what mmengine resumes or starts from; that file's content, None without one.
+
+    Args:
+        source: of ``--resume``: 'auto', a file, or None, which leaves the config as it is.
+    """
+    if source == 'auto':
+        newest = find_latest_checkpoint(cfg.work_dir)
+        if newest is None:
+            say(f'no checkpoint in {cfg.work_dir} to resume from: starting from the beginning')
+        else:
+            cfg.resume, cfg.load_from = True, newest
+    elif source is not None:
+        cfg.resume, cfg.load_from = True, source
+    path = cfg.get('load_from')
+    if not path or ('://' in path and not path.startswith('http')):
+        return None
+    checkpoint = read_checkpoint(path)
     missing = [key for key in ('state_dict', 'optimizer', 'meta') if key not in checkpoint]
-    if missing:
+    if cfg.get('resume') and missing:
         raise UserError(
-            f'{cfg.load_from} holds no {" and no ".join(missing)}, which resuming needs; to start '
-            f'from its weights use --cfg-options load_from={cfg.load_from}'
+            f'{path} holds no {" and no ".join(missing)}, which resuming needs; to start '
+            f'from its weights use --cfg-options load_from={path}'
         )
+    return checkpoint
