@@ -22,9 +22,10 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith('#')]
 
 
-MMCV = 'mmcv>=2.0.0rc4,<2.2.0'
-DETECTION = [MMCV, 'mmdet>=3.3,<4']
-SEGMENTATION = [MMCV, 'mmsegmentation>=1.2,<2', 'ftfy', 'regex']
+# Without mmcv: pip, left to itself, compiles it in an isolated environment, where it leaves its
+# operators out without a word. README and `vitbackbones doctor` give the line that works.
+DETECTION = ['mmdet>=3.3,<4']
+SEGMENTATION = ['mmsegmentation>=1.2,<2', 'ftfy', 'regex']
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 SAFETENSORS = ['safetensors']
 

@@ -107,12 +107,15 @@ headless_opencv() {
 install_mmcv() {
     local wheels=$VENV/mmcv-wheel
     rm -rf "$wheels"
-    if pip download --only-binary=:all: --no-deps --dest "$wheels" "$(pin mmcv)" 2>/dev/null; then
+    local reason
+    if reason=$(pip download --only-binary=:all: --no-deps --dest "$wheels" "$(pin mmcv)" 2>&1); then
         say "mmcv from the wheel $(basename "$wheels"/*.whl)"
         pip install --no-deps --force-reinstall "$wheels"/*.whl
         mmcv_operators && rm -r "$wheels" && return
         say 'that wheel was built for another torch: compiling mmcv instead'
         rm -r "$wheels"
+    elif [[ $reason != *'No matching distribution'* ]]; then
+        die 'pip could not look for mmcv:' "$reason"
     fi
     compile_mmcv "$wheels"
     pip install --no-deps --force-reinstall "$wheels"/*.whl

@@ -48,7 +48,7 @@ test_evaluator = val_evaluator
 model = dict(
     backbone=dict(arch='lite'),
     neck=dict(in_channels=[64, 128, 256]),
-    bbox_head=dict(num_classes=3),
+    bbox_head=dict(num_classes=len(metainfo['classes'])),
 )
 
 # The recipe's 12 epochs are meant for 118,000 pictures and weights from ImageNet. From random
