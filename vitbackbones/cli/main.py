@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -38,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, CheckpointError) as error:
         print(f'vitbackbones {args.command}: {error}', file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `vitbackbones info | head`: nobody reads on, no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
