@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseModule
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 import vitbackbones
 from tests.checkpoint_files import (
@@ -52,6 +53,7 @@ from vitbackbones.cli import convert
 from vitbackbones.cli.errors import UserError
 
 LARGE = 60e6
+FILLED = 30e6  # parameters; files of larger variants hold zeros
 SMALLEST = {
     'casvit': 'xs',
     'gcvit': 'xxtiny',
@@ -114,6 +116,8 @@ def test_published_file_loads_completely(
     case: Published, tmp_path: Path, reports: list[LoadReport]
 ) -> None:
     state = case.zeros()
+    if case.manifest['params'] < FILLED:
+        state |= case.filled()
     path = save(wrap(case, state), tmp_path / 'published.pth.tar')
     net = case.cls(case.arch, **case.options, init_cfg={'type': 'Pretrained', 'checkpoint': path})
     net.init_weights()
@@ -125,6 +129,12 @@ def test_published_file_loads_completely(
     assert set(report.loaded) == ours - set(report.initialised) == set(state) - dropped
     head = r'(norm|(dist_|aux_)?head)\.|.*\.(relative_position_index|win_tokens)$'
     assert all(re.match(head, name) for name in dropped)
+    for name in report.loaded:
+        value = net.state_dict()[name]
+        if name in report.adapted:  # resized tables, whose values tests of the backbone check
+            assert value.numel() != state[name].numel()
+        else:
+            assert torch.equal(value, state[name].reshape(value.shape)), name
     if case.kind == 'det':
         assert report.initialised == ()
     elif case.compat:
@@ -203,6 +213,15 @@ def test_weights_of_our_own_come_back(family: str, tmp_path: Path) -> None:
     assert report.description == f'{net.family} (custom arch) backbone'
 
 
+def test_a_head_tells_a_classifier_that_lacks_nothing_from_a_backbone(tmp_path: Path) -> None:
+    net = small('supervit', out_indices=(3,))
+    state = net.state_dict()
+    for extra, kind in (({}, 'backbone'), ({'head.weight': torch.ones(5, 16)}, 'classifier')):
+        report = load_pretrained(net, save({**state, **extra}, tmp_path / 'file.pth'))
+        assert report.initialised == ()
+        assert report.description.endswith(kind)
+
+
 @every_family
 def test_the_backbone_of_a_detector_is_found(family: str, tmp_path: Path) -> None:
     net, other = small(family), small(family)
@@ -222,13 +241,24 @@ def test_later_stages_and_unused_outputs_are_dropped(family: str, tmp_path: Path
     assert len(report.dropped) == len(want) - len(part.state_dict())
 
 
+@pytest.mark.parametrize('outputs', [(1,), (0, 2)])
+@every_family
+def test_files_with_some_of_the_outputs_serve_backbones_with_fewer(
+    family: str, outputs: tuple[int, ...], tmp_path: Path
+) -> None:
+    net, part = (small(family, out_indices=chosen) for chosen in ((0, 1, 2), outputs))
+    load_pretrained(part, save(net.state_dict(), tmp_path / 'own.pth'))
+    want = net.state_dict()
+    assert same(part, {name: want[name] for name in part.state_dict()})
+
+
 def test_plain_vit_blocks_after_the_last_tap_are_dropped(tmp_path: Path) -> None:
     net = small('supervit')
-    part = small('supervit', out_indices=(0, 1), taps=(0, 2))
+    part = small('supervit', out_indices=(1, 2), taps=(0, 2))
     report = load_pretrained(part, save(net.state_dict(), tmp_path / 'own.pth'))
     want = net.state_dict()
     assert same(part, {name: want[name] for name in part.state_dict()})
-    assert any(name.startswith('blocks.3.') for name in report.dropped)
+    assert {name.rpartition('.')[0] for name in report.dropped} > {'pyramid.0.0', 'blocks.3.norm1'}
 
 
 def test_a_detector_may_lack_nothing(tmp_path: Path) -> None:
@@ -237,6 +267,15 @@ def test_a_detector_may_lack_nothing(tmp_path: Path) -> None:
     load_pretrained(net, save(state, tmp_path / 'classifier.pth'))
     with pytest.raises(CheckpointError, match=r'Missing in the file: 8 \(norm0.weight'):
         load_pretrained(net, save(detector(state), tmp_path / 'detector.pth'))
+
+
+def test_a_larger_model_may_lack_nothing_wherever_the_backbone_is(tmp_path: Path) -> None:
+    net = small('gcvit')
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith('norm')}
+    state = {f'student.backbone.{key}': value for key, value in state.items()}
+    path = save(state, tmp_path / 'student.pth')
+    with pytest.raises(CheckpointError, match=r'Missing in the file: 8 \(norm0.weight'):
+        load_pretrained(net, path, prefix='student.backbone')
 
 
 def test_output_norms_are_missing_together_or_not_at_all(tmp_path: Path) -> None:
@@ -268,6 +307,14 @@ def test_every_wrapping_is_recognised(holder: str | None, prefix: str, tmp_path:
     content = {holder: state, 'epoch': 3} if holder else state
     load_pretrained(other, save(content, tmp_path / 'file.pth'))
     assert same(other, net.state_dict())
+
+
+def test_names_that_only_partly_begin_with_module_stay(tmp_path: Path) -> None:
+    net = small('shvit')
+    first, *_ = state = net.state_dict()
+    state[f'module.{first}'] = state[first] + 1
+    message = misfit(net, state, tmp_path)
+    assert f'Only in the file: 1 (module.{first}).' in message
 
 
 @pytest.mark.parametrize(
@@ -312,6 +359,25 @@ def test_safetensors_files_load(tmp_path: Path) -> None:
     save_file(net.state_dict(), tmp_path / 'own.safetensors')
     load_pretrained(other, tmp_path / 'own.safetensors')
     assert same(other, net.state_dict())
+
+
+@pytest.mark.parametrize('location', ['meta', torch.device('meta'), {'cpu': 'meta'}])
+def test_safetensors_files_go_where_map_location_says(location: Any, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({'a': torch.ones(1)}, tmp_path / 'own.safetensors')
+    assert read_checkpoint(tmp_path / 'own.safetensors', map_location=location)['a'].is_meta
+    save({'a': torch.ones(1)}, tmp_path / 'own.pth')
+    assert read_checkpoint(tmp_path / 'own.pth', map_location=location)['a'].is_meta
+
+
+@pytest.mark.parametrize('location', [None, {'cuda:0': 'meta'}])
+def test_safetensors_files_are_read_into_memory_otherwise(location: Any, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({'a': torch.ones(1)}, tmp_path / 'own.safetensors')
+    content = read_checkpoint(tmp_path / 'own.safetensors', map_location=location)
+    assert content['a'].device.type == 'cpu'
 
 
 def test_safetensors_without_the_package_says_what_to_install(
@@ -416,6 +482,25 @@ def test_another_variant_is_refused_by_name(given: Published, wanted: str, tmp_p
     assert re.search(r'Only in the file: \d+ \(.*\)|Of another shape: \d+ \(.* for .*\)', message)
 
 
+@pytest.mark.parametrize(
+    ('given', 'wanted', 'out_indices'),
+    [
+        (Published('shvit', 's2', 'cls'), 's1', (0,)),
+        (Published('shvit', 's2', 'det'), 's1', (0,)),
+        (Published('sepvit', 'tiny', 'det'), 'small', (0, 1)),
+        (Published('gcvit', 'tiny2', 'cls'), 'tiny', (1,)),
+    ],
+    ids=lambda value: str(value),
+)
+def test_another_variant_is_refused_where_the_stages_that_are_built_are_equal(
+    given: Published, wanted: str, out_indices: tuple[int, ...], tmp_path: Path
+) -> None:
+    net = given.cls(wanted, out_indices=out_indices)
+    message = misfit(net, wrap(given, given.zeros()), tmp_path)
+    assert f'does not fit {given.cls.family} {wanted}' in message
+    assert f'The file fits arch={given.arch!r}: set that' in message
+
+
 @every_family
 def test_another_family_is_refused_by_name(family: str, tmp_path: Path) -> None:
     given = Published('casvit' if family == 'shvit' else 'shvit', '', '')
@@ -439,6 +524,39 @@ def test_a_missing_a_foreign_and_a_misshapen_tensor_are_named(tmp_path: Path) ->
     assert 'fits no variant of any registered backbone' in message
 
 
+@pytest.mark.parametrize('shape', [(), (5,), (0, 1), (10, 1), (25, 2), (25, 1, 1)])
+def test_a_position_table_that_cannot_be_resized_is_refused(shape: Any, tmp_path: Path) -> None:
+    net = small('gcvit')
+    name = 'levels.0.blocks.0.attn.relative_position_bias_table'
+    message = misfit(net, {**net.state_dict(), name: torch.ones(shape)}, tmp_path)
+    assert f'Of another shape: 1 ({name} {shape} for (2209, 1))' in message
+
+
+def unusual(value: Tensor, kind: str) -> Tensor:
+    if kind == 'quantized':
+        return torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)
+    return {'sparse': value.to_sparse(), 'without values': value.to('meta')}[kind]
+
+
+@pytest.mark.filterwarnings('ignore:torch.quantize_per', 'ignore:TypedStorage')
+@pytest.mark.parametrize('kind', ['sparse', 'without values', 'quantized'])
+def test_tensors_that_are_no_plain_arrays_are_refused(kind: str, tmp_path: Path) -> None:
+    net = small('shvit')
+    state = {name: value + 1 for name, value in net.state_dict().items()}
+    name = [name for name in state if name.endswith('c.weight')][-1]
+    state[name] = unusual(state[name], kind)
+    message = misfit(net, state, tmp_path)
+    assert re.search(rf'tensors that are {kind}.*: 1 \({name}\); save them as plain arr', message)
+
+
+def test_tensors_that_cannot_be_converted_are_refused(tmp_path: Path) -> None:
+    net = small('shvit')
+    state = {name: value + 1 for name, value in net.state_dict().items()}
+    name = [name for name in state if name.endswith('c.weight')][-1]
+    packed = torch.zeros(state[name].shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    assert name in misfit(net, {**state, name: packed}, tmp_path)
+
+
 def test_a_model_around_the_backbone_initialises_it(tmp_path: Path) -> None:
     class Detector(BaseModule):
         def __init__(self, backbone: Backbone) -> None:
@@ -458,6 +576,34 @@ def test_a_failure_says_so_through_init_cfg(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r'none.pth cannot be opened \(No such file'):
         net.init_weights()
     assert same(net, before)
+
+
+@pytest.mark.parametrize(
+    'init_cfg',
+    [
+        {},
+        dict(type='Kaiming'),
+        dict(checkpoint='w.pth'),
+        dict(type='Pretrained'),
+        dict(type='Pretrained', checkpoint=None),
+        dict(type='Pretrained', checkpoint=''),
+        dict(type='Pretrained', checkpoint='w.pth', strict=True),
+        [dict(type='Pretrained', checkpoint='w.pth')],
+        'w.pth',
+    ],
+    ids=str,
+)
+def test_slips_in_init_cfg_are_answered_with_its_form(init_cfg: Any) -> None:
+    pattern = (
+        r"SHViT: init_cfg must be None or dict\(type='Pretrained', checkpoint=PATH_OR_URL\).*"
+        rf'prefix.*got {re.escape(str(init_cfg))}'
+    )
+    with pytest.raises(ValueError, match=pattern):
+        small('shvit', init_cfg=init_cfg)
+    net = small('shvit')
+    net.init_cfg = init_cfg
+    with pytest.raises(ValueError, match=pattern):
+        net.init_weights()
 
 
 # ----------------------------------------------------------------------------- unreadable files
@@ -485,6 +631,14 @@ def bad_file(kind: str, folder: Path) -> tuple[Path, str]:
         path = folder / 'model.py'
         path.write_text('model = {}\n')
         return path, 'is a config file: the weights .* are wanted'
+    if kind == 'script':
+        torch.jit.script(nn.Linear(2, 2)).save(path)
+        return path, r'is a TorchScript archive: save its state_dict\(\)'
+    if kind in ('tar', 'tar as pickle', 'tar as zip'):  # the name of a member begins the file
+        start = {'tar': 'sys_info', 'tar as pickle': '\udc80', 'tar as zip': 'PK\x03\x04'}[kind]
+        with tarfile.open(path, 'w', format=tarfile.GNU_FORMAT) as archive:
+            archive.addfile(tarfile.TarInfo(start))
+        return path, 'is a tar archive, .*save the state_dict'
     if kind == 'safetensors':
         path = folder / 'cut.safetensors'
         path.write_bytes((100).to_bytes(8, 'little') + b'{"a":')
@@ -517,6 +671,7 @@ def bad_file(kind: str, folder: Path) -> tuple[Path, str]:
 BAD = (
     *('missing', 'directory', 'config', 'safetensors', 'empty', 'truncated', 'page', 'pointer'),
     *('noise', 'pickle', 'nothing', 'numbers', 'list', 'module', 'code'),
+    *('script', 'tar', 'tar as pickle', 'tar as zip'),
 )
 
 
@@ -530,6 +685,31 @@ def test_unreadable_files_say_what_they_are_and_what_to_do(kind: str, tmp_path: 
         load_pretrained(net, path)
     assert same(net, before)
     assert not (tmp_path / 'marker').exists()
+
+
+@pytest.mark.parametrize('kind', ['script', 'tar as pickle', 'tar as zip'])
+def test_trust_does_not_make_an_archive_a_checkpoint(kind: str, tmp_path: Path) -> None:
+    path, pattern = bad_file(kind, tmp_path)
+    with pytest.raises(CheckpointError, match=pattern):
+        read_checkpoint(path, allow_pickle=True)
+
+
+@pytest.mark.parametrize('path', ['a\0b.pth', '~no_such_user/w.pth'])
+def test_paths_that_cannot_be_are_refused(path: str) -> None:
+    with pytest.raises(CheckpointError, match=r'cannot be opened .*; give the path'):
+        read_checkpoint(path)
+
+
+def test_a_lack_of_memory_is_not_blamed_on_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*args: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    path = save({'a': torch.ones(1)}, tmp_path / 'plain.pth')
+    monkeypatch.setattr(torch, 'load', exhausted)
+    with pytest.raises(MemoryError):
+        read_checkpoint(path)
 
 
 def test_code_runs_only_when_that_is_asked_for(tmp_path: Path) -> None:
@@ -600,6 +780,15 @@ def test_addresses_that_differ_in_the_query_are_different_files(
         assert read_checkpoint(f'{server}/uc?id={value}')['a'] == value
 
 
+def test_files_of_the_same_name_at_different_addresses_are_different_files(
+    server: str, tmp_path: Path
+) -> None:
+    for folder, value in (('a', 1.0), ('b', 2.0), ('a', 1.0)):
+        (tmp_path / 'www' / folder).mkdir(exist_ok=True)
+        save({'a': torch.tensor(value)}, tmp_path / 'www' / folder / 'model.pth')
+        assert read_checkpoint(f'{server}/{folder}/model.pth')['a'] == value
+
+
 def test_a_download_with_another_digest_is_not_kept(server: str, tmp_path: Path) -> None:
     save({'a': torch.ones(1)}, tmp_path / 'www' / 'gcvit-d1d8600a.pth')
     with pytest.raises(CheckpointError, match=r'invalid hash value .*give the local path'):
@@ -633,7 +822,14 @@ def test_everything_on_the_list_comes_back(tmp_path: Path) -> None:
         'a': torch.ones(1),
         'args': argparse.Namespace(lr=0.1, sizes=[1, 2]),
         'scalars': [np.float64(2.5), np.float32(1.5), np.int64(3), np.bool_(True)],
-        'arrays': [np.arange(3), np.eye(2, dtype=np.float16), np.ones(2, dtype=bool)],
+        'arrays': [
+            np.arange(3),
+            np.eye(2, dtype=np.float16),
+            np.ones(2, dtype=bool),
+            np.arange(3, dtype='>f4'),
+            np.eye(3, 2, dtype=complex).T,
+            np.empty(0),
+        ],
         'cfg': ConfigDict(model=dict(type='SepViT', depths=(1, 2))),
         'buffer': buffer,
     }
@@ -651,10 +847,141 @@ def test_everything_on_the_list_comes_back(tmp_path: Path) -> None:
         assert read['scalars'] == content['scalars']
         assert isinstance(read['scalars'][0], np.float64)
         for one, other in zip(read['arrays'], content['arrays'], strict=True):
+            assert isinstance(one, np.ndarray)
+            assert one.dtype == other.dtype.newbyteorder('=')
             np.testing.assert_array_equal(one, other)
         assert read['cfg'] == content['cfg']
         assert isinstance(read['cfg'].model, ConfigDict)
         assert read['buffer'].statistics('mean') == 2
+
+
+def test_arrays_that_were_read_are_saved_as_any_other(tmp_path: Path) -> None:
+    arrays = [np.arange(3), np.arange(4, dtype='>f4')[::2], np.array(1j)]
+    path = save({'a': torch.ones(1), 'arrays': arrays}, tmp_path / 'arrays.pth')
+    for protocol in (2, 5):
+        read = pickle.loads(pickle.dumps(read_checkpoint(path)['arrays'], protocol))
+        for one, other in zip(read, arrays, strict=True):
+            assert type(one) is np.ndarray
+            assert one.dtype == other.dtype.newbyteorder('=')
+            np.testing.assert_array_equal(one, other)
+
+
+class Call:
+    """Pickled as a call of ``function``, and ``state`` given to its result."""
+
+    def __init__(self, function: Any, *args: Any, state: Any = None) -> None:
+        self.call = (function, args, state)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+RECONSTRUCT, SCALAR = np.ones(1).__reduce__()[0], np.float64(1).__reduce__()[0]
+FORGED_STATE = (3, '<', None, ('f',), {'f': (np.dtype('i4'), 1 << 40)}, -1, -1, 1)
+FORGED = Call(np.dtype, 'f8', False, True, state=FORGED_STATE)
+
+
+MEMORY = np.ones(1)
+# What numpy takes for an array, wherever in memory it says it is.
+ADDRESS = argparse.Namespace(__array_interface__=MEMORY.__array_interface__)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        Call(np.ndarray, (1,), Call(np.dtype, 'O'), bytes(8)),
+        Call(np.ndarray, (1,)),
+        Call(HistoryBuffer, [ADDRESS], [1]),
+        Call(np.dtype, 'O'),
+        Call(np.dtype, 'V8'),
+        Call(np.dtype, 'f8,O'),
+        Call(np.dtype, [('f', 'O')]),
+        Call(np.dtype, 'M8[s]'),
+        Call(RECONSTRUCT, argparse.Namespace, (0,), b'b'),
+        Call(SCALAR, Call(np.dtype, 'O'), bytes(8)),
+        Call(SCALAR, argparse.Namespace(str='O'), bytes(8)),
+        Call(SCALAR, argparse.Namespace(str=FORGED), bytes(8)),
+        Call(RECONSTRUCT, np.ndarray, (0,), b'b', state=(1, (1,), 'O', False, bytes(8))),
+        Call(RECONSTRUCT, np.ndarray, (0,), b'b', state=(1, (9,), np.dtype('f8'), False, b'')),
+        np.array([{}], dtype=object),
+        np.zeros(1, dtype=[('f', 'O')]),
+    ],
+)
+def test_no_array_but_one_of_numbers_is_made(value: object, tmp_path: Path) -> None:
+    path = save({'a': torch.ones(1), 'x': value}, tmp_path / 'forged.pth')
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('dtype', [b'f', b'O'])
+def test_arrays_are_made_without_elements(dtype: bytes, tmp_path: Path) -> None:
+    array = Call(RECONSTRUCT, np.ndarray, (9,), dtype)
+    content = read_checkpoint(save({'a': torch.ones(1), 'x': array}, tmp_path / 'forged.pth'))
+    assert content['x'].size == 0
+
+
+def test_a_forged_type_does_not_reach_an_array_or_scalar(tmp_path: Path) -> None:
+    array = Call(RECONSTRUCT, np.ndarray, (0,), b'b', state=(1, (1,), FORGED, False, bytes(8)))
+    content = {'a': torch.ones(1), 'x': [array, Call(SCALAR, FORGED, bytes(8))]}
+    for value in read_checkpoint(save(content, tmp_path / 'forged.pth'))['x']:
+        assert value == 0
+        assert value.dtype.names is None
+        assert not value.dtype.hasobject
+
+
+def crafted(body: bytes, path: Path) -> Path:
+    """A file in the format of torch < 1.6 around the opcodes of one pickle."""
+    head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION)
+    parts = [pickle.dumps(value, 2) for value in (*head, {'little_endian': True})]
+    content = b'}(' + part('a') + part(1) + part('x') + body + b'u'
+    path.write_bytes(b''.join([*parts, b'\x80\x02', content, b'.', pickle.dumps([], 2)]))
+    return path
+
+
+def part(value: object) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def test_the_type_of_an_array_cannot_be_changed_afterwards(tmp_path: Path) -> None:
+    state = b'(' + part(1) + part((1,)) + part(Call(np.dtype, 'f8', False, True)) + b'q\xc8'
+    array = part(Call(RECONSTRUCT, np.ndarray, (0,), b'b')) + state + part(False)
+    later = b'h\xc8' + part(FORGED_STATE) + b'b'
+    body = b'(' + array + part(bytes(8)) + b'tb' + later + b't'
+    content = torch.load(crafted(body, tmp_path / 'forged.pth'), weights_only=True)
+    array, dtype = content['x']
+    assert dtype.names == ('f',)
+    assert array.dtype.names is None
+
+
+NEW, BUILD = b'\x81', b'b'
+STATE = {'_log_history': np.ones(1), '_count_history': np.ones(1), 'max_length': 9}
+
+
+@pytest.mark.parametrize(
+    ('body', 'pattern'),
+    [
+        (part(np.ndarray) + part((1,)) + NEW, 'GLOBAL numpy.ndarray was not allowed'),
+        (part(HistoryBuffer) + b')' + NEW + part({**STATE, '_log_history': [1]}) + BUILD, 'arrays'),
+    ],
+)
+def test_no_object_is_made_past_its_constructor(body: bytes, pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=pattern):
+        torch.load(crafted(body, tmp_path / 'forged.pth'), weights_only=True)
+
+
+def test_a_buffer_that_is_read_changes_no_other(tmp_path: Path) -> None:
+    forged = {**STATE, 'statistics_methods': {'mean': HistoryBuffer.max}}
+    body = part(HistoryBuffer) + b')' + NEW + part(forged) + BUILD
+    buffer = torch.load(crafted(body, tmp_path / 'forged.pth'), weights_only=True)['x']
+    assert type(buffer) is HistoryBuffer
+    assert HistoryBuffer([1.0, 3.0], [1, 1]).statistics('mean') == 2
+
+
+def test_the_memory_of_an_array_cannot_be_replaced_under_a_tensor(tmp_path: Path) -> None:
+    body = part(np.ones(9)) + part((1, (0,), np.dtype('f8'), False, b'')) + b'b'
+    path = crafted(body, tmp_path / 'forged.pth')
+    with pytest.raises(pickle.UnpicklingError, match='a second time'):
+        torch.load(path, weights_only=True)
 
 
 @pytest.mark.parametrize(('owner', 'name'), [(np.ndarray, 'tofile'), (HistoryBuffer, '__init__')])
@@ -733,7 +1060,8 @@ def test_mmengine_reads_the_checkpoints_of_its_own_runner(tmp_path: Path) -> Non
 def test_importing_the_package_registers_the_list() -> None:
     if not hasattr(torch.serialization, 'get_safe_globals'):
         pytest.fail('the tested torch versions have the list')
-    assert HistoryBuffer in torch.serialization.get_safe_globals()
+    names = {stand_in.__qualname__ for stand_in in torch.serialization.get_safe_globals()}
+    assert names >= {'HistoryBuffer', 'ConfigDict', 'ndarray'}
 
 
 # ----------------------------------------------------------------------------------- converting
@@ -827,6 +1155,15 @@ def test_refused_inputs_leave_no_output(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- by name
+
+
+def test_the_package_itself_offers_what_its_guide_names(tmp_path: Path) -> None:
+    net, other = small('shvit'), small('shvit')
+    vitbackbones.load_pretrained(other, save(net.state_dict(), tmp_path / 'own.pth'))
+    assert same(other, net.state_dict())
+    with pytest.raises(vitbackbones.CheckpointError, match='cannot be opened'):
+        vitbackbones.load_pretrained(other, tmp_path / 'none.pth')
+    assert {'load_pretrained', 'CheckpointError'} <= set(vitbackbones.__all__)
 
 
 def test_every_variant_has_a_name() -> None:

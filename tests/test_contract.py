@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
 import inspect
 import itertools
 import math
@@ -104,14 +106,11 @@ def test_more_input_channels_work(cls: type[Backbone]) -> None:
 
 
 @every_backbone
-@pytest.mark.parametrize('arch', ['name', 'every'])
-def test_published_variants_build_and_declare_their_channels(cls, arch: str) -> None:
+def test_published_variants_build_and_declare_their_channels(cls: type[Backbone]) -> None:
     with torch.device('meta'):
         for name in cls.archs:
             net = cls(name)
             assert len(net.out_channels) == len(net.out_strides) == len(cls.strides)
-            if arch == 'name':
-                break
 
 
 # ----------------------------------------------------------------------------- options
@@ -191,7 +190,28 @@ def test_wrong_options_name_the_value_and_the_choices(cls: type[Backbone]) -> No
     with pytest.raises(TypeError, match='drop_path'):
         small(cls, drop_path=0.1)
     with pytest.raises(ValueError, match='init_cfg must be None or'):
-        small(cls, init_cfg={'type': 'Kaiming'}).init_weights()
+        small(cls, init_cfg={'type': 'Kaiming'})
+
+
+@every_backbone
+def test_archs_of_another_number_of_stages_are_refused(cls: type[Backbone]) -> None:
+    name, count = cls.__name__, len(cls.strides)
+    fields = {key: value for key, value in SMALL[name].items() if isinstance(value, tuple)}
+    per_stage = {f.name for f in dataclasses.fields(cls.arch_type) if 'tuple' in str(f.type)}
+    assert set(fields) <= per_stage
+    assert per_stage or cls.__name__ == 'SuperViT'  # one number of blocks for all its stages
+    for number in (0, count - 1, count + 1):
+        other = {key: (value * 2)[:number] for key, value in fields.items()}
+        for wrong in (other, *({key: value} for key, value in other.items())) if fields else ():
+            with pytest.raises(ValueError, match=rf'{name}: .* one entry per stage, {count}$'):
+                cls({**SMALL[name], **wrong})
+    for key in fields:
+        with pytest.raises(ValueError, match=rf'{key}=8 must .* one entry per stage'):
+            cls({**SMALL[name], key: 8})
+    if 'depths' in fields:
+        depths = (0, *fields['depths'][1:])
+        with pytest.raises(ValueError, match=rf'{name}: depths=.* must be at least 1'):
+            cls({**SMALL[name], 'depths': depths})
 
 
 @every_backbone
@@ -232,13 +252,30 @@ def test_frozen_stages_freeze_from_the_constructor_on(cls: type[Backbone]) -> No
 @every_backbone
 def test_norm_eval_keeps_the_statistics_of_batch_norms(cls: type[Backbone]) -> None:
     for norm_eval in (True, False):
-        net = small(cls, norm_eval=norm_eval).train()
+        net = small(cls, norm_eval=norm_eval)  # in training mode, without a call of train()
+        assert net.training
         norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
         before = [m.running_mean.clone() for m in norms]
         net(image(cls, batch=2) + 1)
         for norm, mean in zip(norms, before, strict=True):
             assert norm.training is not norm_eval
             assert torch.equal(norm.running_mean, mean) is norm_eval
+        net.eval().train()
+        assert all(norm.training is not norm_eval for norm in norms)
+
+
+def count_calls_of_blocks(net: Backbone) -> collections.Counter[nn.Module]:
+    """How often each module that is handed to ``run`` is called, from now on."""
+    calls: collections.Counter[nn.Module] = collections.Counter()
+    run = net.run
+
+    def watched(block: nn.Module, *args: object) -> object:
+        assert block not in calls
+        block.register_forward_pre_hook(lambda module, _: calls.update([module]))
+        return run(block, *args)
+
+    net.run = watched
+    return calls
 
 
 @every_backbone
@@ -247,10 +284,12 @@ def test_with_cp_changes_neither_outputs_gradients_nor_statistics(cls: type[Back
     for with_cp in (False, True):
         torch.manual_seed(1)
         net = wake(small(cls, with_cp=with_cp, drop_path_rate=0.3)).train()
+        calls = count_calls_of_blocks(net)
         x = image(cls, batch=2).requires_grad_()
         torch.manual_seed(2)
         maps = net(x)
         sum((m * m).sum() for m in maps).backward()
+        assert set(calls.values()) == {2 if with_cp else 1}
         gradients = {n: p.grad for n, p in net.named_parameters()}
         results.append((maps, {**gradients, 'input': x.grad}, dict(net.named_buffers())))
     (maps, gradients, buffers), (cp_maps, cp_gradients, cp_buffers) = results

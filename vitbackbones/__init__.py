@@ -4,17 +4,20 @@ Importing the package registers everything it offers in mmengine's registries.
 """
 
 from . import backbones, checkpoint, engine, registry
+from .checkpoint import CheckpointError, load_pretrained
 from .factory import create, list_backbones
 
 __version__ = '0.1.0'
 
 __all__ = [
+    'CheckpointError',
     '__version__',
     'backbones',
     'checkpoint',
     'create',
     'engine',
     'list_backbones',
+    'load_pretrained',
     'registry',
 ]
 

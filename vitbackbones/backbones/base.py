@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -15,6 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from vitbackbones import checkpoint as weights
+
+#: What ``init_cfg`` may hold beside the file.
+_LOADING_OPTIONS = tuple(inspect.signature(weights.load_pretrained).parameters)[2:]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,8 @@ class Backbone(BaseModule):
             checkpointing; BatchNorm statistics are updated once, not twice).
         drop_path_rate: stochastic depth of the last block, rising linearly from 0;
             None takes the published dense value of ``arch``.
-        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` or None.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``, with options of
+            :func:`~vitbackbones.load_pretrained` if needed, or None.
 
     Attributes:
         arch: the resolved :class:`Arch`.
@@ -91,7 +97,7 @@ class Backbone(BaseModule):
         drop_path_rate: float | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(init_cfg=dict(init_cfg) if init_cfg else None)
+        super().__init__(init_cfg=self._check_init_cfg(init_cfg))
         self.arch = self._resolve_arch(arch)
         name, stages = type(self).__name__, len(self.strides)
         out_indices = tuple(range(stages) if out_indices is None else out_indices)
@@ -129,6 +135,8 @@ class Backbone(BaseModule):
                 raise ValueError(f'{cls.__name__}: unknown arch {arch!r}, choose from {choices}')
             return cls.archs[arch]
         fields = {f.name: f.default for f in dataclasses.fields(cls.arch_type)}
+        stages = len(cls.strides)
+        arch = {key: _as_tuple(value) for key, value in arch.items()}
         unknown = [key for key in arch if key not in fields]
         missing = [k for k, v in fields.items() if v is dataclasses.MISSING and k not in arch]
         if unknown or missing:
@@ -136,16 +144,43 @@ class Backbone(BaseModule):
                 f'{cls.__name__}: an arch given as a dict has the keys {", ".join(fields)}; '
                 f'unknown: {unknown}, missing: {missing}'
             )
+        for field in dataclasses.fields(cls.arch_type):
+            value = arch.get(field.name, field.default)
+            per_stage = str(field.type).startswith('tuple')
+            if per_stage and not (isinstance(value, tuple) and len(value) == stages):
+                raise ValueError(
+                    f'{cls.__name__}: {field.name}={value} must have one entry per stage, {stages}'
+                )
+        if any(depth < 1 for depth in arch.get('depths', ())):
+            raise ValueError(f'{cls.__name__}: depths={arch["depths"]} must be at least 1')
         try:
-            return cls.arch_type(**{key: _as_tuple(value) for key, value in arch.items()})
+            return cls.arch_type(**arch)
         except ValueError as error:
-            raise ValueError(f'{cls.__name__}: arch={dict(arch)}: {error}') from None
+            raise ValueError(f'{cls.__name__}: arch={arch}: {error}') from None
+
+    @classmethod
+    def _check_init_cfg(cls, init_cfg: Any) -> dict[str, Any] | None:
+        if init_cfg is None:
+            return None
+        source = init_cfg.get('checkpoint') if isinstance(init_cfg, Mapping) else None
+        if (
+            not isinstance(source, (str, os.PathLike))
+            or not os.fspath(source)
+            or init_cfg.get('type') != 'Pretrained'
+            or set(init_cfg) - {'type', 'checkpoint', *_LOADING_OPTIONS}
+        ):
+            raise ValueError(
+                f"{cls.__name__}: init_cfg must be None or dict(type='Pretrained', "
+                f'checkpoint=PATH_OR_URL), with {", ".join(_LOADING_OPTIONS)} if needed; '
+                f'got {init_cfg}'
+            )
+        return dict(init_cfg)
 
     # ---------------------------------------------------------------- for subclasses
 
     def finish(self) -> None:
         """Last line of every constructor: freeze before anything wraps the parameters."""
-        self._freeze()
+        self.train()
 
     def stage_modules(self) -> list[list[nn.Module]]:
         """The parts that ``frozen_stages`` speaks of: the stem, then one list per built stage."""
@@ -222,16 +257,12 @@ class Backbone(BaseModule):
 
         Raises:
             CheckpointError: the file cannot be read or does not fit; no weight was changed then.
+            ValueError: ``init_cfg`` was set to something else than the constructor takes.
         """
-        if self.init_cfg is None:
-            return
-        options = dict(self.init_cfg)
-        if options.pop('type', None) != 'Pretrained':
-            raise ValueError(
-                f'{type(self).__name__}: init_cfg must be None or '
-                f"dict(type='Pretrained', checkpoint=...), got {self.init_cfg}"
-            )
-        weights.load_pretrained(self, options.pop('checkpoint'), **options)
+        options = self._check_init_cfg(self.init_cfg)  # again: it is an attribute to be set
+        if options is not None:
+            del options['type']
+            weights.load_pretrained(self, options.pop('checkpoint'), **options)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -433,7 +433,8 @@ class GCViT(Backbone):
                 self.add_module(f'norm{i}', nn.LayerNorm(dim))
         self.apply(init_transformer)
         # Whoever loads, a whole detector included, gets the tables in this network's size.
-        self.register_load_state_dict_pre_hook(_adapt_before_loading)
+        # (torch has the public name of this method only since 2.5.)
+        self._register_load_state_dict_pre_hook(_adapt_before_loading, with_module=True)
         self.finish()
 
     def stage_modules(self) -> list[list[nn.Module]]:
@@ -508,7 +509,7 @@ def _fit(value: Tensor, own: Tensor | None, name: str) -> Tensor:
         return value
     if value.shape == (*own.shape, 1, 1):
         return value.flatten(1)
-    if name.endswith('.relative_position_bias_table'):
+    if value.ndim == 2 and value.numel() and name.endswith('.relative_position_bias_table'):
         return _resize_table(value, own)
     return value
 

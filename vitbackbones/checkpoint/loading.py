@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +50,34 @@ def _fit(backbone: Backbone, state: dict[str, Tensor], complete: bool) -> _Fit:
 
     ``complete`` says that the file is no classifier, so that nothing may be missing.
     """
-    fits = [_fit_by((), '', backbone, state, complete)]
-    for dialect, table in (('official', backbone.official_keys), ('timm', backbone.timm_keys)):
-        if fits[-1].problems and table:
-            fits.append(_fit_by(table, dialect, backbone, state, complete))
+    fits: list[_Fit] = []
+    tables = {'': (), 'official': backbone.official_keys, 'timm': backbone.timm_keys}
+    for dialect, table in tables.items():
+        if not fits or (fits[-1].problems and table):
+            fit = _fit_by(table, dialect, backbone, state, complete)
+            if fit.problems and not (fit.missing or fit.misshapen):
+                fit = _without_other_outputs(fit, table, backbone, state, complete)
+            fits.append(fit)
     return min(fits, key=lambda fit: fit.problems)
+
+
+def _without_other_outputs(
+    fit: _Fit, table: Table, backbone: Backbone, state: dict[str, Tensor], complete: bool
+) -> _Fit:
+    """``fit`` with what is only in the file dropped, if it all belongs to further outputs.
+
+    The first stages of two variants may be equal. So the file has to fit a network that has more
+    outputs than ``backbone`` and differs in nothing else: as a rule, all of them.
+    """
+    arch = dataclasses.asdict(backbone.arch)
+    others = [i for i in range(len(backbone.strides)) if i not in backbone.out_indices]
+    for count in range(len(others), 0, -1):
+        for further in itertools.combinations(others, count):
+            larger = _sibling(backbone, arch, sorted({*backbone.out_indices, *further}))
+            if not _fit_by(table, fit.dialect, larger, state, complete).problems:
+                unused = dict.fromkeys(fit.unexpected, 'stages and outputs not built')
+                return dataclasses.replace(fit, dropped=fit.dropped | unused, unexpected=[])
+    return fit
 
 
 def _fit_by(
@@ -63,10 +87,6 @@ def _fit_by(
     renamed, dropped, published = _rename(state, table)
     given = backbone.adapt_state_dict(renamed)
     dropped |= {key: _part(key) for name, key in published.items() if name not in given}
-    extra = {name: published.get(name, name) for name in given if name not in wanted}
-    if extra and len(backbone.out_indices) < len(backbone.strides):
-        whole = _sibling(backbone, dataclasses.asdict(backbone.arch)).state_dict()
-        dropped |= {k: 'stages and outputs not built' for n, k in extra.items() if n in whole}
 
     pattern = re.compile('|'.join(backbone.absent_from_classifier) or '(?!)')
     classifier = not complete and not any(map(pattern.match, given))
@@ -93,7 +113,7 @@ def _fit_by(
         dropped=dropped,
         initialised=absent,
         missing=[name for name in needed if name not in given and name not in absent],
-        unexpected=[key for key in extra.values() if key not in dropped],
+        unexpected=[published.get(name, name) for name in given if name not in wanted],
         misshapen=misshapen,
         adapted=adapted,
     )
@@ -129,16 +149,17 @@ def _change_channels(weight: Tensor, channels: int) -> Tensor:
     return torch.einsum('oihw,ci->ochw', weight, share / share.sum(0))
 
 
-def _sibling(backbone: Backbone, arch: Any) -> Backbone:
-    """``arch`` with all outputs and otherwise the options of ``backbone``, without memory.
+def _sibling(backbone: Backbone, arch: Any, out_indices: Sequence[int] | None = None) -> Backbone:
+    """``arch`` with all outputs, or those, and the options of ``backbone``, without memory.
 
     Sequences are left at their defaults: they belong to the outputs that ``backbone`` has.
     """
     cls = type(backbone)
     stored = {name: getattr(backbone, name, None) for name in inspect.signature(cls).parameters}
     options = {name: v for name, v in stored.items() if isinstance(v, (str, int, float))}
+    out_indices = out_indices or range(len(cls.strides))
     with torch.device('meta'):
-        return cls(**{**options, 'arch': arch, 'out_indices': range(len(cls.strides))})
+        return cls(**{**options, 'arch': arch, 'out_indices': out_indices})
 
 
 def _others(backbone: Backbone) -> Iterator[tuple[str, Backbone]]:
@@ -164,6 +185,37 @@ def _select(state: dict[str, Tensor], prefix: str, source: str) -> dict[str, Ten
         tops = dict.fromkeys(key.partition('.')[0] for key in state)
         raise CheckpointError(f'{source} holds nothing under {prefix!r}, only {examples(tops)}')
     return chosen
+
+
+def _check_dense(state: dict[str, Tensor], source: str) -> None:
+    """Copying from any other kind of tensor fails, halfway through the network."""
+    kinds = {
+        'sparse': lambda value: value.layout is not torch.strided,
+        'nested': lambda value: value.is_nested,
+        'quantized': lambda value: value.is_quantized,
+        'without values (meta)': lambda value: value.is_meta,
+    }
+    for kind, applies in kinds.items():
+        names = [name for name, value in state.items() if applies(value)]
+        if names:
+            raise CheckpointError(
+                f'{source} holds tensors that are {kind}: {len(names)} ({examples(names)}); save '
+                'them as plain arrays. No weight was changed.'
+            )
+
+
+def _converted(tensors: dict[str, Tensor], backbone: Backbone, source: str) -> dict[str, Tensor]:
+    """``tensors`` in the types of the network, so that nothing is left that could fail."""
+    own, converted = backbone.state_dict(), {}
+    for name, value in tensors.items():
+        try:
+            converted[name] = value.to(own[name].dtype)
+        except (NotImplementedError, RuntimeError) as error:
+            raise CheckpointError(
+                f'{source} holds {name} as {value.dtype}, which torch does not convert to '
+                f'{own[name].dtype}; save it as that. No weight was changed.'
+            ) from error
+    return converted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +271,8 @@ def load_pretrained(
     detector or segmentor that contains the backbone, or a state dict of the backbone itself.
 
     Args:
-        prefix: where the backbone is in the file; ``'backbone'`` is found without it.
+        prefix: where the backbone is in the file; ``'backbone'`` is found without it. What is
+            under a prefix was trained with the backbone, so nothing may be missing there.
         weights: trained or averaged weights, see :func:`find_weights`.
         source, sha256, allow_pickle, map_location: see :func:`read_checkpoint`.
 
@@ -239,17 +292,18 @@ def load_pretrained(
         prefix = prefix.removesuffix('.') + '.'
         outside = [key for key in state if not key.startswith(prefix)]
         state = _select(state, prefix, source)
-    in_detector = prefix == 'backbone.'
-    fit = _fit(backbone, state, complete=in_detector)
+    _check_dense(state, source)
+    complete = bool(prefix)  # what contains the backbone was trained with all of it
+    fit = _fit(backbone, state, complete)
     if fit.problems:
-        what_fits = _what_fits(backbone, state, fit, in_detector)
+        what_fits = _what_fits(backbone, state, fit, complete)
         raise CheckpointError(f'{source} {_misfit(backbone, fit)}\n{what_fits}')
-    backbone.load_state_dict(fit.tensors, strict=False)
+    backbone.load_state_dict(_converted(fit.tensors, backbone, source), strict=False)
 
     unused = ', '.join(repr(key) for key in holders(content) if key != holder)
     report = LoadReport(
         source=source,
-        description=_describe(backbone, fit, in_detector),
+        description=_describe(backbone, fit, in_detector=prefix == 'backbone.'),
         loaded=tuple(fit.tensors),
         total=len(backbone.state_dict()) - len(fit.initialised),
         dropped=fit.dropped | {key: key.partition('.')[0] for key in outside},
@@ -272,7 +326,7 @@ def _describe(backbone: Backbone, fit: _Fit, in_detector: bool) -> str:
     if in_detector:
         return f'{what} in a detector or segmentor'
     # Where a classifier lacks nothing, only the head that was dropped betrays it.
-    headed = fit.dialect and not backbone.absent_from_classifier
+    headed = any(key.partition('.')[0].endswith('head') for key in fit.dropped)
     return f'{what} {"classifier" if fit.initialised or headed else "backbone"}'
 
 
@@ -289,11 +343,11 @@ def _misfit(backbone: Backbone, fit: _Fit) -> str:
     return '\n'.join(lines)
 
 
-def _what_fits(backbone: Backbone, state: dict[str, Tensor], fit: _Fit, in_detector: bool) -> str:
+def _what_fits(backbone: Backbone, state: dict[str, Tensor], fit: _Fit, complete: bool) -> str:
     if fit.problems == 1 and backbone.stem_weight in fit.misshapen:
         return 'The file is for another number of in_channels.'
     for label, other in _others(backbone):
-        if not _fit(other, state, complete=in_detector).problems:
+        if not _fit(other, state, complete).problems:
             return f'The file fits {label}: set that, or choose another file.'
     return 'The file fits no variant of any registered backbone: choose another file.'
 

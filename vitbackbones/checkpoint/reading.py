@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -29,27 +32,87 @@ class CheckpointError(RuntimeError):
 # -------------------------------------------------------------------- what a file may contain
 
 
-def _named(path: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` under the dotted name by which files call it."""
-
-    def stand_in(*args: Any) -> Any:
-        return function(*args)
-
+def _named(path: str, stand_in: Any) -> Any:
+    """``stand_in`` under the dotted name by which files call what it stands for."""
     stand_in.__module__, _, stand_in.__name__ = path.rpartition('.')
     stand_in.__qualname__ = stand_in.__name__
     return stand_in
 
 
+class _Buffer(HistoryBuffer):
+    """A HistoryBuffer while it is read, of arrays alone.
+
+    What its constructor is given becomes an array, be it an address in memory under the name of
+    ``__array_interface__``; its ``__setstate__`` changes the statistics of every buffer there is.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        raise pickle.UnpicklingError('GLOBAL HistoryBuffer was not allowed to be called')
+
+    def __setstate__(self, state: Any) -> None:
+        histories = state['_log_history'], state['_count_history']
+        if not all(isinstance(history, np.ndarray) for history in histories):
+            raise pickle.UnpicklingError('a HistoryBuffer without arrays was not allowed')
+        super().__init__(*histories, int(state['max_length']))
+        self.__class__ = HistoryBuffer
+
+
 def _statistic(owner: object, name: str) -> Any:
     """All that is left of ``getattr``, through which a HistoryBuffer names its own four methods."""
-    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+    if owner in (_Buffer, HistoryBuffer) and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'GLOBAL getattr was not allowed for {owner}, {name!r}')
 
 
-# The functions through which numpy pickles arrays and scalars; where they are differs by version.
-_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
-_SCALAR: Any = np.float64(0).__reduce__()[0]
+# numpy believes what a pickle says: an array of objects takes raw bytes for pointers, and the state
+# of a dtype may add fields and flags of objects to plain numbers. So a file reaches numpy through
+# these stand-ins alone, and every array and scalar gets a dtype that the file has no hold of.
+
+_SCALAR: Any = np.float64(0).__reduce__()[0]  # where it is differs by version
+
+
+def _of_numbers(dtype: Any) -> np.dtype[Any]:
+    """The numbers that ``dtype`` speaks of, without whatever else a file has set in it."""
+    name = dtype.str if isinstance(dtype, np.dtype) else dtype
+    own = np.dtype(name) if isinstance(name, str) else None
+    if own is None or own.kind not in 'biufc':
+        raise pickle.UnpicklingError(f'GLOBAL numpy.dtype was not allowed for {name!r}')
+    return own
+
+
+def _dtype(name: str, align: bool = False, copy: bool = False) -> np.dtype[Any]:
+    return np.dtype(_of_numbers(name), align, copy)
+
+
+def _scalar(dtype: Any, value: bytes) -> Any:
+    return _SCALAR(_of_numbers(dtype), value)
+
+
+class _Array(np.ndarray):
+    """An array of numbers; files can make an empty one and fill it once."""
+
+    def __new__(cls, *args: Any) -> _Array:
+        raise pickle.UnpicklingError('GLOBAL numpy.ndarray was not allowed to be called')
+
+    def __setstate__(self, state: Any) -> None:
+        if self.size:  # a tensor may share its memory, which would be freed
+            raise pickle.UnpicklingError('an array was to be filled a second time')
+        version, shape, dtype, fortran, content = state
+        super().__setstate__((version, shape, _of_numbers(dtype), fortran, content))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)  # saved as what it stands for
+
+
+def _no_bytes() -> bytes:
+    return b''  # what an empty array holds, which is pickled as a call
+
+
+def _reconstruct(kind: type, shape: Any, dtype: Any) -> np.ndarray:
+    if kind not in (_Array, np.ndarray):  # the latter where another package put it on the list
+        raise pickle.UnpicklingError(f'an array of type {kind} was not allowed')
+    return np.ndarray.__new__(kind, 0, np.int8)  # all else is in the state that follows
+
 
 # Besides tensors and plain containers: arguments of training scripts, arrays and scalars of numpy
 # (without object and structured types), and what mmengine's Runner saves. Constructing these runs
@@ -57,15 +120,16 @@ _SCALAR: Any = np.float64(0).__reduce__()[0]
 _SAFE_GLOBALS = (
     argparse.Namespace,
     ConfigDict,
-    HistoryBuffer,
+    _named(f'{HistoryBuffer.__module__}.HistoryBuffer', _Buffer),
     _named('builtins.getattr', _statistic),
-    np.ndarray,
-    np.dtype,
+    _named('builtins.bytes', _no_bytes),
+    _named('numpy.ndarray', _Array),
+    _named('numpy.dtype', _dtype),
     *{type(np.dtype(c)) for c in '?' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']},
     *(
-        _named(f'numpy.{core}.multiarray.{name}', function)
+        _named(f'numpy.{core}.multiarray.{name}', functools.partial(function))  # one per name
         for core in ('core', '_core')  # numpy 1 and numpy 2
-        for name, function in (('_reconstruct', _RECONSTRUCT), ('scalar', _SCALAR))
+        for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))
     ),
 )
 
@@ -97,31 +161,37 @@ def read_checkpoint(
         sha256: hexadecimal digest of the file, or the first digits of it. Without it those in a
             name like ``gcvit_tiny-ac783954.pth`` are taken.
         allow_pickle: read the file even if that runs code in it. For files you trust.
-        map_location: as in ``torch.load``.
+        map_location: as in ``torch.load``; if it is a function, safetensors stay on the CPU.
 
     Raises:
         CheckpointError: there is no such file, it is none, or reading it would run code.
     """
     source = os.fspath(source)
+    label = source
     if re.match('https?://', source):
+        sha256 = sha256 or hash_in_name(_file_name(source))
         path = _download(source, sha256)
         label = f'{source} (kept as {path}; delete that to download it again)'
     else:
-        path, label = Path(source).expanduser(), source
+        path = Path(source)
+        sha256 = sha256 or hash_in_name(path.name)
     try:
+        path = path.expanduser()
         with path.open('rb') as file:
             head = file.read(512)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the path; no such home
+        reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(
-            f'{label} cannot be opened ({error.strerror}); give the path of a file with weights'
+            f'{label} cannot be opened ({reason}); give the path of a file with weights'
         ) from error
     if not head:
         raise CheckpointError(f'{label} is empty; copy or download it again')
-    _verify(path, label, sha256 or hash_in_name(path.name))
+    _verify(path, label, sha256)
+    _refuse_archives(path, label)
     if head.startswith((b'PK\x03\x04', b'\x80')):  # zip archive; pickle of torch < 1.6
         content = _read_torch(path, label, allow_pickle, map_location)
     elif head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= 100_000_000:
-        content = _read_safetensors(path, label)
+        content = _read_safetensors(path, label, map_location)
     else:
         raise CheckpointError(f'{label} {_other_kind(path, head)}')
     if not isinstance(content, Mapping):
@@ -135,18 +205,15 @@ def read_checkpoint(
 
 def _download(url: str, sha256: str | None) -> Path:
     """The file of torch hub's cache that belongs to ``url``, downloaded if it is not there."""
-    parts = urlparse(url)
-    name = Path(parts.path).name
-    if parts.query:  # such URLs differ in the query alone
-        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
+    # Many files are called model.safetensors: only the whole URL tells them apart.
+    name = f'{hashlib.sha256(url.encode()).hexdigest()[:16]}_{_file_name(url)}'
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    digest = sha256 or hash_in_name(name)
 
     def fetch() -> None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             progress = sys.stderr.isatty()
-            torch.hub.download_url_to_file(url, str(path), digest, progress=progress)
+            torch.hub.download_url_to_file(url, str(path), sha256, progress=progress)
 
     try:
         try:
@@ -161,6 +228,10 @@ def _download(url: str, sha256: str | None) -> Path:
             'path as checkpoint, or train from scratch with init_cfg=None'
         ) from error
     return path
+
+
+def _file_name(url: str) -> str:
+    return Path(urlparse(url).path).name
 
 
 def hash_in_name(name: str) -> str | None:
@@ -183,9 +254,33 @@ def _verify(path: Path, label: str, sha256: str | None) -> None:
         )
 
 
+def _refuse_archives(path: Path, label: str) -> None:
+    """Formats that torch.load takes, too, but as something else than a pickle with weights."""
+    try:
+        with tarfile.open(path, 'r:') as archive:
+            is_tar = archive.next() is not None
+    except (tarfile.TarError, OSError, EOFError, ValueError):
+        is_tar = False
+    if is_tar:  # torch < 2.6 runs the pickles in it, whatever weights_only says
+        raise CheckpointError(
+            f'{label} is a tar archive, as the first versions of torch wrote them: unpack '
+            'it and give the file in it, or read it where you trust it and '
+            'save the state_dict() of the model'
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_script = any(name.endswith('/constants.pkl') for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):  # left to torch.load
+        is_script = False
+    if is_script:
+        raise CheckpointError(f'{label} is a TorchScript archive: save its state_dict()')
+
+
 def _read_torch(path: Path, label: str, allow_pickle: bool, map_location: Any) -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=not allow_pickle)
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
     except Exception as error:  # of any type: a damaged pickle can make its reader do anything
         unsafe = isinstance(error, pickle.UnpicklingError)
         # torch wraps the reason in a page of advice, which is not ours.
@@ -206,18 +301,23 @@ def _read_torch(path: Path, label: str, allow_pickle: bool, map_location: Any) -
         raise CheckpointError(f'{label} {what}') from error
 
 
-def _read_safetensors(path: Path, label: str) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, label: str, map_location: Any) -> dict[str, Tensor]:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(f'{label} needs `pip install safetensors` to be read') from error
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(
             f'{label} is truncated or damaged: copy or download it again ({error})'
         ) from error
+    if isinstance(map_location, Mapping):
+        map_location = map_location.get('cpu')
+    if isinstance(map_location, (str, torch.device)):
+        tensors = {name: value.to(map_location) for name, value in tensors.items()}
+    return tensors
 
 
 def _other_kind(path: Path, head: bytes) -> str:
@@ -238,7 +338,9 @@ def _other_kind(path: Path, head: bytes) -> str:
 def find_weights(
     content: Mapping[str, Any], weights: str = 'auto', *, source: str = 'the checkpoint'
 ) -> tuple[dict[str, Tensor], str]:
-    """The state dict in a file's content without ``module.``, and the key it was found under.
+    """The state dict in a file's content, and the key it was found under.
+
+    A ``module.`` that all names begin with, as parallel training adds it, is left out.
 
     Args:
         content: as :func:`read_checkpoint` returns it.
@@ -263,11 +365,9 @@ def find_weights(
     if not choice:
         raise CheckpointError(f"{source} holds no averaged weights (weights='ema'), only {entries}")
     state = content[choice[0]] if choice[0] else content
-    tensors = {
-        str(key).removeprefix('module.'): value
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    if all(name.startswith('module.') for name in tensors):
+        tensors = {name.removeprefix('module.'): value for name, value in tensors.items()}
     if not tensors:
         raise CheckpointError(
             f'{source} holds no weights, only {entries}; it has to be a state dict, or a '
