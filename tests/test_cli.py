@@ -245,6 +245,30 @@ def test_our_configs_are_inherited_by_name_and_by_path(tmp_path: Path, base: str
         assert load_config(base).model.neck.in_channels == [192, 384, 768]
 
 
+def test_masks_are_written_as_run_lengths_of_coco() -> None:
+    from mmengine.structures import InstanceData
+    from pycocotools import mask as coco_mask
+
+    from vitbackbones.cli.infer import _annotations
+
+    mask = torch.zeros(2, 6, 9, dtype=torch.bool)
+    mask[0, 1:4, 2:5] = mask[1, 5, :] = True
+    found = InstanceData(
+        bboxes=torch.tensor([[2.0, 1, 5, 4], [0, 5, 9, 6]]),
+        labels=torch.tensor([3, 0]),
+        scores=torch.tensor([0.5, 0.25]),
+        masks=mask,
+    )
+    rows = json.loads(json.dumps(_annotations(found, image_id=7, first_id=4)))
+    assert [(row['id'], row['image_id'], row['category_id']) for row in rows] == [
+        (4, 7, 3),
+        (5, 7, 0),
+    ]
+    assert [row['bbox'] for row in rows] == [[2, 1, 3, 3], [0, 5, 9, 1]]
+    for row, want in zip(rows, mask.numpy(), strict=True):
+        assert (coco_mask.decode(row['segmentation']) == want).all()
+
+
 # -------------------------------------------------------------------------- bad input
 
 
