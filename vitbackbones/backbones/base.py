@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from vitbackbones import checkpoint as weights
+from vitbackbones.registry import MODELS
 
 #: What ``init_cfg`` may hold beside the file.
 _LOADING_OPTIONS = tuple(inspect.signature(weights.load_pretrained).parameters)[2:]
@@ -60,6 +61,7 @@ class Backbone(BaseModule):
         arch: the resolved :class:`Arch`.
         out_channels: channels of each output map.
         out_strides: stride of each output map relative to the input.
+        has_loaded: whether weights were loaded into it, from whatever file and by whatever loader.
 
     Raises:
         ValueError: unknown ``arch`` or a value outside its range; the message names the choices.
@@ -84,6 +86,7 @@ class Backbone(BaseModule):
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
+    has_loaded: bool = False
 
     def __init__(
         self,
@@ -126,6 +129,12 @@ class Backbone(BaseModule):
         self.drop_path_rate = rate
         self.num_stages = max(out_indices) + 1  # stages that are built
         self.out_strides = tuple(self.strides[i] for i in out_indices)
+
+    @staticmethod
+    def registered() -> dict[str, type[Backbone]]:
+        """All backbones that are registered, by the names of their classes, in their order."""
+        classes = {cls.__name__: cls for cls in MODELS.module_dict.values()}
+        return {name: cls for name, cls in sorted(classes.items()) if issubclass(cls, Backbone)}
 
     @classmethod
     def _resolve_arch(cls, arch: str | Mapping[str, Any]) -> Arch:
@@ -263,6 +272,16 @@ class Backbone(BaseModule):
         if options is not None:
             del options['type']
             weights.load_pretrained(self, options.pop('checkpoint'), **options)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        """Where all loaders pass, torch's and mmengine's, which skips tensors of another shape."""
+        self.has_loaded |= any(
+            prefix + name in state_dict and state_dict[prefix + name].shape == own.shape
+            for name, own in self.named_parameters()
+        )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -7,19 +7,21 @@ full keep rate its tokens are those of the classifier.
 
 Choices of the dense network: the image is padded with zeros at the right and bottom to whole
 patches and every map is cropped to what the image covers; positions come from the trained table
-of the nearest number of tokens; the final norm is applied to every map that is tapped; a pyramid
-as in ViTDet (arXiv 2203.16527, section 3) makes strides 4, 8, 16 and 32. The sources do not
-record the published initialisation: that of ViT is used.
+of the nearest number of tokens; tokens that are dropped stay in the map as they are (the rule of
+arXiv 2306.07050); the final norm is applied to every map that is tapped, to dropped tokens too; a
+pyramid as in ViTDet (arXiv 2203.16527, section 3) makes strides 4, 8, 16 and 32. The sources do
+not record the published initialisation: that of ViT is used.
 
-Shapes: B batch, H x W image, h x w patches, N = 1 + h * w tokens with the class token first,
-C channels, d channels of a head, k kept patches.
+Shapes: B batch, H x W image, h x w patches, N tokens at work with the class token first (1 + h * w
+until some are dropped), C channels, d channels of a head, k kept patches.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -87,35 +89,63 @@ GRIDS = (8, 10, 12, 14)
 DROPPING_BLOCKS = (3, 6, 9)
 
 
-class PatchEmbed(nn.Module):
-    """One convolution: (B, in_channels, H, W) -> (B, C, H / 16, W / 16)."""
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """How much of an image is computed: ``scale`` of each side, ``keep_rate`` of the tokens.
 
-    def __init__(self, in_channels: int, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, PATCH_SIZE, stride=PATCH_SIZE)
+    The first is the factor by which the image is resized, the second the share of tokens that each
+    of the :data:`DROPPING_BLOCKS` keeps of those that reach it. (1, 1) is the plain network.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+    Raises:
+        ValueError: one of them is no number in (0, 1].
+    """
+
+    scale: float = 1.0
+    keep_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (isinstance(value, (int, float)) and 0 < value <= 1):
+                raise ValueError(f'operating_point: {name}={value!r} must be in (0, 1]')
+
+    @classmethod
+    def of(cls, value: OperatingPoint | Mapping[str, float] | None) -> OperatingPoint:
+        """``value`` itself, or the point of the fields in a mapping; what is left out is 1.
+
+        Raises:
+            ValueError: neither of these, or a field that does not exist or is out of range.
+        """
+        if isinstance(value, cls):
+            return value
+        value = {} if value is None else value
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, Mapping) or set(value) - set(names):
+            raise ValueError(f'operating_point={value!r} must be a dict of {" and ".join(names)}')
+        return cls(**value)
+
+    def resized(self, side: int) -> int:
+        """The pixels of a side of the image at this scale: whole patches, at least one."""
+        # In a trace sizes are tensors, which cannot be rounded.
+        return PATCH_SIZE * max(1, round(self.scale * int(side) / PATCH_SIZE))
 
 
-class ConvPatchEmbed(nn.Module):
-    """Three convolutions of LV-ViT's stem, then patches: as :class:`PatchEmbed` in shapes."""
+def patch_embed(in_channels: int, stem_dim: int | None, dim: int) -> nn.Sequential:
+    """(B, in_channels, 16 h, 16 w) -> (B, C, h, w): with a ``stem_dim``, three convolutions first.
 
-    def __init__(self, in_channels: int, stem_dim: int, dim: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, stem_dim, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem_dim)
-        self.conv2 = nn.Conv2d(stem_dim, stem_dim, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(stem_dim)
-        self.conv3 = nn.Conv2d(stem_dim, stem_dim, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(stem_dim)
-        self.proj = nn.Conv2d(stem_dim, dim, PATCH_SIZE // 2, stride=PATCH_SIZE // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))  # (B, stem_dim, H / 2, W / 2)
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.relu(self.bn3(self.conv3(x)))
-        return self.proj(x)
+    The stem is LV-ViT's. Layers have the published names.
+    """
+    layers: dict[str, nn.Module] = {}
+    patch = PATCH_SIZE
+    if stem_dim is not None:
+        for i, (kernel, stride) in enumerate(((7, 2), (3, 1), (3, 1)), start=1):
+            layers[f'conv{i}'] = nn.Conv2d(
+                in_channels, stem_dim, kernel, stride, padding=kernel // 2, bias=False
+            )
+            layers[f'bn{i}'] = nn.BatchNorm2d(stem_dim)
+            layers[f'relu{i}'] = nn.ReLU()
+            in_channels, patch = stem_dim, patch // stride
+    layers['proj'] = nn.Conv2d(in_channels, dim, patch, stride=patch)
+    return nn.Sequential(OrderedDict(layers))
 
 
 def select_tokens(scores: Tensor, keep_rate: float) -> Tensor:
@@ -127,6 +157,16 @@ def select_tokens(scores: Tensor, keep_rate: float) -> Tensor:
     n = scores.shape[1] + 1
     k = min(math.ceil(keep_rate * n), n - 1)
     return F.pad(scores.topk(k).indices + 1, (1, 0))
+
+
+def take(tokens: Tensor, positions: Tensor) -> Tensor:
+    """(B, N, C), (B, n) -> (B, n, C): of each image the tokens at its own positions."""
+    return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def put(tokens: Tensor, positions: Tensor, changed: Tensor) -> Tensor:
+    """(B, N, C), (B, n), (B, n, C) -> (B, N, C): ``tokens`` with those at the positions changed."""
+    return tokens.scatter(1, positions[..., None].expand_as(changed), changed)
 
 
 class Attention(nn.Module):
@@ -143,15 +183,13 @@ class Attention(nn.Module):
         b, n, c = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.num_heads, c // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
-        scores = self._class_attention(q, k) if scored else None
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
-        return self.proj(x), scores
-
-    @torch.no_grad()  # scores only choose: no gradient passes through a choice
-    def _class_attention(self, q: Tensor, k: Tensor) -> Tensor:
-        """One row of the attention matrix, which is never formed, averaged over the heads."""
-        logits = q[:, :, :1] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, heads, 1, N)
-        return logits.softmax(dim=-1)[:, :, 0, 1:].mean(dim=1)
+        if not scored:
+            return self.proj(x), None
+        # One row of the attention matrix, which is never formed. It only chooses: no gradient.
+        query = q[:, :, :1].detach() * q.shape[-1] ** -0.5
+        row = (query @ k.detach().transpose(-2, -1)).softmax(dim=-1)  # (B, heads, 1, N)
+        return self.proj(x), row.mean(dim=1)[:, 0, 1:]
 
 
 class Block(nn.Module):
@@ -167,19 +205,20 @@ class Block(nn.Module):
         self.mlp = Mlp(arch.dim, arch.mlp_ratio * arch.dim)
 
     def forward(self, x: Tensor, keep_rate: float = 1.0) -> tuple[Tensor, Tensor | None]:
-        """(B, N, C) -> the tokens after the block and which of its input they are.
+        """(B, N, C) -> the tokens after the block, same shape, and which of them go on.
 
-        At keep rate 1 all tokens stay in their order: (B, N, C) and None. Below 1 the MLP reads
-        the kept ones only: (B, 1 + k, C) and (B, 1 + k), see :func:`select_tokens`.
+        At keep rate 1 that is None: all of them. Below 1 it is (B, 1 + k), see
+        :func:`select_tokens`, and the others skip the MLP.
         """
         y, scores = self.attn(self.norm1(x), scored=keep_rate < 1)
         x = x.add(self.drop_path(y), alpha=self.residual_scale)
-        kept = None
-        if scores is not None:
-            kept = select_tokens(scores, keep_rate)
-            x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))  # (B, 1 + k, C)
-        y = self.mlp(self.norm2(x))
-        return x.add(self.drop_path(y), alpha=self.residual_scale), kept
+        if scores is None:
+            return self._add_mlp(x), None
+        kept = select_tokens(scores, keep_rate)
+        return put(x, kept, self._add_mlp(take(x, kept))), kept
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        return x.add(self.drop_path(self.mlp(self.norm2(x))), alpha=self.residual_scale)
 
 
 class Trunk(nn.Module):
@@ -190,11 +229,7 @@ class Trunk(nn.Module):
     ) -> None:
         """Build one block per entry of ``drop_path_rates``; called by the constructors."""
         dim = arch.dim
-        self.patch_embed = (
-            PatchEmbed(in_channels, dim)
-            if arch.stem_dim is None
-            else ConvPatchEmbed(in_channels, arch.stem_dim, dim)
-        )
+        self.patch_embed = patch_embed(in_channels, arch.stem_dim, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed_list = nn.ParameterList(
             nn.Parameter(torch.empty(1, 1 + grid**2, dim)) for grid in GRIDS
@@ -286,14 +321,14 @@ class SuperViTClassifier(Trunk):
         sizes = [grid * PATCH_SIZE for grid in GRIDS]
         if size not in sizes:
             raise ValueError(f'SuperViTClassifier: size={size} must be one of {sizes}')
-        if not 0 < keep_rate <= 1:
-            raise ValueError(f'SuperViTClassifier: keep_rate={keep_rate} must be in (0, 1]')
+        OperatingPoint(keep_rate=keep_rate)  # checks it
         x = F.interpolate(x, (size, size), mode='bilinear', align_corners=True)
         x = self.embed(x)  # (B, N, C)
         selections = []
         for i, block in enumerate(self.blocks):
             x, kept = block(x, keep_rate if i in DROPPING_BLOCKS else 1.0)
             if kept is not None:
+                x = take(x, kept)
                 selections.append(kept)
         return self.norm(x), selections
 
@@ -343,12 +378,20 @@ class SuperViT(Backbone, Trunk):
         taps: the blocks to read, 0-based: one for all maps, as in ViTDet, or one per entry of
             ``out_indices``, as in BEiT with UPerNet. None taps the last block of each quarter:
             (2, 5, 8, 11) of 12 blocks, (3, 7, 11, 15) of 16.
+        operating_point: an :class:`OperatingPoint` or a dict of its fields, what is left out being
+            1. None stands for (1, 1), the plain network.
+
+    Attributes:
+        operating_point: may be set at any time, to what the constructor takes; the next forward
+            passes run there. Weights, shapes of the outputs and their strides are the same at all
+            points. At scale s a side of S pixels is computed as ``max(16, 16 round(s S / 16))``.
 
     The other arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
 
     Raises:
         ValueError: an option outside its choices, or an input that is not
-            (B, in_channels, H, W) with both sides at least the largest output stride.
+            (B, in_channels, H, W) with both sides at least the largest output stride, or has so few
+            patches that the keep rate's share of them is less than one token.
     """
 
     archs = ARCHS
@@ -369,6 +412,7 @@ class SuperViT(Backbone, Trunk):
         with_cp: bool = False,
         drop_path_rate: float | None = None,
         taps: Sequence[int] | None = None,
+        operating_point: OperatingPoint | Mapping[str, float] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -383,6 +427,7 @@ class SuperViT(Backbone, Trunk):
         )
         a = self.arch
         self.taps = self._resolve_taps(taps)
+        self.operating_point = operating_point
         self.out_channels = (a.dim,) * len(self.out_indices)
         self.stem_weight = f'patch_embed.{"proj" if a.stem_dim is None else "conv1"}.weight'
 
@@ -394,6 +439,14 @@ class SuperViT(Backbone, Trunk):
         self.apply(init_transformer)
         self.pyramid.apply(init_pyramid)
         self.finish()
+
+    @property
+    def operating_point(self) -> OperatingPoint:
+        return self._operating_point
+
+    @operating_point.setter
+    def operating_point(self, value: OperatingPoint | Mapping[str, float] | None) -> None:
+        self._operating_point = OperatingPoint.of(value)
 
     def _quarters(self) -> list[int]:
         """Numbers of blocks in the first one, two, three and four quarters of the network."""
@@ -431,19 +484,49 @@ class SuperViT(Backbone, Trunk):
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
         self.check_input(x)
         height, width = x.shape[2:]
-        h, w = -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
+        h, w = ((side + PATCH_SIZE - 1) // PATCH_SIZE for side in (height, width))
         x = F.pad(x, (0, w * PATCH_SIZE - width, 0, h * PATCH_SIZE - height))
-        x = self.embed(x)  # (B, N, C)
-        maps = {}
-        for i, block in enumerate(self.blocks):
-            x, _ = self.run(block, x)
-            if i in self.taps:
-                maps[i] = self.norm(x[:, 1:]).transpose(1, 2).unflatten(2, (h, w))  # (B, C, h, w)
+        point = self.operating_point
+        if point.scale < 1:
+            # What is resized is the padded image, so that tokens lie where those of scale 1 do.
+            size = (point.resized(height), point.resized(width))
+            x = F.interpolate(x, size, mode='bilinear', align_corners=True)
+        maps = self._token_maps(x)
+        if point.scale < 1:
+            maps = {
+                tap: F.interpolate(y, (h, w), mode='bilinear', align_corners=False)
+                for tap, y in maps.items()
+            }
         outputs = []
         for level, tap, stride in zip(self.out_indices, self.taps, self.out_strides, strict=True):
             y = self.pyramid[str(level)](maps[tap])
-            outputs.append(y[:, :, : -(-height // stride), : -(-width // stride)])
+            rows, columns = ((side + stride - 1) // stride for side in (height, width))
+            outputs.append(y[:, :, :rows, :columns])
         return tuple(outputs)
+
+    def _token_maps(self, x: Tensor) -> dict[int, Tensor]:
+        """(B, in_channels, 16 h, 16 w) -> per tap (B, C, h, w): the normed tokens after it."""
+        h, w = (side // PATCH_SIZE for side in x.shape[2:])
+        x = self.embed(x)  # (B, N, C)
+        keep_rate, total = self.operating_point.keep_rate, x.shape[1]
+        if keep_rate * total < 1:
+            raise ValueError(
+                f'operating_point: keep_rate={keep_rate} leaves less than one token of the '
+                f'{total} of {h} x {w} patches; here it must be in [1/{total}, 1]'
+            )
+        maps = {}
+        everything, positions = x, None  # all tokens, and which of them those at work are
+        for i, block in enumerate(self.blocks):
+            x, kept = self.run(block, x, keep_rate if i in DROPPING_BLOCKS else 1.0)
+            if kept is not None or i in self.taps:
+                everything = x if positions is None else put(everything, positions, x)
+            if kept is not None:
+                x = take(x, kept)
+                positions = kept if positions is None else positions.gather(1, kept)
+            if i in self.taps:
+                y = self.norm(everything[:, 1:])  # (B, h * w, C)
+                maps[i] = y.transpose(1, 2).unflatten(2, (h, w))
+        return maps
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the blocks after the last tap, which are not built here."""
