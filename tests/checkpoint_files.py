@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,70 @@ from torch import Tensor
 
 from tests.reference import refdata
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.registry import MODELS
 
 REFERENCE = Path(__file__).parent / 'reference'
 COMPAT = refdata.load_json(REFERENCE / 'compat.json')
-FAMILIES = {
-    cls.__name__.lower(): cls for cls in MODELS.module_dict.values() if issubclass(cls, Backbone)
-}
+FAMILIES = {name.lower(): cls for name, cls in Backbone.registered().items()}
 State = dict[str, Tensor]
+
+# Tensors of each manifest's file: loaded, dropped, initialised, and adapted among those loaded.
+# Dropped are the classifiers' heads and norms, GC ViT's position indices, and SepViT's window
+# tokens; of a detector also the two tensors of OUTSIDE.
+COUNTS = {
+    'casvit-xs-cls': (515, 9, 20, 0),
+    'casvit-xs-cls-nodist': (515, 7, 20, 0),
+    'casvit-xs-det': (535, 2, 0, 0),
+    'casvit-s-cls': (755, 9, 20, 0),
+    'casvit-s-cls-nodist': (755, 7, 20, 0),
+    'casvit-s-det': (775, 2, 0, 0),
+    'casvit-m-cls': (755, 9, 20, 0),
+    'casvit-m-cls-nodist': (755, 7, 20, 0),
+    'casvit-m-det': (775, 2, 0, 0),
+    'casvit-t-cls': (755, 9, 20, 0),
+    'casvit-t-cls-nodist': (755, 7, 20, 0),
+    'casvit-t-det': (775, 2, 0, 0),
+    'gcvit-xxtiny-cls': (222, 16, 8, 12),
+    'gcvit-xxtiny-det': (230, 12, 0, 0),
+    'gcvit-xxtiny-det-w7': (230, 12, 0, 0),
+    'gcvit-xtiny-cls': (300, 22, 8, 18),
+    'gcvit-xtiny-det': (308, 18, 0, 0),
+    'gcvit-xtiny-det-w7': (308, 18, 0, 0),
+    'gcvit-tiny-cls': (469, 35, 8, 31),
+    'gcvit-tiny-det': (477, 31, 0, 0),
+    'gcvit-tiny-det-w7': (477, 31, 0, 0),
+    'gcvit-tiny2-cls': (599, 45, 8, 41),
+    'gcvit-tiny2-det': (607, 41, 0, 0),
+    'gcvit-tiny2-det-w7': (607, 41, 0, 0),
+    'gcvit-small-cls': (531, 35, 8, 31),
+    'gcvit-small-det': (539, 31, 0, 0),
+    'gcvit-small-det-w7': (539, 31, 0, 0),
+    'gcvit-small2-cls': (591, 39, 8, 35),
+    'gcvit-small2-det': (599, 35, 0, 0),
+    'gcvit-small2-det-w7': (599, 35, 0, 0),
+    'gcvit-base-cls': (531, 35, 8, 31),
+    'gcvit-base-det': (539, 31, 0, 0),
+    'gcvit-base-det-w7': (539, 31, 0, 0),
+    'gcvit-large-cls': (531, 35, 8, 31),
+    'gcvit-large-det': (539, 31, 0, 0),
+    'gcvit-large-det-w7': (539, 31, 0, 0),
+    'sepvit-lite-cls': (180, 10, 28, 0),
+    'sepvit-tiny-cls': (180, 10, 28, 0),
+    'sepvit-tiny-det': (208, 4, 0, 0),
+    'sepvit-small-cls': (292, 14, 44, 0),
+    'sepvit-small-det': (336, 4, 0, 0),
+    'sepvit-base-cls': (292, 14, 44, 0),
+    'sepvit-base-det': (336, 4, 0, 0),
+    'shvit-s1-cls': (464, 7, 0, 0),
+    'shvit-s1-det': (464, 2, 0, 0),
+    'shvit-s2-cls': (464, 7, 0, 0),
+    'shvit-s2-det': (464, 2, 0, 0),
+    'shvit-s3-cls': (514, 7, 0, 0),
+    'shvit-s3-det': (514, 2, 0, 0),
+    'shvit-s4-cls': (628, 7, 0, 0),
+    'shvit-s4-det': (628, 2, 0, 0),
+    'supervit-deit_s-cls': (153, 2, 8, 0),
+    'supervit-lvvit_s-cls': (203, 4, 8, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +120,16 @@ class Published:
 
     def filled(self) -> State:
         """The reference weights, integer buffers (which tests must not overwrite) left out."""
-        return refdata.build_state_dict(self.manifest)
+        return {
+            name: _fill(name, *shape)
+            for name, shape, dtype in self.manifest['tensors']
+            if not refdata.is_kept_buffer(name, dtype)
+        }
+
+
+@functools.lru_cache(maxsize=1000)  # the files of a variant have most tensors in common
+def _fill(name: str, *shape: int) -> Tensor:
+    return torch.from_numpy(refdata.fill_tensor(name, shape))
 
 
 def published() -> list[Published]:
@@ -108,6 +174,26 @@ def detector(state: State) -> dict[str, Any]:
 def save(content: Any, path: Path, **options: Any) -> str:
     torch.save(content, path, **options)
     return str(path)
+
+
+def resized_table(table: Tensor, window_size: int) -> Tensor:
+    """A table of position biases, (side * side, heads), for another window.
+
+    By the definition: each head's table is a picture; its pixels lie at the centres of equal
+    cells, and a new one is the sum of the four nearest in either direction, weighed by Keys'
+    cubic kernel with a = -0.75. Beyond the edge the pixels of the edge are repeated.
+    """
+    side, own_side = round(table.shape[0] ** 0.5), 2 * window_size - 1
+    weights = np.zeros((own_side, side))
+    for row in range(own_side):
+        place = (row + 0.5) * side / own_side - 0.5
+        for pixel in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+            d = abs(place - pixel)
+            near = 1.25 * d**3 - 2.25 * d**2 + 1
+            far = -0.75 * d**3 + 3.75 * d**2 - 6 * d + 3
+            weights[row, min(max(pixel, 0), side - 1)] += near if d <= 1 else far
+    pictures = table.numpy().astype(np.float64).T.reshape(-1, side, side)
+    return torch.from_numpy((weights @ pictures @ weights.T).reshape(-1, own_side**2).T).float()
 
 
 # The same tensors under timm's names. The rules are those of reference/golden/NOTES.md, written in

@@ -15,11 +15,10 @@ import torch
 from PIL import Image
 
 from vitbackbones.backbones import SepViT
-from vitbackbones.checkpoint import CheckpointError
+from vitbackbones.checkpoint import CheckpointError, check_fits
 from vitbackbones.cli import demo_data
 from vitbackbones.cli.config import build_backbone, load_config
 from vitbackbones.cli.main import main
-from vitbackbones.cli.test import check_fits
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/detection/sepvit_retinanet.py'

@@ -3,7 +3,7 @@
 Importing the package registers everything it offers in mmengine's registries.
 """
 
-from . import backbones, checkpoint, engine, registry
+from . import backbones, checkpoint, engine, necks, registry
 from .checkpoint import CheckpointError, load_pretrained
 from .factory import create, list_backbones
 
@@ -18,6 +18,7 @@ __all__ = [
     'engine',
     'list_backbones',
     'load_pretrained',
+    'necks',
     'registry',
 ]
 

@@ -8,14 +8,12 @@ from typing import Any
 
 from .backbones.base import Backbone
 from .checkpoint import load_pretrained
-from .registry import MODELS
 
 
 def _variants() -> dict[str, tuple[type[Backbone], str]]:
     return {
         f'{cls.__name__.lower()}_{arch}': (cls, arch)
-        for cls in MODELS.module_dict.values()
-        if issubclass(cls, Backbone)
+        for cls in Backbone.registered().values()
         for arch in cls.archs
     }
 

@@ -169,8 +169,7 @@ def read_checkpoint(
     source = os.fspath(source)
     label = source
     if re.match('https?://', source):
-        sha256 = sha256 or hash_in_name(_file_name(source))
-        path = _download(source, sha256)
+        path, sha256 = _download(source, sha256)
         label = f'{source} (kept as {path}; delete that to download it again)'
     else:
         path = Path(source)
@@ -203,11 +202,19 @@ def read_checkpoint(
     return dict(content)
 
 
-def _download(url: str, sha256: str | None) -> Path:
-    """The file of torch hub's cache that belongs to ``url``, downloaded if it is not there."""
-    # Many files are called model.safetensors: only the whole URL tells them apart.
-    name = f'{hashlib.sha256(url.encode()).hexdigest()[:16]}_{_file_name(url)}'
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+def _download(url: str, sha256: str | None) -> tuple[Path, str | None]:
+    """The file of torch hub's cache that belongs to ``url``, downloaded if it is not there.
+
+    With it comes the digest that is known of it, be it from its name.
+    """
+    try:
+        name = Path(urlparse(url).path).name
+        # Many files are called model.safetensors: only the whole URL tells them apart.
+        prefix = hashlib.sha256(url.encode()).hexdigest()[:16]
+    except ValueError as error:
+        raise CheckpointError(f'{url!a} is no address ({error}); correct it') from error
+    sha256 = sha256 or hash_in_name(name)
+    path = Path(torch.hub.get_dir(), 'checkpoints', f'{prefix}_{name}')
 
     def fetch() -> None:
         if not path.exists():
@@ -222,16 +229,13 @@ def _download(url: str, sha256: str | None) -> Path:
         finally:
             barrier()
         fetch()  # on machines that do not share the first one's disk
-    except (OSError, HTTPException, RuntimeError) as error:
+    except (OSError, HTTPException, RuntimeError, ValueError) as error:  # the last: no host's name
         raise CheckpointError(
             f'{url} cannot be downloaded ({error}); fetch it by other means and give the local '
-            'path as checkpoint, or train from scratch with init_cfg=None'
+            'path (--cfg-options model.backbone.init_cfg.checkpoint=FILE), or train from scratch '
+            'with init_cfg=None (--cfg-options model.backbone.init_cfg=None)'
         ) from error
-    return path
-
-
-def _file_name(url: str) -> str:
-    return Path(urlparse(url).path).name
+    return path, sha256
 
 
 def hash_in_name(name: str) -> str | None:

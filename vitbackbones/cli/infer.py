@@ -22,7 +22,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import VISUALIZERS, init_default_scope
 
-from vitbackbones.checkpoint import read_checkpoint
+from vitbackbones.checkpoint import load_whole, read_checkpoint
 
 from .config import (
     adapt_to_device,
@@ -34,12 +34,13 @@ from .config import (
 )
 from .errors import UserError
 from .pictures import draw
-from .test import load_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='a checkpoint of `vitbackbones train`')
+    parser.add_argument(
+        'checkpoint', help='a checkpoint of `vitbackbones train`, or a published one'
+    )
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     parser.add_argument('--out-dir', required=True, help='where results are written')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')

@@ -7,7 +7,6 @@ import argparse
 import torch
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.registry import MODELS
 
 from .errors import UserError
 
@@ -23,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: unknown backbone or variant.
     """
-    found = backbones()
+    found = Backbone.registered()
     if args.backbone and args.backbone.lower() not in {name.lower() for name in found}:
         raise UserError(f'unknown backbone {args.backbone!r}, choose from {", ".join(found)}')
     print(f'{"backbone":12} {"arch":10} {"parameters":>12}  {"channels":24} strides')
@@ -38,9 +37,3 @@ def run(args: argparse.Namespace) -> None:
             size = sum(p.numel() for p in net.parameters()) / 1e6
             channels, strides = (' '.join(map(str, v)) for v in (net.out_channels, net.out_strides))
             print(f'{name:12} {arch:10} {size:10.2f} M  {channels:24} {strides}')
-
-
-def backbones() -> dict[str, type[Backbone]]:
-    """The registered backbones by name."""
-    classes = {cls.__name__: cls for cls in MODELS.module_dict.values()}
-    return {name: cls for name, cls in sorted(classes.items()) if issubclass(cls, Backbone)}

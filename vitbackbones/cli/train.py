@@ -6,9 +6,11 @@ import argparse
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, find_latest_checkpoint
 
-from vitbackbones.checkpoint import read_checkpoint
+from vitbackbones.checkpoint import check_fits, read_checkpoint, starting_weights
+from vitbackbones.engine.preflight import PreflightError
 
 from .config import (
     adapt_to_device,
@@ -22,7 +24,6 @@ from .config import (
     work_dir,
 )
 from .errors import UserError
-from .test import check_fits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Train as ``args`` say.
 
     Raises:
-        UserError: the config, an option or the data are not right.
+        UserError: the config, an option or the data are not right, or the model cannot be trained.
         CheckpointError: the file to resume from, or the pre-trained weights, cannot be used.
     """
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
@@ -69,7 +70,27 @@ def run(args: argparse.Namespace) -> None:
     runner = build_runner(cfg, training=True)
     if cfg.get('resume') and start is not None:
         check_fits(runner.model, start, cfg.load_from)
-    runner.train()
+    elif cfg.get('load_from'):
+        runner.register_hook(StartHook(cfg.load_from))
+    try:
+        runner.train()
+    except PreflightError as error:
+        raise UserError(str(error)) from error
+
+
+class StartHook(Hook):
+    """Start from the weights of another detector or segmentor, its backbone's being complete.
+
+    mmengine takes what it finds under ``state_dict`` and goes on without what has another name.
+    """
+
+    priority = 'VERY_HIGH'  # before other hooks, EMAHook for one, read the weights
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint['state_dict'] = starting_weights(runner.model, checkpoint, self.source)
 
 
 def use_amp(cfg: Config) -> None:
@@ -103,6 +124,11 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
     if not path or ('://' in path and not path.startswith('http')):
         return None
     checkpoint = read_checkpoint(path)
+    if path.endswith('.safetensors'):
+        raise UserError(
+            f'{path}: mmengine starts from files of torch; `vitbackbones convert {path} start.pth` '
+            'makes one'
+        )
     missing = [key for key in ('state_dict', 'optimizer', 'meta') if key not in checkpoint]
     if cfg.get('resume') and missing:
         raise UserError(
