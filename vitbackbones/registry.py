@@ -13,15 +13,28 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mmengine.config import utils as config_utils
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 SCOPE = 'vitbackbones'
 
+LOOPS = Registry('loop', parent=ROOT_LOOPS, scope=SCOPE, locations=['vitbackbones.engine.sandwich'])
 MODELS = Registry('model', parent=ROOT_MODELS, scope=SCOPE, locations=['vitbackbones'])
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['vitbackbones']
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=SCOPE,
+    locations=['vitbackbones'],
+)
+HOOKS = Registry(
+    'hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['vitbackbones.engine.preflight']
 )
 
 # `_base_ = 'vitbackbones::...'` is refused unless the name is in mmengine's own table. It maps a

@@ -1,5 +1,10 @@
-"""What training needs beyond mmengine."""
+"""What training needs beyond mmengine.
+
+Hooks and loops are imported when a config names them: mmengine's own, which they build on, import
+OpenCV, and ``import vitbackbones`` is to need nothing but torch and mmengine.
+"""
 
 from .amp import CPUAmpOptimWrapper
+from .layer_decay import LayerDecayOptimWrapperConstructor
 
-__all__ = ['CPUAmpOptimWrapper']
+__all__ = ['CPUAmpOptimWrapper', 'LayerDecayOptimWrapperConstructor']

@@ -1,0 +1,283 @@
+"""Training one set of weights for many operating points: the sandwich rule of SuperViT.
+
+Paper: Lin et al., "Super Vision Transformer", arXiv 2205.11397 (section 3). An operating point is
+an image scale and a token keeping rate. How they are trained is a matter of the training loop,
+where a config also says how long; the rest of it stays as it is::
+
+    train_cfg = dict(type='vitbackbones.EpochBasedPointsLoop', train_points='sandwich')
+
+One iteration is one optimiser step, however many points it trains. Deliberate choices:
+
+- The gradient is the sum over the passes, as published. To AdamW the factor makes no difference;
+  ``clip_grad`` acts once, on the sum, so that its threshold should grow with the passes.
+- A published student learns from its teacher's class probabilities, which dense heads lack. Here
+  it learns from its teacher's feature maps, from the task, or from both: ``student_loss``.
+- BatchNorms of neck and head normalise each pass by itself and have one set of running statistics,
+  which every pass through them updates: evaluation uses the average over the points.
+- Points are drawn from the run's seed and the iteration's number: alike in all processes, and
+  after resuming.
+- Outside of a training pass the backbone is at its own operating point: validation during
+  training, for one, measures that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import Tensor
+
+from vitbackbones.registry import LOOPS, register
+
+# As published: 128, 160, 192 and 224 of 224 pixels, and the keeping rates of training.
+SCALES = (8 / 14, 10 / 14, 12 / 14, 1.0)
+KEEP_RATES = (0.5, 0.7, 1.0)
+
+TRAIN_POINTS = ('fixed', 'random', 'sandwich')
+STUDENT_LOSSES = ('distill', 'task', 'both')
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass; ``name`` is the prefix of its losses in the log."""
+
+    name: str
+    scale: float
+    keep_rate: float
+    student: bool = False  # of the pass before it
+
+
+def sandwich_passes(
+    draw: random.Random, scales: Sequence[float], keep_rates: Sequence[float]
+) -> list[Pass]:
+    """The published rule: at the full and at a smaller scale, all tokens and then fewer of them.
+
+    The largest scale and rate are always trained, the others are drawn. Where there is nothing
+    smaller to draw, its passes are left out.
+    """
+    *smaller, full = sorted(set(scales))
+    *fewer, every = sorted(set(keep_rates))
+    sizes = {'full': full}
+    if smaller:
+        sizes['small'] = draw.choice(smaller)
+    passes = []
+    for name, scale in sizes.items():
+        passes.append(Pass(name, scale, every))
+        if fewer:
+            passes.append(Pass(f'{name}_pruned', scale, draw.choice(fewer), student=True))
+    return passes
+
+
+def sandwich_step(
+    model: BaseModel,
+    data: Any,
+    optim_wrapper: OptimWrapper,
+    passes: Sequence[Pass],
+    student_loss: str = 'distill',
+    distill_weight: float = 1.0,
+) -> dict[str, Tensor]:
+    """One iteration: a backward pass right after each forward pass, then one optimiser step.
+
+    The data are preprocessed once. Only one pass's graph exists at a time; of a teacher nothing
+    but the values of its feature maps stays. DDP averages gradients in the last pass, which for
+    this reason runs the heads even if nothing is learnt from them.
+
+    Args:
+        model: a detector or segmentor whose backbone has operating points, wrapped or not.
+        data: a batch of the data loader.
+        passes: each student right after its teacher, see :func:`sandwich_passes`.
+        student_loss: 'distill', 'task' or 'both', see :class:`PointsLoop`.
+        distill_weight: factor of :func:`map_error`.
+
+    Returns:
+        What to log: the ``loss`` of all passes, and the losses of each under its name.
+    """
+    module = model.module if is_model_wrapper(model) else model
+    backbone = module.backbone
+    data = module.data_preprocessor(data, True)
+    iteration = optim_wrapper.inner_count
+    logs: dict[str, Tensor] = {}
+    maps: list[Tensor] = []
+    teacher: list[Tensor] = []
+    hook = backbone.register_forward_hook(lambda module, args, output: maps.extend(output))
+    try:
+        for p in passes:
+            last = p is passes[-1]
+            task = not p.student or student_loss != 'distill'
+            distill = p.student and student_loss != 'task'
+            # mmengine counts backward passes. For its accumulation over iterations, those of one
+            # iteration are one.
+            optim_wrapper._inner_count = iteration
+            with at_point(backbone, p.scale, p.keep_rate), _no_sync(model, unless=last):
+                with optim_wrapper.optim_context(model):
+                    if task or last:
+                        loss, log = module.parse_losses(model._run_forward(data, mode='loss'))
+                    else:
+                        loss, log = 0.0, {}
+                        backbone(data['inputs'])
+                if not task:
+                    loss, log = 0 * loss, {}
+                if distill:
+                    log['loss_distill'] = distill_weight * map_error(maps, teacher)
+                    loss = log['loss'] = loss + log['loss_distill']
+                teacher = [] if p.student else [x.detach() for x in maps]
+                maps.clear()
+                if last:
+                    optim_wrapper.update_params(loss)
+                else:
+                    optim_wrapper.backward(optim_wrapper.scale_loss(loss))
+            logs |= {f'{p.name}.{key}': value.detach() for key, value in log.items()}
+    finally:
+        hook.remove()
+    return {'loss': torch.stack([logs[f'{p.name}.loss'] for p in passes]).sum(), **logs}
+
+
+def map_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Squared error of (B, C, H, W) maps in units of the teacher's variance, averaged.
+
+    The variance is one map's of one picture: maps of any range weigh the same, and a batch gives
+    the same spread over several processes as in one.
+    """
+    errors = []
+    for x, y in zip(student, teacher, strict=True):
+        x, y = x.float().flatten(1), y.float().flatten(1)  # (B, C * H * W)
+        errors.append((x - y).square().mean(1) / y.var(1).clamp_min(1e-6))
+    return torch.stack(errors).mean()
+
+
+@contextmanager
+def at_point(backbone: Any, scale: float, keep_rate: float) -> Iterator[None]:
+    """Let ``backbone`` work at another operating point than its own."""
+    own = backbone.operating_point
+    backbone.operating_point = dict(scale=scale, keep_rate=keep_rate)
+    try:
+        yield
+    finally:
+        backbone.operating_point = own
+
+
+def _no_sync(model: BaseModel, unless: bool) -> AbstractContextManager[None]:
+    """Keep DDP from averaging gradients over the processes."""
+    return nullcontext() if unless or not hasattr(model, 'no_sync') else model.no_sync()
+
+
+class PointsLoop:
+    """What :class:`EpochBasedPointsLoop` and :class:`IterBasedPointsLoop` add to mmengine's loops.
+
+    Args:
+        train_points: 'fixed' trains the backbone's own operating point, 'random' one point per
+            iteration out of all pairs of ``scales`` and ``keep_rates``, 'sandwich' four of them,
+            see :func:`sandwich_passes`.
+        scales: to be trained, in (0, 1].
+        keep_rates: to be trained, in (0, 1].
+        student_loss: what a pass with fewer tokens learns from: 'distill' from the feature maps
+            of the pass with all of them, 'task' from the annotations, 'both' from the two.
+        distill_weight: factor of the distillation loss, see :func:`map_error`.
+        loop: the arguments of mmengine's loop.
+
+    Raises:
+        ValueError: a value outside its choices, or a backbone without operating points.
+    """
+
+    runner: Runner
+    _iter: int
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        *,
+        train_points: str = 'sandwich',
+        scales: Sequence[float] = SCALES,
+        keep_rates: Sequence[float] = KEEP_RATES,
+        student_loss: str = 'distill',
+        distill_weight: float = 1.0,
+        **loop: Any,
+    ) -> None:
+        self.train_points = train_points
+        self.scales = scales
+        self.keep_rates = keep_rates
+        self.student_loss = student_loss
+        self.distill_weight = distill_weight
+        module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.backbone = getattr(module, 'backbone', module)
+        self._check()  # before workers are started
+        super().__init__(runner, dataloader, **loop)  # type: ignore[call-arg]
+
+    def _check(self) -> None:
+        name = type(self).__name__
+        for option, choices in (('train_points', TRAIN_POINTS), ('student_loss', STUDENT_LOSSES)):
+            value = getattr(self, option)
+            if value not in choices:
+                raise ValueError(f'{name}: {option}={value!r} must be one of {choices}')
+        if not self.distill_weight > 0:
+            raise ValueError(f'{name}: distill_weight={self.distill_weight} must be positive')
+        if self.train_points == 'fixed':
+            return
+        if not hasattr(self.backbone, 'operating_point'):
+            raise ValueError(
+                f'{name}: train_points={self.train_points!r} needs a backbone with operating '
+                f'points, which SuperViT is; got {type(self.backbone).__name__}'
+            )
+        for option in ('scales', 'keep_rates'):
+            values = getattr(self, option)
+            if not isinstance(values, (list, tuple)) or not values:
+                raise ValueError(f'{name}: {option}={values!r} must list values in (0, 1]')
+        for scale, keep_rate in itertools.product(self.scales, self.keep_rates):
+            try:
+                with at_point(self.backbone, scale, keep_rate):
+                    pass
+            except ValueError as error:
+                raise ValueError(f'{name}: scales or keep_rates: {error}') from None
+
+    def train_step(self, data_batch: Any) -> dict[str, Tensor]:
+        """Train on one batch with one optimiser step; returns what to log."""
+        model, optim_wrapper = self.runner.model, self.runner.optim_wrapper
+        draw = random.Random(f'{self.runner.seed} {self._iter}')
+        if self.train_points == 'sandwich':
+            passes = sandwich_passes(draw, self.scales, self.keep_rates)
+            return sandwich_step(
+                model, data_batch, optim_wrapper, passes, self.student_loss, self.distill_weight
+            )
+        point: AbstractContextManager[None] = nullcontext()
+        if self.train_points == 'random':
+            point = at_point(self.backbone, draw.choice(self.scales), draw.choice(self.keep_rates))
+        with point:
+            return model.train_step(data_batch, optim_wrapper=optim_wrapper)
+
+    def train_iter(self, batch_idx: int, data_batch: Any) -> None:
+        """What mmengine's loops do in an iteration, around our :meth:`train_step`."""
+        call_hook = self.runner.call_hook
+        call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
+        outputs = self.train_step(data_batch)
+        call_hook('after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
+
+
+@register(LOOPS)
+class EpochBasedPointsLoop(PointsLoop, EpochBasedTrainLoop):
+    """mmengine's ``EpochBasedTrainLoop`` with the options of :class:`PointsLoop`.
+
+    Resumed in the middle of an epoch it goes on with the next batch, where mmengine's starts the
+    epoch again.
+    """
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        if idx >= self._iter % len(self.dataloader):  # else it was trained before resuming
+            self.train_iter(idx, data_batch)
+
+
+@register(LOOPS)
+class IterBasedPointsLoop(PointsLoop, IterBasedTrainLoop):
+    """mmengine's ``IterBasedTrainLoop`` with the options of :class:`PointsLoop`."""
+
+    def run_iter(self, data_batch: Any) -> None:
+        self.train_iter(self._iter, data_batch)
