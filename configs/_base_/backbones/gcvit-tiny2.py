@@ -1,0 +1,11 @@
+# GC ViT-T2, windows of 24 in all levels. Weights: CC BY-NC-SA 4.0, non-commercial.
+channels = [64, 128, 256, 512]
+backbone = dict(
+    type='vitbackbones.GCViT',
+    arch='tiny2',
+    drop_path_rate=0.25,  # ours: the classifier's; only the tiny one has a published dense rate
+    init_cfg=dict(
+        type='Pretrained',
+        checkpoint='https://huggingface.co/nvidia/GCViT/resolve/main/gcvit_1k_tiny2.pth.tar',
+    ),
+)

@@ -1,0 +1,2 @@
+# What every config of ours runs beside its framework's own hooks.
+custom_hooks = [dict(type='vitbackbones.PreflightHook')]

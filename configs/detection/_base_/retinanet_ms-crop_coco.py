@@ -1,0 +1,13 @@
+# RetinaNet on COCO boxes, trained on many scales.
+_base_ = ['retinanet_coco.py', 'ms-crop.py']
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='RandomFlip', prob=0.5),
+            _base_.ms_crop,
+            dict(type='PackDetInputs'),
+        ]
+    )
+)

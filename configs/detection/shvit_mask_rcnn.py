@@ -1,0 +1,19 @@
+# Mask R-CNN, SHViT-S4, 1x: box AP 39.0, mask AP 35.9 (https://github.com/ysj9909/SHViT,
+# downstream/README). The neck makes strides 4 and 8 out of stride 16.
+_base_ = [
+    '_base_/mask-rcnn_coco.py',
+    '_base_/schedules/adamw_1x.py',
+    '../_base_/backbones/shvit-s4.py',
+]
+model = dict(
+    backbone=_base_.backbone,
+    neck=dict(
+        _delete_=True,
+        type='vitbackbones.TransposedConvFPN',
+        in_channels=_base_.channels,
+        out_channels=256,
+        num_outs=5,
+        num_trans_convs=2,
+    ),
+)
+optim_wrapper = dict(optimizer=dict(lr=1e-4, weight_decay=0.05))

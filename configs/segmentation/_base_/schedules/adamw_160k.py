@@ -1,0 +1,18 @@
+# 160k iterations of 8 x 2 crops, AdamW, as Swin's UPerNet. SepViT's position encodings
+# (pos_block), GC ViT's position tables and the norms of both do not decay.
+_base_ = 'mmseg::_base_/schedules/schedule_160k.py'
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
+    paramwise_cfg=dict(
+        custom_keys=dict(
+            pos_block=dict(decay_mult=0.0),
+            relative_position_bias_table=dict(decay_mult=0.0),
+            norm=dict(decay_mult=0.0),
+        )
+    ),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=16)
