@@ -1,116 +1,191 @@
-"""What every backbone promises, over the registry: a backbone is covered by being registered."""
+"""What every backbone promises: a backbone is covered, with all its variants, by being registered.
+
+What depends on the network is tested on a small variant and on every published one at its own
+widths; those above 60 million parameters are marked large. Pictures are small, and networks that
+differ in their options alone share one set of weights.
+"""
 
 from __future__ import annotations
 
 import collections
 import copy
 import dataclasses
+import datetime
+import functools
 import inspect
 import itertools
 import math
 import socket
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS as ROOT_MODELS
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from tests.small import SMALL
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.layers import DropPath
-from vitbackbones.registry import MODELS
 
-BACKBONES = sorted(
-    (cls for cls in MODELS.module_dict.values() if issubclass(cls, Backbone)),
-    key=lambda cls: cls.__name__,
-)
+BACKBONES = list(Backbone.registered().values())
 every_backbone = pytest.mark.parametrize('cls', BACKBONES, ids=lambda cls: cls.__name__)
 
-
-def small(cls: type[Backbone], **options: object) -> Backbone:
-    return cls(SMALL[cls.__name__], **options)
-
-
-def stages(cls: type[Backbone]) -> range:
-    return range(len(cls.strides))
+# Above 60 million parameters.
+LARGE = {'GCViT-base', 'GCViT-large', 'GCViT-small2', 'SepViT-base'}
+# The default windows, of 24, would hold little but padding here.
+OPTIONS = {'GCViT': {'window_size': (4, 3, 5, 2)}}
 
 
-def image(cls: type[Backbone], batch: int = 1, extra: int = 9) -> torch.Tensor:
-    """A picture of odd sides, just larger than the coarsest stride needs."""
-    side = max(cls.strides)
-    return torch.randn(batch, 3, side + extra, 2 * side + 1)
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A published variant of a backbone, or without ``arch`` the small one."""
+
+    name: str
+    arch: str | None = None
+
+    def __str__(self) -> str:
+        return f'{self.name}-{self.arch}' if self.arch else self.name
+
+    @property
+    def cls(self) -> type[Backbone]:
+        return Backbone.registered()[self.name]
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        return tuple(range(len(self.cls.strides)))
+
+    @property
+    def out_indices(self) -> list[tuple[int, ...]]:
+        """Choices of outputs: all there are of the small variant, some of the others."""
+        if self.arch:
+            return [*((i,) for i in self.stages), self.stages[1:], self.stages]
+        lengths = range(1, len(self.stages) + 1)
+        return [c for n in lengths for c in itertools.combinations(self.stages, n)]
+
+    def build(self, **options: Any) -> Backbone:
+        options = {**OPTIONS.get(self.name, {}), **options}
+        return self.cls(self.arch or SMALL[self.name], **options)
+
+    def build_on_meta(self, **options: Any) -> Backbone:
+        """The network without memory: for what can be seen without running it."""
+        with torch.device('meta'):
+            return self.build(**options)
+
+    def twin(self, **options: Any) -> Backbone:
+        """The network with these options, and with the weights that all twins have."""
+        net = self.build_on_meta(**options).to_empty(device='cpu')
+        weights = tensors(original(self))
+        with torch.no_grad():
+            for name, value in tensors(net).items():
+                value.copy_(weights[name])
+        return net
+
+    def image(self, batch: int = 1, extra: int = 9) -> Tensor:
+        """A picture of odd sides, just larger than the coarsest stride needs."""
+        side = max(self.cls.strides)
+        return torch.randn(batch, 3, side + extra, 2 * side + 1)
 
 
-def wake(net: Backbone) -> Backbone:
-    """Zero-initialised scales would hide the branches behind them: set them to one."""
+def tensors(net: nn.Module) -> dict[str, Tensor]:
+    return {**dict(net.named_parameters()), **dict(net.named_buffers())}
+
+
+@functools.lru_cache(maxsize=1)
+def original(case: Case) -> Backbone:
+    """A network of ``case`` in evaluation, which nobody changes.
+
+    Scales that start at zero, or nearly, would hide the branches behind them: they are one here.
+    """
+    torch.manual_seed(0)
+    net = case.build()
     with torch.no_grad():
         for name, value in net.named_parameters():
-            if value.ndim == 1 and name.endswith('weight') and not value.any():
+            if value.ndim == 1 and name.endswith(('weight', 'gamma1', 'gamma2')):
                 value.fill_(1)
-    return net
+    return net.eval()
+
+
+def cases() -> list[Any]:
+    found = [Case(cls.__name__, arch) for cls in BACKBONES for arch in (None, *cls.archs)]
+    large = {str(case): [pytest.mark.large] for case in found if str(case) in LARGE}
+    return [pytest.param(case, id=str(case), marks=large.get(str(case), [])) for case in found]
+
+
+@pytest.fixture(scope='module', params=cases())
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def net(case: Case) -> Backbone:
+    return original(case)
+
+
+@pytest.fixture(scope='module')
+def picture(case: Case) -> Tensor:
+    torch.manual_seed(0)
+    return case.image(batch=2)
+
+
+@pytest.fixture(scope='module')
+def maps(case: Case, picture: Tensor) -> tuple[Tensor, ...]:
+    """What the network makes of ``picture``."""
+    with torch.no_grad():
+        return original(case)(picture)
 
 
 def test_every_backbone_is_covered() -> None:
     assert {cls.__name__ for cls in BACKBONES} == set(SMALL)
+    assert {param.id for param in cases()} > LARGE
 
 
 # ------------------------------------------------------------------------------ shapes
 
 
-@every_backbone
-def test_outputs_have_the_declared_channels_and_strides(cls: type[Backbone]) -> None:
-    largest = max(cls.strides)
-    for height, width in ((largest, largest), (largest + 1, 2 * largest - 1), (largest * 3, 75)):
-        for count in range(1, len(cls.strides) + 1):
-            out_indices = tuple(stages(cls))[-count:]
-            net = small(cls, out_indices=out_indices).eval()
-            maps = net(torch.randn(2, 3, height, max(width, largest)))
-            assert isinstance(maps, tuple)
-            assert net.out_strides == tuple(cls.strides[i] for i in out_indices)
-            for x, channels, stride in zip(maps, net.out_channels, net.out_strides, strict=True):
-                rows, columns = math.ceil(height / stride), math.ceil(max(width, largest) / stride)
-                assert x.shape == (2, channels, rows, columns)
-                assert torch.isfinite(x).all()
+@torch.no_grad()
+def test_outputs_have_the_declared_channels_and_strides(case: Case, net: Backbone) -> None:
+    assert net.out_strides == case.cls.strides
+    largest = max(net.out_strides)
+    for height, width in ((largest, largest), (largest + 1, 2 * largest - 1), (largest * 2, 75)):
+        maps = net(torch.randn(1, 3, height, max(width, largest)))
+        assert isinstance(maps, tuple)
+        for x, channels, stride in zip(maps, net.out_channels, net.out_strides, strict=True):
+            rows, columns = math.ceil(height / stride), math.ceil(max(width, largest) / stride)
+            assert x.shape == (1, channels, rows, columns)
+            assert torch.isfinite(x).all()
 
 
-@every_backbone
-def test_an_output_does_not_depend_on_which_others_are_asked_for(cls: type[Backbone]) -> None:
-    torch.manual_seed(0)
-    full = wake(small(cls)).eval()
-    x = image(cls)
-    want = full(x)
-    for i in stages(cls):
-        net = small(cls, out_indices=(i,)).eval()
-        missing, _ = net.load_state_dict(full.state_dict(), strict=False)
-        assert not missing
-        assert torch.equal(net(x)[0], want[i])
+@torch.no_grad()
+def test_an_output_does_not_depend_on_which_others_are_asked_for(
+    case: Case, net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]
+) -> None:
+    for out_indices in case.out_indices:
+        part = case.twin(out_indices=out_indices).eval()
+        assert part.out_channels == tuple(net.out_channels[i] for i in out_indices)
+        assert part.out_strides == tuple(net.out_strides[i] for i in out_indices)
+        for i, x in zip(out_indices, part(picture), strict=True):
+            assert torch.equal(x, maps[i])
 
 
-@every_backbone
-def test_a_picture_gives_the_same_maps_alone_and_in_a_batch(cls: type[Backbone]) -> None:
-    net = wake(small(cls)).eval()
-    x = image(cls, batch=3)
-    together = net(x)
-    alone = net(x[1:2])
-    for one, many in zip(alone, together, strict=True):
+@torch.no_grad()
+def test_a_picture_gives_the_same_maps_alone_and_in_a_batch(
+    net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]
+) -> None:
+    for one, many in zip(net(picture[1:]), maps, strict=True):
         torch.testing.assert_close(one[0], many[1], rtol=1e-4, atol=1e-5)
 
 
-@every_backbone
-def test_more_input_channels_work(cls: type[Backbone]) -> None:
-    net = small(cls, in_channels=5).eval()
-    side = max(cls.strides)
-    assert len(net(torch.randn(1, 5, side, side))) == len(cls.strides)
-
-
-@every_backbone
-def test_published_variants_build_and_declare_their_channels(cls: type[Backbone]) -> None:
-    with torch.device('meta'):
-        for name in cls.archs:
-            net = cls(name)
-            assert len(net.out_channels) == len(net.out_strides) == len(cls.strides)
+def test_more_input_channels_work(case: Case) -> None:
+    net = case.build_on_meta(in_channels=5).eval()
+    assert net.get_parameter(net.stem_weight).shape[1] == 5
+    side = max(net.strides)
+    assert len(net(torch.empty(1, 5, side, side, device='meta'))) == len(net.strides)
 
 
 # ----------------------------------------------------------------------------- options
@@ -128,7 +203,7 @@ def test_options_and_defaults_are_the_common_ones(cls: type[Backbone]) -> None:
         'init_cfg': None,
     }
     assert {name: parameters[name].default for name in wanted} == wanted
-    assert tuple(parameters['out_indices'].default) == tuple(stages(cls))
+    assert tuple(parameters['out_indices'].default) == tuple(range(len(cls.strides)))
     for name, parameter in parameters.items():
         assert parameter.kind is not inspect.Parameter.VAR_KEYWORD
         assert name == 'arch' or parameter.kind is inspect.Parameter.KEYWORD_ONLY
@@ -137,7 +212,7 @@ def test_options_and_defaults_are_the_common_ones(cls: type[Backbone]) -> None:
 @every_backbone
 def test_config_lists_are_accepted_and_left_alone(cls: type[Backbone]) -> None:
     arch = {k: list(v) if isinstance(v, tuple) else v for k, v in SMALL[cls.__name__].items()}
-    cfg = ConfigDict(type=cls.__name__, arch=arch, out_indices=list(stages(cls)))
+    cfg = ConfigDict(type=cls.__name__, arch=arch, out_indices=[*range(len(cls.strides))])
     before = copy.deepcopy(cfg)
     net = ROOT_MODELS.build(cfg)
     assert isinstance(net, cls)
@@ -151,46 +226,49 @@ def test_it_is_found_from_the_scope_of_another_package(cls: type[Backbone], pref
         assert registry.get(prefix + cls.__name__) is cls
 
 
-@every_backbone
-def test_drop_path_rises_linearly_to_the_asked_rate(cls: type[Backbone]) -> None:
-    net = small(cls, drop_path_rate=0.4)
-    rates = [m.rate for m in net.modules() if isinstance(m, DropPath)]
-    assert rates == sorted(rates)
-    assert rates[0] == 0
-    assert rates[-1] == pytest.approx(0.4)
-    for arch in list(cls.archs)[:2]:
-        with torch.device('meta'):
-            net = cls(arch)
-        rates = [m.rate for m in net.modules() if isinstance(m, DropPath)]
-        assert max(rates) == pytest.approx(cls.archs[arch].drop_path_rate)
+def test_drop_path_rises_linearly_to_the_asked_or_the_published_rate(
+    case: Case, net: Backbone
+) -> None:
+    for asked, want in ((0.4, 0.4), (None, net.arch.drop_path_rate)):
+        other = case.build_on_meta(drop_path_rate=asked)
+        rates = [m.rate for m in other.modules() if isinstance(m, DropPath)]
+        assert rates == sorted(rates)
+        assert rates[0] == 0
+        assert rates[-1] == pytest.approx(want)
+        steps = [upper - lower for lower, upper in itertools.pairwise(dict.fromkeys(rates))]
+        assert steps == pytest.approx(steps[:1] * len(steps))
 
 
 @every_backbone
-def test_wrong_options_name_the_value_and_the_choices(cls: type[Backbone]) -> None:
-    name, last = cls.__name__, len(cls.strides)
+def test_wrong_archs_name_the_value_and_the_choices(cls: type[Backbone]) -> None:
+    name = cls.__name__
     with pytest.raises(ValueError, match=f"{name}: unknown arch 'huge', choose from '"):
         cls('huge')
     with pytest.raises(ValueError, match=r"unknown: \['colour'\]"):
         cls({**SMALL[name], 'colour': 'red'})
     with pytest.raises(ValueError, match='missing: '):
         cls({})
+
+
+def test_wrong_options_name_the_value_and_the_choices(case: Case) -> None:
+    build, last = case.build_on_meta, len(case.stages)
     with pytest.raises(ValueError, match=rf'out_indices=\({last},\) must name stages out of'):
-        small(cls, out_indices=(last,))
+        build(out_indices=(last,))
     with pytest.raises(ValueError, match=r'out_indices=\(\) must name stages'):
-        small(cls, out_indices=())
+        build(out_indices=())
     with pytest.raises(ValueError, match='strictly increasing'):
-        small(cls, out_indices=(1, 0))
+        build(out_indices=(1, 0))
     for value in (-2, last + 1):
         with pytest.raises(ValueError, match=f'frozen_stages={value} must be -1'):
-            small(cls, frozen_stages=value)
+            build(frozen_stages=value)
     with pytest.raises(ValueError, match='in_channels=0'):
-        small(cls, in_channels=0)
+        build(in_channels=0)
     with pytest.raises(ValueError, match=r'drop_path_rate=1.5 must be in \[0, 1\)'):
-        small(cls, drop_path_rate=1.5)
+        build(drop_path_rate=1.5)
     with pytest.raises(TypeError, match='drop_path'):
-        small(cls, drop_path=0.1)
+        build(drop_path=0.1)
     with pytest.raises(ValueError, match='init_cfg must be None or'):
-        small(cls, init_cfg={'type': 'Kaiming'})
+        build(init_cfg={'type': 'Kaiming'})
 
 
 @every_backbone
@@ -214,9 +292,8 @@ def test_archs_of_another_number_of_stages_are_refused(cls: type[Backbone]) -> N
             cls({**SMALL[name], 'depths': depths})
 
 
-@every_backbone
-def test_wrong_inputs_are_refused_with_the_shape_received(cls: type[Backbone]) -> None:
-    net, side = small(cls), max(cls.strides)
+def test_wrong_inputs_are_refused_with_the_shape_received(net: Backbone) -> None:
+    side = max(net.strides)
     for shape in ((3, side, side), (1, 4, side, side), (1, 3, side - 1, side), (1, 3, side, 1)):
         with pytest.raises(ValueError, match=r'got \(' + ', '.join(map(str, shape))):
             net(torch.randn(shape))
@@ -225,38 +302,34 @@ def test_wrong_inputs_are_refused_with_the_shape_received(cls: type[Backbone]) -
 # ---------------------------------------------------------------------------- training
 
 
-@every_backbone
-def test_every_parameter_gets_a_gradient(cls: type[Backbone]) -> None:
-    choices = [c for n in (1, 2, len(cls.strides)) for c in itertools.combinations(stages(cls), n)]
-    for out_indices in choices:
-        net = small(cls, out_indices=out_indices, drop_path_rate=0.0)
-        sum(x.sum() for x in net(image(cls, batch=2))).backward()
+def test_every_parameter_gets_a_gradient(case: Case) -> None:
+    for out_indices in case.out_indices:
+        net = case.twin(out_indices=out_indices, drop_path_rate=0.0)
+        sum(x.sum() for x in net(case.image(batch=2))).backward()
         assert [n for n, p in net.named_parameters() if p.grad is None] == []
 
 
-@every_backbone
-def test_frozen_stages_freeze_from_the_constructor_on(cls: type[Backbone]) -> None:
+def test_frozen_stages_freeze_from_the_constructor_on(case: Case) -> None:
     trainable = []
-    for frozen in range(-1, len(cls.strides) + 1):
-        net = small(cls, frozen_stages=frozen)
+    for frozen in range(-1, len(case.stages) + 1):
+        net = case.build_on_meta(frozen_stages=frozen)
         trainable.append(sum(p.requires_grad for p in net.parameters()))
         for model in (net, net.train(), net.eval().train()):
             assert model is net
             for module in itertools.chain(*net.stage_modules()[: frozen + 1]):
                 assert not any(p.requires_grad for p in module.parameters())
                 assert not any(m.training for m in module.modules())
-    assert trainable[0] == len(list(small(cls).parameters()))
+    assert trainable[0] == len(list(net.parameters()))
     assert all(more > fewer for more, fewer in itertools.pairwise(trainable))
 
 
-@every_backbone
-def test_norm_eval_keeps_the_statistics_of_batch_norms(cls: type[Backbone]) -> None:
+def test_norm_eval_keeps_the_statistics_of_batch_norms(case: Case) -> None:
     for norm_eval in (True, False):
-        net = small(cls, norm_eval=norm_eval)  # in training mode, without a call of train()
+        net = case.twin(norm_eval=norm_eval)  # in training mode, without a call of train()
         assert net.training
         norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
         before = [m.running_mean.clone() for m in norms]
-        net(image(cls, batch=2) + 1)
+        net(case.image(batch=2) + 1)
         for norm, mean in zip(norms, before, strict=True):
             assert norm.training is not norm_eval
             assert torch.equal(norm.running_mean, mean) is norm_eval
@@ -278,17 +351,17 @@ def count_calls_of_blocks(net: Backbone) -> collections.Counter[nn.Module]:
     return calls
 
 
-@every_backbone
-def test_with_cp_changes_neither_outputs_gradients_nor_statistics(cls: type[Backbone]) -> None:
+def test_with_cp_changes_neither_outputs_gradients_nor_statistics(
+    case: Case, picture: Tensor
+) -> None:
     results = []
     for with_cp in (False, True):
-        torch.manual_seed(1)
-        net = wake(small(cls, with_cp=with_cp, drop_path_rate=0.3)).train()
+        net = case.twin(with_cp=with_cp, drop_path_rate=0.3).train()
         calls = count_calls_of_blocks(net)
-        x = image(cls, batch=2).requires_grad_()
+        x = picture.clone().requires_grad_()
         torch.manual_seed(2)
         maps = net(x)
-        sum((m * m).sum() for m in maps).backward()
+        sum(m.square().mean() for m in maps).backward()
         assert set(calls.values()) == {2 if with_cp else 1}
         gradients = {n: p.grad for n, p in net.named_parameters()}
         results.append((maps, {**gradients, 'input': x.grad}, dict(net.named_buffers())))
@@ -296,52 +369,74 @@ def test_with_cp_changes_neither_outputs_gradients_nor_statistics(cls: type[Back
     for one, other in zip(maps, cp_maps, strict=True):
         assert torch.equal(one, other)
     for name, value in gradients.items():
+        assert torch.isfinite(value).all()
         torch.testing.assert_close(cp_gradients[name], value)
     for name, value in buffers.items():
         assert torch.equal(cp_buffers[name], value), name
 
 
-@every_backbone
-def test_bfloat16_autocast_stays_close_to_float32(cls: type[Backbone]) -> None:
-    net = wake(small(cls)).eval()
-    x = image(cls, batch=2)
+def assert_bfloat16_is_close(
+    net: Backbone, picture: Tensor, maps: tuple[Tensor, ...] | None = None
+) -> None:
     with torch.no_grad():
-        want = net(x)
+        want = net(picture) if maps is None else maps
         with torch.autocast('cpu', dtype=torch.bfloat16):
-            got = net(x)
+            got = net(picture)
     for one, other in zip(got, want, strict=True):
         assert torch.isfinite(one).all()
         assert (one.float() - other).norm() / other.norm() < 3e-2
 
 
-@every_backbone
-def test_evaluation_is_deterministic_and_leaves_no_trace(cls: type[Backbone]) -> None:
-    net = wake(small(cls)).eval()
-    x = image(cls)
-    before = copy.deepcopy(net.state_dict())
-    first, second = net(x), net(x)
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one, other)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+def test_bfloat16_autocast_stays_close_to_float32(
+    net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]
+) -> None:
+    assert_bfloat16_is_close(net, picture, maps)
 
 
-@every_backbone
-def test_a_copy_is_independent(cls: type[Backbone]) -> None:
-    net = wake(small(cls)).eval()
-    twin = copy.deepcopy(net)
-    x = image(cls)
-    want = net(x)
+WINDOWED = [
+    param
+    for param in cases()
+    if 'mask_padding' in inspect.signature(param.values[0].cls).parameters
+]
+
+
+def test_the_networks_with_windows_are_covered() -> None:
+    assert {param.values[0].name for param in WINDOWED} == {'GCViT', 'SepViT'}
+
+
+@pytest.mark.parametrize('case', WINDOWED, indirect=True, scope='module')
+def test_bfloat16_autocast_stays_close_where_padding_is_masked(
+    case: Case, picture: Tensor, maps: tuple[Tensor, ...]
+) -> None:
+    net = case.twin(mask_padding=True).eval()
+    assert_bfloat16_is_close(net, picture)
     with torch.no_grad():
-        for p in twin.parameters():
-            p.zero_()
-    for one, other in zip(net(x), want, strict=True):
+        assert not torch.allclose(net(picture)[0], maps[0], atol=1e-3)  # there is padding
+
+
+@torch.no_grad()
+def test_evaluation_is_deterministic_and_leaves_no_trace(
+    case: Case, picture: Tensor, maps: tuple[Tensor, ...]
+) -> None:
+    net = case.twin().eval()
+    for one, other in zip(net(picture), maps, strict=True):
+        assert torch.equal(one, other)
+    before = tensors(original(case))
+    assert all(torch.equal(value, before[name]) for name, value in tensors(net).items())
+
+
+@torch.no_grad()
+def test_a_copy_is_independent(net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]) -> None:
+    twin = copy.deepcopy(net)
+    for p in twin.parameters():
+        p.zero_()
+    for one, other in zip(net(picture), maps, strict=True):
         assert torch.equal(one, other)
 
 
-@every_backbone
-def test_layers_are_numbered_from_the_stem_to_the_last_output(cls: type[Backbone]) -> None:
-    for out_indices in (tuple(stages(cls)), (1,)):
-        net = small(cls, out_indices=out_indices)
+def test_layers_are_numbered_from_the_stem_to_the_last_output(case: Case) -> None:
+    for out_indices in (case.stages, (1,)):
+        net = case.build_on_meta(out_indices=out_indices)
         depths = {n: net.get_layer_depth(f'b.{n}', prefix='b.') for n, _ in net.named_parameters()}
         layers, counts = zip(*depths.values(), strict=True)
         (count,) = set(counts)
@@ -365,9 +460,7 @@ def stage_names(net: Backbone) -> list[list[str]]:
     return [[f'{names[m]}.' for m in part] for part in net.stage_modules()]
 
 
-@every_backbone
-def test_parameters_without_decay_exist(cls: type[Backbone]) -> None:
-    net = small(cls)
+def test_parameters_without_decay_exist(net: Backbone) -> None:
     assert net.no_weight_decay() <= {name for name, _ in net.named_parameters()}
 
 
@@ -382,52 +475,98 @@ class WithHead(nn.Module):
         self.net = net
         self.heads = nn.ModuleList(nn.Conv2d(c, 2, 1) for c in net.out_channels)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return sum(head(m).mean() for head, m in zip(self.heads, self.net(x), strict=True))
 
 
-def _train_in_process(rank: int, port: int, name: str) -> None:
-    torch.set_num_threads(1)
-    address = f'tcp://127.0.0.1:{port}'
-    torch.distributed.init_process_group('gloo', init_method=address, rank=rank, world_size=2)
-    cls = MODELS.get(name)
-    every = tuple(stages(cls))
-    for frozen in range(-1, len(every) + 1):
-        _two_steps(cls, rank, frozen_stages=frozen)
-    for out_indices in [(i,) for i in every] + [every[1:]]:
-        _two_steps(cls, rank, out_indices=out_indices)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def _two_steps(cls: type[Backbone], rank: int, **options: object) -> None:
-    """An unused parameter is only noticed in the second step."""
-    torch.manual_seed(0)
-    head = WithHead(small(cls, **options).train())
-    model = nn.parallel.DistributedDataParallel(head, find_unused_parameters=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for step in range(2):
-        torch.manual_seed(10 * step + rank)
-        optimizer.zero_grad()
-        model(image(cls, batch=2)).backward()
-        optimizer.step()
-    for p in model.parameters():
-        first = p.detach().clone()
-        torch.distributed.broadcast(first, src=0)
-        assert torch.equal(first, p.detach())
-
-
-@every_backbone
-def test_two_processes_train_without_searching_for_unused_parameters(cls) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.spawn(
-        _train_in_process, (port, cls.__name__), nprocs=2, join=False
+def train_one_step(case: Case, rank: int, **options: Any) -> None:
+    model = DistributedDataParallel(
+        WithHead(case.twin(**options).train()),
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
     )
-    try:
-        # Each call returns when one more process has ended.
-        assert context.join(timeout=240) or context.join(timeout=60), 'a process did not end'
-    finally:
-        for process in context.processes:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    torch.manual_seed(rank)
+    model(case.image(batch=2, extra=0)).backward()
+    optimizer.step()
+    model(case.image(batch=2, extra=0))  # where an unused parameter is noticed
+    sums = torch.stack([p.detach().double().sum() for p in model.parameters()])
+    first = sums.clone()
+    torch.distributed.broadcast(first, src=0)
+    assert torch.isfinite(sums).all()
+    assert torch.equal(first, sums), f'the processes have drifted apart with {options}'
+
+
+def _work(rank: int, port: int, orders: Connection) -> None:
+    """Train each case that comes in, and answer with what went wrong."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        'gloo',
+        init_method=f'tcp://127.0.0.1:{port}',
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=300),
+    )
+    while True:
+        case = orders.recv()
+        try:
+            for frozen in range(-1, len(case.stages) + 1):
+                train_one_step(case, rank, frozen_stages=frozen)
+            for out_indices in [*((i,) for i in case.stages), case.stages[1:]]:
+                train_one_step(case, rank, out_indices=out_indices)
+        except Exception:
+            orders.send(traceback.format_exc())
+        else:
+            orders.send('')
+
+
+class Pair:
+    """Two processes of one group, started when they are needed and again after a failure."""
+
+    def __init__(self) -> None:
+        self.workers: list[tuple[Any, Connection]] = []
+
+    def train(self, case: Case) -> None:
+        if not self.workers:
+            self.start()
+        try:
+            for _, orders in self.workers:
+                orders.send(case)
+            for rank, (_, orders) in enumerate(self.workers):
+                assert orders.poll(900), f'no answer from process {rank}'
+                answer = orders.recv()
+                assert not answer, answer
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self) -> None:
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1]
+        context = torch.multiprocessing.get_context('spawn')
+        for rank in range(2):
+            orders, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(rank, port, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self.workers.append((process, orders))
+
+    def stop(self) -> None:
+        for process, _ in self.workers:
             process.kill()
+            process.join()
+        self.workers = []
+
+
+@pytest.fixture(scope='module')
+def pair() -> Iterator[Pair]:
+    processes = Pair()
+    yield processes
+    processes.stop()
+
+
+def test_two_processes_train_without_searching_for_unused_parameters(
+    case: Case, pair: Pair
+) -> None:
+    pair.train(case)

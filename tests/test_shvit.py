@@ -73,18 +73,21 @@ def test_no_paths_drop_unless_asked_for(arch: str) -> None:
 # --------------------------------------------------------------------------------------- timm
 
 
+@pytest.mark.parametrize('filled', [True, False])  # new residual branches are zero
 @pytest.mark.parametrize('arch', ARCHS)
 @torch.no_grad()
-def test_it_equals_timm_on_a_file_of_timm(arch: str, tmp_path: Path) -> None:
+def test_it_equals_timm_on_a_file_of_timm(arch: str, filled: bool, tmp_path: Path) -> None:
     with torchvision_stub.installed():
         import timm
     theirs = timm.create_model(f'shvit_{arch}')
     state = theirs.state_dict()
-    rows = [(name, value.shape, str(value.dtype).split('.')[1]) for name, value in state.items()]
-    theirs.load_state_dict(refdata.build_state_dict(rows))
+    if filled:
+        rows = [(name, v.shape, str(v.dtype).split('.')[1]) for name, v in state.items()]
+        theirs.load_state_dict(refdata.build_state_dict(rows))
     torch.save(theirs.state_dict(), tmp_path / 'timm.pth')
     ours = SHViT(arch)
-    load_pretrained(ours, str(tmp_path / 'timm.pth'))
+    report = load_pretrained(ours, str(tmp_path / 'timm.pth'))
+    assert report.description == f'timm SHViT {arch} classifier'
     x = refdata.input_tensor((1, 3, 224, 224))
     maps = theirs.eval().forward_intermediates(x, intermediates_only=True)
     for got, want in zip(ours.eval()(x), maps, strict=True):
