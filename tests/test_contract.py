@@ -162,6 +162,13 @@ def test_outputs_have_the_declared_channels_and_strides(case: Case, net: Backbon
 
 
 @torch.no_grad()
+def test_outputs_are_contiguous(net: Backbone) -> None:
+    """mmcv's RoIAlign takes any memory for (B, C, H, W) in this order, and then reads nonsense."""
+    height, width = 2 * max(net.out_strides), 75 + max(net.out_strides)
+    assert all(x.is_contiguous() for x in net(torch.randn(2, 3, height, width)))
+
+
+@torch.no_grad()
 def test_an_output_does_not_depend_on_which_others_are_asked_for(
     case: Case, net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]
 ) -> None:

@@ -461,7 +461,8 @@ class GCViT(Backbone):
                 x = self.run(block, x, query)
             if i in self.out_indices:
                 y = getattr(self, f'norm{i}')(x)
-                outputs.append(y.permute(0, 3, 1, 2))  # (B, C, H', W'), channels-last memory
+                # (B, C, H', W'), in memory too: mmcv's RoIAlign reads any other order wrongly.
+                outputs.append(y.permute(0, 3, 1, 2).contiguous())
             if level.downsample:
                 x = level.downsample(x)
         return tuple(outputs)

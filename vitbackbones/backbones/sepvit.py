@@ -339,7 +339,8 @@ class SepViT(Backbone):
                     x = self.pos_block[i](x)
             x = self.norm_list[i](x).permute(0, 3, 1, 2)  # (B, C, H', W'), channels-last memory
             if i in self.out_indices:
-                outputs.append(x)
+                # In memory too: mmcv's RoIAlign reads any other order wrongly.
+                outputs.append(x.contiguous())
         return tuple(outputs)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

@@ -501,7 +501,8 @@ class SuperViT(Backbone, Trunk):
         for level, tap, stride in zip(self.out_indices, self.taps, self.out_strides, strict=True):
             y = self.pyramid[str(level)](maps[tap])
             rows, columns = ((side + stride - 1) // stride for side in (height, width))
-            outputs.append(y[:, :, :rows, :columns])
+            # Contiguous: mmcv's RoIAlign reads any other order in memory wrongly.
+            outputs.append(y[:, :, :rows, :columns].contiguous())
         return tuple(outputs)
 
     def _token_maps(self, x: Tensor) -> dict[int, Tensor]:

@@ -6,5 +6,4 @@ backbone = dict(
     arch='xs',
     drop_path_rate=0.0,
     norm_eval=True,  # published so: BatchNorm statistics stay, its weights are trained
-    init_cfg=None,
 )

@@ -4,5 +4,4 @@ backbone = dict(
     type='vitbackbones.SepViT',
     arch='lite',
     drop_path_rate=0.1,  # ours: half of the tiny one's; no dense rate was published
-    init_cfg=None,
 )

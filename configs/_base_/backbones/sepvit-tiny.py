@@ -1,3 +1,3 @@
 # SepViT-T. No weights were ever published: init_cfg stays None, or names a file of your own.
 channels = [96, 192, 384, 768]
-backbone = dict(type='vitbackbones.SepViT', arch='tiny', drop_path_rate=0.2, init_cfg=None)
+backbone = dict(type='vitbackbones.SepViT', arch='tiny', drop_path_rate=0.2)

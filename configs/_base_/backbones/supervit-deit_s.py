@@ -5,5 +5,4 @@ backbone = dict(
     type='vitbackbones.SuperViT',
     arch='deit_s',
     drop_path_rate=0.1,  # ours: the classifier's, and ViTDet's for 12 blocks
-    init_cfg=None,
 )
