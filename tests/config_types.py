@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -9,15 +10,13 @@ from typing import Any
 import mmcv.ops
 import mmengine.registry
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 
 def lost_types(cfg: Config) -> list[tuple[str, str, str]]:
     """Path, scope and name of every ``type`` that is in no registry when its turn comes."""
-    used = {  # the others are variables of the file
-        key: value
-        for key, value in cfg.items()
-        if key not in ('backbone', 'ms_crop', 'short_sides', 'channels', 'batch_size')
-    }
+    # The others are variables of the file.
+    used = {key: cfg[key] for key in inspect.signature(Runner.__init__).parameters if key in cfg}
     return [(path, *name) for path, *name in _types(used, cfg.default_scope) if not _found(*name)]
 
 

@@ -144,6 +144,7 @@ UNDECAYED = {
     'segmentation/sepvit/sepvit-tiny_semantic-fpn_80k': (),
     'segmentation/casvit_upernet': (),
     'segmentation/casvit/casvit-xs_semantic-fpn_40k': (),
+    'segmentation/shvit_upernet': (),
     'segmentation/gcvit_upernet': ('relative_position_bias_table', 'norm'),
 }
 

@@ -764,6 +764,17 @@ def test_the_line_says_where_weights_of_the_variant_are(name: str, arch: str, wh
     assert '\n' not in line
 
 
+@pytest.mark.parametrize(
+    ('name', 'norm_eval', 'said'),
+    [('CASViT', True, True), ('CASViT', False, False), ('SepViT', True, False)],
+)
+def test_fixed_statistics_of_random_weights_are_said(
+    name: str, norm_eval: bool, said: bool, tmp_path: Path
+) -> None:
+    runner = run(tmp_path, Model(dict(backbone(name), norm_eval=norm_eval)))
+    assert ('norm_eval=False lets BatchNorm learn' in runner.heard[0]) is said
+
+
 def test_every_published_variant_is_one_of_ours() -> None:
     classes = Backbone.registered()
     assert PUBLISHED.keys() == classes.keys()

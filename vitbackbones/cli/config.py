@@ -299,7 +299,7 @@ def _check_data(cfg: Config, split: str) -> None:
     missing = []
     for dataset in _leaves(cfg[loader].get('dataset') or {}):
         missing += [path for path in _paths(dataset) if _absent(path)]
-    for evaluator in _as_list(cfg.get(f'{split}_evaluator')):
+    for evaluator in as_list(cfg.get(f'{split}_evaluator')):
         if evaluator.get('ann_file') and _absent(evaluator['ann_file']):
             missing.append(evaluator['ann_file'])
     if missing:
@@ -315,7 +315,7 @@ def _check_data(cfg: Config, split: str) -> None:
 
 def _leaves(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The data sets inside wrappers such as RepeatDataset or ConcatDataset."""
-    inner = _as_list(dataset.get('dataset')) + _as_list(dataset.get('datasets'))
+    inner = as_list(dataset.get('dataset')) + as_list(dataset.get('datasets'))
     if not inner:
         yield dataset
     for part in inner:
@@ -409,7 +409,8 @@ def coco_class_names(path: Path) -> list[str]:
     raise UserError(f'{path} is no COCO annotation file: it lists no categories')
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """One of something, several or None, as configs have them."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]

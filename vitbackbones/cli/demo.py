@@ -1,4 +1,4 @@
-"""Train, test and show a small detector on generated pictures, on a CPU in minutes."""
+"""Train, test and show a small detector or segmentor on generated pictures, on a CPU in minutes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from vitbackbones.backbones.base import Backbone
+
 from .config import (
     adapt_to_device,
+    as_list,
     build_backbone,
     build_runner,
     check_config,
@@ -27,9 +30,7 @@ PICTURES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'config', nargs='?', default=CONFIG, help='a detection config (%(default)s)'
-    )
+    parser.add_argument('config', nargs='?', default=CONFIG, help='a config of ours (%(default)s)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='(%(default)s)')
     parser.add_argument('--iterations', type=int, help='of training')
 
@@ -44,13 +45,9 @@ def run(args: argparse.Namespace) -> None:
     if args.iterations is not None:
         options['train_cfg.max_iters'] = args.iterations
     cfg = load_config(args.config, options, demo=True)
-    if 'bbox_head' not in cfg.model and 'roi_head' not in cfg.model:
-        raise UserError(f'the demo shows detections, and {args.config} is no detector')
     arch = use_smallest_arch(cfg)
     cfg.work_dir = args.work_dir
-    # From random weights a larger rate than the recipe's serves, as long as gradients are clipped.
-    cfg.optim_wrapper.optimizer.lr = 3e-4
-    cfg.optim_wrapper.clip_grad = ConfigDict(max_norm=1.0)
+    use_rates_for_random_weights(cfg)
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None  # tested once, below
     adapt_to_device(cfg)
     check_config(cfg, ('train', 'test'))
@@ -62,14 +59,14 @@ def run(args: argparse.Namespace) -> None:
     runner.register_hook(found)
     metrics = runner.test()
     sheet = Path(args.work_dir, 'predictions.png')
-    contact_sheet(found.samples, runner.test_dataloader.dataset.metainfo['classes'], sheet)
+    contact_sheet(found.samples, runner.test_dataloader.dataset.metainfo, sheet)
     for name, value in metrics.items():
         print(f'{name:24} {value:.3f}')
-    print(f'ground truth beside detections: {sheet}')
+    print(f'ground truth beside results: {sheet}')
 
 
 def use_smallest_arch(cfg: Config) -> str:
-    """Change the backbone to the variant with the fewest parameters, and the neck to match.
+    """Change the backbone to the variant with the fewest parameters, and what reads it to match.
 
     Returns:
         The backbone and variant in words.
@@ -77,19 +74,37 @@ def use_smallest_arch(cfg: Config) -> str:
     Raises:
         UserError: the backbone is not one of ours.
     """
+    model = cfg.model
     backbone = build_backbone(cfg)
     if backbone is None:
-        raise UserError(f'the demo needs one of our backbones, got {cfg.model.backbone.type}')
+        raise UserError(f'the demo needs one of our backbones, got {model.backbone.type}')
+
+    def built(arch: str) -> Backbone:
+        with torch.device('meta'):
+            return type(backbone)(arch, out_indices=backbone.out_indices)
 
     def parameters(arch: str) -> int:
-        with torch.device('meta'):
-            return sum(p.numel() for p in type(backbone)(arch).parameters())
+        return sum(p.numel() for p in built(arch).parameters())
 
-    arch = min(backbone.archs, key=parameters)
-    cfg.model.backbone.arch = arch
-    chosen = type(backbone)(arch, out_indices=backbone.out_indices)
-    cfg.model.neck.in_channels = list(chosen.out_channels)
-    return f'{type(backbone).__name__} {arch}'
+    model.backbone.arch = min(backbone.archs, key=parameters)
+    model.backbone.pop('drop_path_rate', None)  # the variant's own
+    channels = built(model.backbone.arch).out_channels
+    if model.get('neck'):
+        model.neck.in_channels = list(channels)
+    else:
+        for head in as_list(model.get('decode_head')) + as_list(model.get('auxiliary_head')):
+            index = head.get('in_index', -1)
+            several = isinstance(index, (list, tuple))
+            head.in_channels = [channels[i] for i in index] if several else channels[index]
+    return f'{type(backbone).__name__} {model.backbone.arch}'
+
+
+def use_rates_for_random_weights(cfg: Config) -> None:
+    """Recipes spare pre-trained layers; from random weights all learn alike, and faster."""
+    cfg.optim_wrapper.pop('constructor', None)
+    cfg.optim_wrapper.pop('paramwise_cfg', None)
+    cfg.optim_wrapper.optimizer.lr = 3e-4  # too much, were gradients not clipped
+    cfg.optim_wrapper.clip_grad = ConfigDict(max_norm=1.0)
 
 
 class ProgressHook(Hook):

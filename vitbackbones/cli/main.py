@@ -24,6 +24,7 @@ COMMANDS = {
     'demo-data': "generate small pictures in COCO's and ADE20K's format",
     'convert': 'reduce a checkpoint to its weights, as safetensors or pth',
     'info': 'list backbones and variants with channels, strides and parameters',
+    'model-zoo': 'print all configs with published figures, weights and licences, as Markdown',
     'doctor': 'check the installation and say how to mend it',
 }
 

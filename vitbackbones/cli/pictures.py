@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .errors import UserError
 
-SCORE = 0.3  # results below are not drawn
-TITLES = ('ground truth', 'detections')
+SCORE = 0.3  # results below are not drawn, unless asked for
+ZOOM = 2  # of the pictures on a contact sheet
 
 
 class DrawHook(Hook):
@@ -26,8 +26,9 @@ class DrawHook(Hook):
     One hook for detectors and segmentors: their own hooks write to different places.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, score: float = SCORE) -> None:
         self.folder = folder
+        self.score = score
         self.names: set[str] = set()
 
     def after_test_iter(
@@ -38,7 +39,7 @@ class DrawHook(Hook):
             target = self.folder / name
             if target.exists() and target.samefile(sample.img_path):
                 raise UserError(f'--show-dir {self.folder} holds the pictures themselves')
-            draw(runner.visualizer, sample, target, truth=True)
+            draw(runner.visualizer, sample, target, truth=True, score=self.score)
 
     def _name(self, path: Path) -> str:
         """The file's own name; pictures of the same name in other folders get a number."""
@@ -63,77 +64,127 @@ class CollectHook(Hook):
         self.samples += list(outputs)[: self.count - len(self.samples)]
 
 
-def draw(visualizer: Visualizer, sample: Any, out_file: Path, *, truth: bool) -> None:
+def draw(
+    visualizer: Visualizer, sample: Any, out_file: Path, *, truth: bool, score: float = SCORE
+) -> None:
     """Write ``sample`` (a detection or segmentation result) drawn on its image.
 
-    With ``truth`` the image stands twice: with the ground truth at the left.
+    With ``truth`` the image stands twice: with the ground truth at the left. Detections below
+    ``score`` are left out.
     """
     visualizer.add_datasample(
         out_file.stem,
         mmcv.imread(sample.img_path, channel_order='rgb'),
         data_sample=sample,
         draw_gt=truth,
-        **({'pred_score_thr': SCORE} if 'pred_instances' in sample else {}),
+        **({'pred_score_thr': score} if 'pred_instances' in sample else {}),
         out_file=str(out_file),
     )
 
 
-def contact_sheet(
-    samples: Sequence[Any], classes: Sequence[str], out_file: Path, *, columns: int = 3
-) -> None:
-    """Ground truth beside detections of several pictures, on one sheet.
+def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Path) -> None:
+    """Truth and result of several pictures, side by side on one sheet.
 
     Args:
-        samples: mmdet data samples with ``gt_instances`` and ``pred_instances`` in the
-            coordinates of the original picture.
-        classes: names by label.
-        columns: pairs of pictures in a row.
+        samples: data samples of mmdet (truth and detections, with masks if there are any) or of
+            mmseg (truth and prediction, the plain picture before them), in the coordinates of the
+            original picture.
+        meta: of the data set: its ``classes``, and for segmentation its ``palette``.
     """
-    pairs = []
-    for sample in samples:
-        truth, found = sample.gt_instances, sample.pred_instances
-        found = found[found.scores >= SCORE]
-        pairs.append(
-            (
-                _boxes(sample.img_path, truth.bboxes, truth.labels, None, classes),
-                _boxes(sample.img_path, found.bboxes, found.labels, found.scores, classes),
-            )
-        )
-    width = max(image.width for pair in pairs for image in pair)
-    height = max(image.height for pair in pairs for image in pair)
-    gap, header = 8, 24
-    cell = (2 * width + 3 * gap, height + 2 * gap)
-    rows = -(-len(pairs) // columns)
-    sheet = Image.new('RGB', (columns * cell[0] + gap, rows * cell[1] + header + gap), 'white')
+    groups = [_panels(sample, meta) for sample in samples]
+    columns = 6 // len(groups[0])
+    images = [image for group in groups for image in group.values()]
+    width, height = max(i.width for i in images), max(i.height for i in images)
+    key = _key([s for s in samples if 'pred_sem_seg' in s], meta)
+    gap, header, line = 8, 24, 20
+    cell = (len(groups[0]) * (width + gap) + gap, height + gap)
+    per_line = columns * cell[0] // 160
+    size = (
+        columns * cell[0] + gap,
+        header + -(-len(groups) // columns) * cell[1] + -(-len(key) // per_line) * line + gap,
+    )
+    sheet = Image.new('RGB', size, 'white')
     pen = ImageDraw.Draw(sheet)
-    for i, pair in enumerate(pairs):
-        left, top = gap + i % columns * cell[0], header + gap + i // columns * cell[1]
-        for j, image in enumerate(pair):
+    font = ImageFont.load_default(14)
+    for i, group in enumerate(groups):
+        left, top = gap + i % columns * cell[0], header + i // columns * cell[1]
+        for j, (title, image) in enumerate(group.items()):
             x = left + j * (width + gap)
             sheet.paste(image, (x, top))
             if i < columns:
-                pen.text((x, 6), TITLES[j], fill='black', font=ImageFont.load_default(14))
+                pen.text((x, 4), title, fill='black', font=font)
+    bottom = size[1] - gap - -(-len(key) // per_line) * line
+    for i, (name, colour) in enumerate(key.items()):
+        x, y = gap + i % per_line * 160, bottom + i // per_line * line
+        pen.rectangle((x, y + 3, x + 14, y + 17), fill=colour)
+        pen.text((x + 20, y + 1), name, fill='black', font=font)
     out_file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out_file)
 
 
-def _boxes(
-    path: str, boxes: Any, labels: Any, scores: Any, classes: Sequence[str], zoom: int = 2
-) -> Image.Image:
-    """The picture at ``path``, enlarged, with its boxes (x1, y1, x2, y2 in its own pixels)."""
-    image = Image.open(path).convert('RGB')
-    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
+def _panels(sample: Any, meta: Mapping[str, Any]) -> dict[str, Image.Image]:
+    """The pictures of one sample by title."""
+    image = Image.open(sample.img_path).convert('RGB')
+    if 'pred_sem_seg' in sample:
+        truth, found = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
+        return {
+            'picture': _enlarged(image),
+            'ground truth': _enlarged(_labels(image, truth, meta['palette'])),
+            'prediction': _enlarged(_labels(image, found, meta['palette'])),
+        }
+    truth, found = sample.gt_instances, sample.pred_instances
+    found = found[found.scores >= SCORE]
+    return {
+        'ground truth': _objects(image, truth, meta['classes']),
+        'detections': _objects(image, found, meta['classes']),
+    }
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    return image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.BICUBIC)
+
+
+def _labels(image: Image.Image, labels: Any, palette: Sequence[Sequence[int]]) -> Image.Image:
+    """The picture under the colours of its classes; what has none, as 255, stays as it is."""
+    pixels, labels = np.array(image), np.asarray(labels)
+    known = labels < len(palette)
+    pixels[known] = 0.3 * pixels[known] + 0.7 * np.array(palette)[labels[known]]
+    return Image.fromarray(pixels)
+
+
+def _key(samples: Sequence[Any], meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Colours of all classes that appear in truth or prediction, by name."""
+    maps = [np.asarray(m.data) for s in samples for m in (s.gt_sem_seg, s.pred_sem_seg)]
+    seen = sorted({int(label) for m in maps for label in np.unique(m)})
+    names = meta['classes']
+    return {names[i]: tuple(meta['palette'][i]) for i in seen if i < len(names)}
+
+
+def _objects(image: Image.Image, found: Any, classes: Sequence[str]) -> Image.Image:
+    """The picture, enlarged, with boxes (x1, y1, x2, y2 in its own pixels), masks and names."""
+    pixels = np.array(image)
+    colours = [_colour(int(label)) for label in found.labels]
+    for mask, colour in zip(_masks(found), colours, strict=False):
+        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
+    image = _enlarged(Image.fromarray(pixels))
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(11)
-    for i, (box, label) in enumerate(zip(np.asarray(boxes), np.asarray(labels), strict=True)):
-        colour = _colour(int(label))
-        x1, y1, x2, y2 = (float(v) * zoom for v in box)
+    for i, (box, colour) in enumerate(zip(np.asarray(found.bboxes), colours, strict=True)):
+        x1, y1, x2, y2 = (float(v) * ZOOM for v in box)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
-        text = classes[int(label)] + (f' {float(scores[i]):.2f}' if scores is not None else '')
+        text = classes[int(found.labels[i])]
+        if 'scores' in found:
+            text += f' {float(found.scores[i]):.2f}'
         area = pen.textbbox((max(x1, 0) + 2, max(y1, 0)), text, font=font)
         pen.rectangle((area[0] - 2, area[1], area[2] + 2, area[3] + 1), fill=colour)
         pen.text((area[0], max(y1, 0)), text, fill='white', font=font)
     return image
+
+
+def _masks(found: Any) -> np.ndarray:
+    """(N, H, W) bool of truth (mmdet's bitmaps) or detections; none if there are no masks."""
+    masks = found.get('masks', ())
+    return np.asarray(getattr(masks, 'masks', masks), dtype=bool)
 
 
 def _colour(label: int) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -324,7 +325,9 @@ def _random_start(network: _Network) -> str:
         where = f'the published ones are at {variants[arch]}'
     else:
         where = f'there are published ones for arch {", ".join(variants)}'
+    fixed = backbone.norm_eval and any(isinstance(m, _BatchNorm) for m in backbone.modules())
     return (
         f'{path}.backbone: {name} starts from random weights; {where}. To start from a file, set '
         "init_cfg=dict(type='Pretrained', checkpoint=FILE)"
+        + ('; without one, norm_eval=False lets BatchNorm learn its statistics' if fixed else '')
     )

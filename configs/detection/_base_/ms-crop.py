@@ -24,3 +24,10 @@ ms_crop = dict(
         ],
     ],
 )
+ms_crop_masks = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    ms_crop,
+    dict(type='PackDetInputs'),
+]

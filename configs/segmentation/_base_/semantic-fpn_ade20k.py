@@ -6,7 +6,7 @@ _base_ = [
     '../../_base_/hooks.py',
 ]
 model = dict(
-    data_preprocessor=dict(size=(512, 512), test_cfg=dict(size_divisor=32)),
+    data_preprocessor=dict(size=(512, 512)),
     pretrained=None,
     backbone=dict(_delete_=True),
     decode_head=dict(num_classes=150),

@@ -1,0 +1,144 @@
+"""The metafiles: what OpenMIM reads, and docs/model_zoo.md, which is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from vitbackbones.backbones.base import Backbone
+from vitbackbones.checkpoint.published import PUBLISHED
+from vitbackbones.cli.config import load_config
+from vitbackbones.cli.model_zoo import HOSTS, METRICS, page, read_index, task_of
+from vitbackbones.factory import list_backbones
+
+ROOT = Path(__file__).parents[1]
+COLLECTIONS, ENTRIES = read_index(ROOT / 'model-index.yml')
+BACKBONES = [entry for entry in ENTRIES if task_of(entry) == '_base_']
+WHOLE_MODELS = [entry for entry in ENTRIES if task_of(entry) != '_base_']
+# One entry for each config; others are of other weights for the same.
+CONFIGS = {Path(entry['Config']).stem: entry for entry in reversed(WHOLE_MODELS)}
+WEIGHTS = ('Weights', 'Weights Page')
+RESULTS = {
+    'box AP': ('Object Detection', 'COCO'),
+    'mask AP': ('Instance Segmentation', 'COCO'),
+    'mIoU': ('Semantic Segmentation', 'ADE20K'),
+    'Top 1 Accuracy': ('Image Classification', 'ImageNet-1K'),
+}
+entries = pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry['Name'])
+configs = pytest.mark.parametrize('entry', CONFIGS.values(), ids=CONFIGS)
+
+
+def shipped(pattern: str) -> set[str]:
+    paths = (path.relative_to(ROOT) for path in ROOT.glob(pattern))
+    return {path.as_posix() for path in paths if '_base_' not in path.parts[2:-1]}
+
+
+def test_the_page_is_what_the_metafiles_say() -> None:
+    text = (ROOT / 'docs/model_zoo.md').read_text(encoding='utf-8')
+    assert text == page(COLLECTIONS, ENTRIES), 'python tools/model_zoo.py > docs/model_zoo.md'
+
+
+def test_every_detector_and_segmentor_is_listed_and_exists() -> None:
+    leaves = shipped('configs/detection/**/*.py') | shipped('configs/segmentation/**/*.py')
+    assert {entry['Config'] for entry in WHOLE_MODELS} == leaves
+
+
+def test_every_backbone_is_listed_and_exists() -> None:
+    assert {entry['Config'] for entry in BACKBONES} == shipped('configs/_base_/backbones/*.py')
+    names = {Path(entry['Config']).stem.replace('-', '_', 1) for entry in BACKBONES}
+    assert names == {*list_backbones()}
+
+
+def test_names_are_unique_and_as_openmim_spells_them() -> None:
+    names = [entry['Name'] for entry in ENTRIES]
+    assert len({*names}) == len(names)
+    assert [name for name in names if name != name.lower() or ' ' in name] == []
+
+
+@entries
+def test_names_begin_with_that_of_the_config(entry) -> None:
+    assert entry['Name'].startswith(Path(entry['Config']).stem)
+
+
+@entries
+def test_entries_have_the_fields_that_are_read(entry) -> None:
+    required = {'Name', 'In Collection', 'Config', 'Metadata'}
+    optional = {'Results', 'Measured', 'Weights', 'Weights Page', 'Source', 'Note'}
+    assert required <= entry.keys() <= required | optional
+    assert entry['In Collection'] in {family['Name'] for family in COLLECTIONS}
+
+
+@entries
+def test_published_figures_have_a_source_and_are_of_a_known_kind(entry) -> None:
+    assert ('Results' in entry) == ('Source' in entry)
+    for result in entry.get('Results', ()):
+        ((metric, value),) = result['Metrics'].items()
+        assert (result['Task'], result['Dataset']) == RESULTS[metric]
+        assert 0 < value < 100
+
+
+@entries
+def test_weights_that_programs_can_fetch_are_apart_from_pages(entry) -> None:
+    assert 'drive.google.com' not in entry.get('Weights', '')
+    for key in WEIGHTS:
+        assert key not in entry or entry[key].split('/')[2] in HOSTS
+
+
+@configs
+def test_backbone_and_schedule_are_those_of_the_config(entry) -> None:
+    cfg = load_config(str(ROOT / entry['Config']))
+    known, train = entry['Metadata'], cfg.train_cfg
+    cls = cfg.model.backbone.type.removeprefix('vitbackbones.').lower()
+    assert known['Backbone'] == f'{cls}-{cfg.model.backbone.arch}'
+    length = {key: known[key] for key in ('Epochs', 'Iterations') if key in known}
+    assert length == (
+        {'Epochs': train.max_epochs} if 'max_epochs' in train else {'Iterations': train.max_iters}
+    )
+    assert known['Batch Size'] == cfg.auto_scale_lr.base_batch_size
+
+
+@configs
+def test_the_config_states_the_same_figures(entry) -> None:
+    lines = (ROOT / entry['Config']).read_text(encoding='utf-8').splitlines()
+    comment = ' '.join(line[2:] for line in lines if line.startswith('# '))
+    for result in entry.get('Results', ()):
+        ((metric, value),) = result['Metrics'].items()
+        assert f'{metric} {value}'.lower() in comment.lower().replace('mean iou', 'miou')
+    assert ('Results' in entry) != ('No published figure' in comment)
+
+
+@pytest.mark.parametrize('entry', BACKBONES, ids=lambda entry: entry['Name'])
+def test_backbones_start_from_weights_that_are_listed(entry) -> None:
+    init_cfg = Config.fromfile(ROOT / entry['Config']).backbone.init_cfg
+    listed = {other.get('Weights') for other in BACKBONES if other['Config'] == entry['Config']}
+    assert (init_cfg.checkpoint if init_cfg else None) in listed
+
+
+def test_addresses_that_messages_give_are_listed() -> None:
+    listed = {entry.get(key, '').removesuffix('/view') for entry in BACKBONES for key in WEIGHTS}
+    assert {url for variants in PUBLISHED.values() for url in variants.values()} <= listed
+
+
+@pytest.mark.parametrize('family', COLLECTIONS, ids=lambda family: family['Name'])
+def test_licences_are_those_the_classes_warn_of(family) -> None:
+    (cls,) = [cls for cls in Backbone.registered().values() if cls.family == family['Name']]
+    licence = family['Metadata']['Weights License']
+    assert ('NC' in licence) == (cls.weights_licence is not None)
+    assert cls.weights_licence is None or cls.weights_licence.startswith(licence)
+
+
+def test_figures_measured_here_stand_apart_from_published_ones() -> None:
+    entry = {
+        **CONFIGS['shvit_mask_rcnn'],
+        'Measured': [
+            {'Metrics': {'box AP': 38.7}},
+            {'Metrics': {'mask AP': 35.8}},
+        ],
+    }
+    text = page(COLLECTIONS, [entry])
+    assert '| 38.7 / 35.8 |' in text
+    for metric in METRICS['detection']:
+        value = next(r['Metrics'][metric] for r in entry['Results'] if metric in r['Metrics'])
+        assert f'| [{value}]({entry["Source"]}) |' in text
