@@ -382,9 +382,11 @@ def test_a_file_of_another_variant_is_named() -> None:
 
 def train(config: Path, start: str, *options: str) -> int:
     """One iteration without any change of weights."""
-    still = ('train_cfg.max_iters=1', 'optim_wrapper.optimizer.lr=0.0', 'val_cfg=None')
-    no_validation = ('val_dataloader=None', 'val_evaluator=None', f'load_from={start}')
-    words = [*still, *no_validation, 'train_dataloader.num_workers=0', *options]
+    still = ('train_cfg.max_iters=1', 'optim_wrapper.optimizer.lr=0.0')
+    # The demo, which starts from random weights, would let BatchNorm learn.
+    fixed = ('model.backbone.norm_eval=True', f'load_from={start}')
+    no_validation = ('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')
+    words = [*still, *fixed, *no_validation, 'train_dataloader.num_workers=0', *options]
     words += ['train_dataloader.persistent_workers=False', 'train_dataloader.batch_size=1']
     return main(['train', str(config), '--demo', '--work-dir', 'tuned', '--cfg-options', *words])
 
