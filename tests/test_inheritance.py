@@ -226,6 +226,8 @@ def on_few_small_pictures(cfg: Config, pictures: Path) -> list[str]:
     else:
         options.append('model.data_preprocessor.size=(96,96)')
         options.append('train_cfg.val_interval=2')
+    if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # mmengine's needs a GPU
+        options.append('optim_wrapper.type=OptimWrapper')
     for split in ('train', 'val'):
         loader = f'{split}_dataloader'
         options += [
