@@ -233,6 +233,21 @@ def test_a_segmentor_trains_and_infers_with_the_same_commands(place: Path) -> No
     assert (place / f'maps/{image.stem}_prediction.jpg').exists()
 
 
+def test_a_sandwich_config_trains_four_points_in_each_iteration(place: Path) -> None:
+    config = place / 'sandwich.py'
+    config.write_text(
+        "_base_ = 'vitbackbones::detection/supervit/supervit-deit_s_retinanet_sandwich-3x.py'\n"
+        "arch = dict(_delete_=True, dim=32, depth=4, num_heads=2, mlp_ratio=2, qkv_bias=True,\n"
+        "            norm_eps=1e-6)\n"
+        'model = dict(backbone=dict(arch=arch, taps=(3,)), neck=dict(in_channels=[32] * 3))\n'
+    )
+    options = ('train_cfg.max_iters=2', 'default_hooks.logger.interval=1', *SMALL[2:])
+    out = vitbackbones('train', config, '--demo', '--cfg-options', *options, cwd=place)
+    for name in ('full', 'full_pruned', 'small', 'small_pruned'):
+        assert len(re.findall(rf' {name}\.loss: \d', out)) == 2
+    assert 'bbox_mAP_50' in out
+
+
 @pytest.mark.parametrize('base', ['vitbackbones::detection/sepvit_retinanet.py', str(CONFIG)])
 def test_our_configs_are_inherited_by_name_and_by_path(tmp_path: Path, base: str) -> None:
     (tmp_path / 'own.py').write_text(f"_base_ = '{base}'\nmodel = dict(backbone=dict(arch='lite'))")

@@ -102,6 +102,8 @@ VALUES = {
     'detection/supervit_retinanet': ('3x', 1e-4, 0.1, 0.1, None),
     'detection/supervit_mask_rcnn': ('3x', 1e-4, 0.1, 0.1, None),
     'detection/supervit_cascade_mask_rcnn': ('3x', 1e-4, 0.1, 0.1, None),
+    'detection/supervit/supervit-deit_s_retinanet_sandwich-3x': ('3x', 1e-4, 0.1, 0.1, None),
+    'detection/supervit/supervit-deit_s_mask-rcnn_sandwich-3x': ('3x', 1e-4, 0.1, 0.1, None),
     'detection/gcvit_retinanet': ('gcvit-3x', 1e-4, 0.05, 0.2, None),
     'detection/gcvit_mask_rcnn': ('gcvit-3x', 1e-4, 0.05, 0.2, 'dynamic'),
     'detection/gcvit_cascade_mask_rcnn': ('gcvit-3x', 1e-4, 0.05, 0.2, None),
@@ -123,6 +125,7 @@ VALUES = {
     'segmentation/casvit/casvit-m_semantic-fpn_40k': ('40k', 2e-4, 1e-4, 0.1, None),
     'segmentation/casvit/casvit-t_semantic-fpn_40k': ('40k', 2e-4, 1e-4, 0.1, None),
     'segmentation/supervit_upernet': ('160k', 3e-5, 0.05, 0.1, None),
+    'segmentation/supervit/supervit-deit_s_upernet_sandwich-160k': ('160k', 3e-5, 0.05, 0.1, None),
     'segmentation/gcvit_upernet': ('160k', 6e-5, 0.01, 0.2, None),
     'segmentation/gcvit/gcvit-small_upernet_160k': ('160k', 6e-5, 0.01, 0.3, None),
     'segmentation/gcvit/gcvit-base_upernet_160k': ('160k', 6e-5, 0.01, 0.5, None),
@@ -160,14 +163,16 @@ def test_each_pair_of_backbone_and_head_has_a_default() -> None:
 @pytest.mark.parametrize('leaf', sorted(set(LEAVES) - DEFAULTS))
 def test_names_in_folders_say_variant_head_and_schedule(leaf: str) -> None:
     _, family, name = leaf.split('/')
-    variant, head, schedule = name.split('_')
+    variant, head, schedule = name.rsplit('_', 2)
     assert (ROOT / f'_base_/backbones/{variant}.py').is_file()
     assert variant.startswith(f'{family}-')
     assert head in {'retinanet', 'mask-rcnn', 'cascade-mask-rcnn', 'dino-4scale'} | {
         'semantic-fpn',
         'upernet',
     }
-    assert schedule in {'1x', 'ms-crop-3x', '36e', '40k', '80k', '160k'}
+    schedules = {'1x', 'ms-crop-3x', '36e', '40k', '80k', '160k', 'sandwich-3x', 'sandwich-160k'}
+    assert schedule in schedules
+    assert load(leaf).train_cfg.get('train_points') == ('sandwich' if 'sandwich' in leaf else None)
 
 
 @each_leaf

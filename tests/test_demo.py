@@ -69,6 +69,22 @@ def values(node: Any, key: str) -> Iterator[Any]:
 # ----------------------------------------------------------------------------- the config
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        'detection/supervit/supervit-deit_s_retinanet_sandwich-3x',
+        'segmentation/supervit/supervit-deit_s_upernet_sandwich-160k',
+    ],
+)
+def test_a_sandwich_stays_one(name: str) -> None:
+    cfg = demo(ROOT / f'configs/{name}.py', **{'train_cfg.student_loss': 'task'})
+    assert cfg.train_cfg.pop('max_iters') == cfg.train_cfg.pop('val_interval')
+    cfg.train_cfg.pop('_scope_')  # of the inherited config
+    assert cfg.train_cfg == dict(
+        type='vitbackbones.IterBasedPointsLoop', train_points='sandwich', student_loss='task'
+    )
+
+
 @every_config
 def test_demo_starts_from_random_weights_and_learns_the_statistics(config: Path) -> None:
     model = demo(config).model

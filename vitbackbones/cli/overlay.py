@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -169,9 +170,7 @@ def _fewer_proposals(model: ConfigDict) -> None:
 
 
 def _schedule(cfg: Config, iterations: int) -> None:
-    cfg.train_cfg = ConfigDict(
-        type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations
-    )
+    cfg.train_cfg = _loop(cfg.get('train_cfg') or {}, iterations)
     cfg.val_cfg = ConfigDict(type='ValLoop')
     cfg.test_cfg = ConfigDict(type='TestLoop')
     cfg.auto_scale_lr = ConfigDict(enable=False, base_batch_size=BATCH)
@@ -180,3 +179,13 @@ def _schedule(cfg: Config, iterations: int) -> None:
         type='CheckpointHook', by_epoch=False, interval=iterations, max_keep_ckpts=1
     )
     cfg.load_from = None
+
+
+def _loop(own: Mapping[str, Any], iterations: int) -> ConfigDict:
+    """mmengine's loop over iterations, or ours with all that it is told beside their number."""
+    length = dict(max_iters=iterations, val_interval=iterations)
+    if not str(own.get('type')).endswith('PointsLoop'):
+        return ConfigDict(type='IterBasedTrainLoop', **length)
+    lengths = ('max_epochs', 'max_iters', 'val_begin', 'val_interval', 'dynamic_intervals')
+    options = {key: value for key, value in own.items() if key not in lengths}
+    return ConfigDict({**options, **length, 'type': 'vitbackbones.IterBasedPointsLoop'})
