@@ -19,10 +19,12 @@ from .errors import UserError
 COMMANDS = {
     'train': 'train a detector or segmentor',
     'test': 'measure a checkpoint on the test set',
+    'tradeoff': 'measure accuracy and cost of one checkpoint at many operating points',
     'infer': 'run a trained model on images',
     'demo': 'train, test and show a small detector on generated pictures',
     'demo-data': "generate small pictures in COCO's and ADE20K's format",
     'convert': 'reduce a checkpoint to its weights, as safetensors or pth',
+    'flops': 'count multiply-adds of all variants, beside the published figures',
     'info': 'list backbones and variants with channels, strides and parameters',
     'model-zoo': 'print all configs with published figures, weights and licences, as Markdown',
     'doctor': 'check the installation and say how to mend it',

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
+from mmengine.runner import Runner
+
 from vitbackbones.checkpoint import load_whole, read_checkpoint
 
 from .config import (
@@ -43,9 +46,26 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir(cfg, args.config, args.work_dir, demo=args.demo)
-    checkpoint = read_checkpoint(args.checkpoint)
+    runner = build_tester(cfg, args.checkpoint)
+    if args.show_dir:
+        runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
+    runner.test()
+
+
+def build_tester(cfg: Config, source: str) -> Runner:
+    """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
+
+    Args:
+        cfg: is changed to that end.
+        source: path or URL of the checkpoint.
+
+    Raises:
+        UserError: the config or the data are not right.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
+    """
+    checkpoint = read_checkpoint(source)
     require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
-    # Only the test loop is built: the training data need not be there.
+    # The training data need not be there.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg.pop(key, None)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'load_from'):
@@ -53,7 +73,5 @@ def run(args: argparse.Namespace) -> None:
     adapt_to_device(cfg)
     check_config(cfg, ('test',))
     runner = build_runner(cfg, training=False)
-    load_whole(runner.model, checkpoint, args.checkpoint)
-    if args.show_dir:
-        runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
-    runner.test()
+    load_whole(runner.model, checkpoint, source)
+    return runner
