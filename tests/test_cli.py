@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from vitbackbones.backbones import SepViT
@@ -19,6 +20,7 @@ from vitbackbones.checkpoint import CheckpointError, check_fits
 from vitbackbones.cli import demo_data
 from vitbackbones.cli.config import build_backbone, load_config
 from vitbackbones.cli.main import main
+from vitbackbones.cli.train import starting_point
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/detection/sepvit_retinanet.py'
@@ -93,6 +95,18 @@ def test_resume_goes_on_where_training_stopped(trained: Path, place: Path) -> No
     assert after['meta']['iter'] == 5
     steps = {s['step'].item() for s in after['optimizer']['state'].values()}
     assert steps == {5.0}
+
+
+def test_resuming_shuffles_with_the_seed_of_the_interrupted_run(trained: Path) -> None:
+    seed = torch.load(trained / 'iter_3.pth', weights_only=True)['meta']['seed']
+    for randomness in ({}, {'randomness': dict(seed=None, deterministic=True)}):
+        cfg = Config({'work_dir': str(trained), **randomness})
+        starting_point(cfg, 'auto')
+        assert cfg.randomness.seed == seed
+        assert cfg.randomness.get('deterministic', False) is bool(randomness)
+    cfg = Config({'work_dir': str(trained), 'randomness': dict(seed=seed + 1)})
+    starting_point(cfg, 'auto')
+    assert cfg.randomness.seed == seed + 1
 
 
 def test_testing_prints_metrics_and_draws_pictures(trained: Path, place: Path) -> None:
@@ -237,8 +251,8 @@ def test_a_sandwich_config_trains_four_points_in_each_iteration(place: Path) -> 
     config = place / 'sandwich.py'
     config.write_text(
         "_base_ = 'vitbackbones::detection/supervit/supervit-deit_s_retinanet_sandwich-3x.py'\n"
-        "arch = dict(_delete_=True, dim=32, depth=4, num_heads=2, mlp_ratio=2, qkv_bias=True,\n"
-        "            norm_eps=1e-6)\n"
+        'arch = dict(_delete_=True, dim=32, depth=4, num_heads=2, mlp_ratio=2, qkv_bias=True,\n'
+        '            norm_eps=1e-6)\n'
         'model = dict(backbone=dict(arch=arch, taps=(3,)), neck=dict(in_channels=[32] * 3))\n'
     )
     options = ('train_cfg.max_iters=2', 'default_hooks.logger.interval=1', *SMALL[2:])

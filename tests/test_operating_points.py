@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -110,6 +111,8 @@ def test_a_point_can_be_given_as_a_dict_as_a_part_of_one_as_itself_or_not_at_all
     assert net.operating_point == OperatingPoint(scale=1.0, keep_rate=0.7)
     net.operating_point = {'scale': 0.5}
     assert net.operating_point == OperatingPoint(scale=0.5, keep_rate=1.0)
+    net.operating_point = dict(scale=np.float32(0.5))
+    assert net.operating_point == OperatingPoint(scale=0.5)
     own = net.operating_point
     net.operating_point = None
     assert net.operating_point == OperatingPoint()
@@ -125,6 +128,7 @@ def test_a_point_can_be_given_as_a_dict_as_a_part_of_one_as_itself_or_not_at_all
         ({'scale': -0.5}, r'operating_point: scale=-0.5 must be in \(0, 1\]'),
         ({'scale': float('nan')}, r'operating_point: scale=nan must be in \(0, 1\]'),
         ({'scale': '1'}, r"operating_point: scale='1' must be in \(0, 1\]"),
+        ({'keep_rate': True}, r'operating_point: keep_rate=True must be in \(0, 1\]'),
         ({'size': 128}, r"operating_point=\{'size': 128\} must be a dict of scale and keep_rate"),
         (0.5, r'operating_point=0.5 must be a dict of scale and keep_rate'),
     ],

@@ -216,13 +216,13 @@ def summed_gradients(
         model.backbone.operating_point = dict(scale=p.scale, keep_rate=p.keep_rate)
         if not p.student or student_loss != 'distill':
             losses = model(**copy.deepcopy(data), mode='loss')
-            model.parse_losses(losses)[0].backward()
+            (p.weight * model.parse_losses(losses)[0]).backward()
         if p.student and student_loss != 'task':
             maps = model.backbone(data['inputs'])
             model.backbone.operating_point = dict(scale=p.scale, keep_rate=1.0)
             with torch.no_grad():
                 teacher = model.backbone(data['inputs'])
-            (2.0 * error_of_maps(maps, teacher)).backward()
+            (p.weight * 2.0 * error_of_maps(maps, teacher)).backward()
         for name, value in gradients(model).items():
             total[name] = total.get(name, 0) + value
     model.backbone.operating_point = None
@@ -282,6 +282,19 @@ def test_a_sandwich_has_the_summed_gradients_of_its_single_steps(
         torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+@every_student_loss
+def test_a_pass_has_the_weight_that_it_is_given(student_loss: str) -> None:
+    model = Dense()
+    passes = sandwich_passes(random.Random(0), (0.5, 1.0), (0.5, 1.0), small_weight=0.25)
+    assert [p.weight for p in passes] == [1, 1, 0.25, 0.25]
+    want = summed_gradients(model, batch(), passes, student_loss)
+    log = sandwich_step(model, batch(), keep_gradients(sgd(model)), passes, student_loss, 2.0)
+    for name, value in gradients(model).items():
+        torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-6, msg=name)
+    total = sum(p.weight * log[f'{p.name}.loss'] for p in passes)
+    torch.testing.assert_close(log['loss'], total)
+
+
 # ------------------------------------------------------------------------ one step, its log
 
 
@@ -324,7 +337,7 @@ def test_gradients_are_clipped_once_and_as_a_sum() -> None:
     total = summed_gradients(model, batch(), PASSES, 'distill')
     norm = torch.cat([value.flatten() for value in total.values()]).norm()
     wrapper = keep_gradients(sgd(model, clip_grad=dict(max_norm=float(norm) / 2)))
-    sandwich_step(model, batch(), wrapper, PASSES, distill_weight=2.0)
+    sandwich_step(model, batch(), wrapper, PASSES, 'distill', 2.0)
     for name, value in gradients(model).items():
         torch.testing.assert_close(value, total[name] / 2, rtol=1e-3, atol=1e-6)
 
@@ -346,10 +359,10 @@ def test_iterations_can_be_accumulated() -> None:
         torch.testing.assert_close(value, mean, rtol=1e-4, atol=1e-7)
 
 
-def test_only_the_last_pass_runs_heads_that_learn_nothing() -> None:
+def test_heads_that_learn_nothing_are_not_run() -> None:
     model = Dense()
     sandwich_step(model, batch(), sgd(model), PASSES, 'distill')
-    assert model.points == [(1.0, 1.0), (0.5, 1.0), (0.5, 0.6)]
+    assert model.points == [(1.0, 1.0), (0.5, 1.0)]
 
 
 def test_data_are_preprocessed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,17 +454,33 @@ def test_the_scaler_is_updated_once_per_iteration_and_leaves_gradients_unscaled(
         torch.testing.assert_close(value, want.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
+def test_a_step_of_infinite_gradients_is_skipped_and_the_next_one_is_not() -> None:
+    model = Dense()
+    wrapper = sgd(model, ScaledOnCPU)
+    wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=3e38)
+    before = copy.deepcopy(model.state_dict())
+    sandwich_step(model, batch(), wrapper, PASSES)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert wrapper.loss_scaler.get_scale() == pytest.approx(1.5e38)
+    wrapper.loss_scaler.update(1024.0)
+    sandwich_step(model, batch(), wrapper, PASSES)
+    assert not torch.equal(before['heads.0.weight'], model.heads[0].weight)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
 # -------------------------------------------------------------------------------- the loops
 
 
 @every_loop
 @pytest.mark.parametrize('train_points', ['random', 'sandwich'])
-def test_resuming_amid_an_epoch_changes_nothing(
-    kind: str, train_points: str, tmp_path: Path
+# Amid the first epoch, at its end, with the first batch of the second one, and at the very end.
+@pytest.mark.parametrize('interrupted_at', [3, 5, 6, 10])
+def test_resuming_changes_nothing(
+    kind: str, train_points: str, interrupted_at: int, tmp_path: Path
 ) -> None:
-    interrupted_at = 6  # with the first batch of the second epoch
     loop = points_loop(kind, train_points=train_points)
-    undisturbed = make_runner(tmp_path / 'undisturbed', loop)
+    hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1))
+    undisturbed = make_runner(tmp_path / 'undisturbed', loop, default_hooks=hooks)
     undisturbed.train()
     checkpoint = tmp_path / 'undisturbed' / f'iter_{interrupted_at}.pth'
     resumed = make_runner(tmp_path / 'resumed', loop, resume=True, load_from=str(checkpoint))
@@ -549,8 +578,10 @@ def test_two_processes_average_once_and_train_as_one_does_on_both_batches(
     ('options', 'message'),
     [
         ({'train_points': 'all'}, r"train_points='all' must be one of \('fixed', 'random', 'sandw"),
-        ({'student_loss': 'kl'}, r"student_loss='kl' must be one of \('distill', 'task', 'both'"),
+        ({'student_loss': 'kl'}, r"student_loss='kl' must be one of \('task', 'distill', 'both'"),
         ({'distill_weight': 0}, 'distill_weight=0 must be positive'),
+        ({'small_weight': -1}, 'small_weight=-1 must be positive'),
+        ({'train_point': 'sandwich'}, "no option 'train_point', choose from train_points, .*max_"),
         ({'scales': []}, r'scales=\[\] must list values in \(0, 1\]'),
         ({'keep_rates': 0.5}, r'keep_rates=0.5 must list values in \(0, 1\]'),
         ({'scales': [0.5, 1.5]}, r'scale=1.5 must be in \(0, 1\]'),
@@ -561,9 +592,18 @@ def test_wrong_options_are_refused_before_training(
     kind: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     runner = make_runner(tmp_path / 'run', points_loop(kind, **options))
-    with pytest.raises(ValueError, match=f'{kind}PointsLoop: .*{message}'):
+    with pytest.raises(ValueError, match=f'{kind}PointsLoop.* .*{message}'):
         runner.train()
     assert runner.model.points == []
+
+
+def test_a_frozen_backbone_cannot_learn_from_maps(tmp_path: Path) -> None:
+    loop = points_loop('IterBased', student_loss='distill')
+    model = Dense()
+    model.backbone.requires_grad_(False)
+    runner = make_runner(tmp_path / 'run', loop, model=model)
+    with pytest.raises(ValueError, match=r"student_loss='distill' .* frozen; use 'task'"):
+        runner.train()
 
 
 @pytest.mark.parametrize('train_points', ['random', 'sandwich'])

@@ -6,15 +6,15 @@
 Every method starts from the same weights, sees the same generated pictures and makes the same
 number of optimizer steps. `plain` trains (1, 1) alone; the students of a sandwich learn from the
 `task`, from their teacher's maps (`distill`) or from `both`. What is finished is kept in
-FOLDER/METHOD.json, and an interrupted training goes on from its last checkpoint. The table over all
-methods that are there is FOLDER/table.md.
+work_dirs/compare_points/TASK-CHANNELS-ITERATIONS, with a table over all methods that are there, and
+an interrupted training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+import os
 from pathlib import Path
 
 import torch
@@ -76,24 +76,21 @@ def run(args: argparse.Namespace, method: str, folder: Path) -> None:
     cfg = config(args, method, folder)
     (metric,) = expected_metrics(cfg)
     runner = Runner.from_cfg(cfg)
-    start = time.monotonic()
     runner.train()
-    minutes = (time.monotonic() - start) / 60
     figures = {}
     for point in read_points(None):
         found = evaluate(runner, point)
         value = next((v for key, v in found.items() if key.split('/')[-1] == metric), 0.0)
         figures[point_name(point)] = float(value) * METRICS[metric][1]
-    report = dict(figures=figures, minutes=minutes, **vars(args))
-    (folder / f'{method}.json').write_text(json.dumps(report, indent=1) + '\n')
+    (folder / f'{method}.json').write_text(json.dumps(figures, indent=1) + '\n')
 
 
 def write_table(folder: Path) -> None:
     files = [folder / f'{method}.json' for method in METHODS]
     results = {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
     lines = ['| scale, keep rate | ' + ' | '.join(results) + ' |', '|---|' + '---:|' * len(results)]
-    for point in next(iter(results.values()))['figures']:
-        row = ' | '.join(f'{r["figures"][point]:.1f}' for r in results.values())
+    for point in next(iter(results.values())):
+        row = ' | '.join(f'{figures[point]:.1f}' for figures in results.values())
         lines.append(f'| {point} | {row} |')
     (folder / 'table.md').write_text('\n'.join(lines) + '\n')
     print((folder / 'table.md').read_text(), flush=True)
@@ -109,9 +106,13 @@ def main() -> None:
     parser.add_argument('--channels', type=int, default=64, help='of neck and heads (%(default)s)')
     args = parser.parse_args()
     torch.set_num_threads(1)
+    # Its own place: other commands generate fewer pictures in `data/demo`.
+    place = Path('work_dirs/compare_points')
+    place.mkdir(parents=True, exist_ok=True)
+    os.chdir(place)
     generate(OUT, train=2000, val=200)
-    folder = Path('work_dirs', f'points_{args.task}_{args.iterations}')
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(f'{args.task}-{args.channels}-{args.iterations}')
+    folder.mkdir(exist_ok=True)
     for method in args.methods:
         if not (folder / f'{method}.json').exists():
             run(args, method, folder)

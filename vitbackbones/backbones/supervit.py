@@ -18,10 +18,12 @@ until some are dropped), C channels, d channels of a head, k kept patches.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 import torch
@@ -85,6 +87,9 @@ PATCH_SIZE = 16
 # Sides of the square grids of patches that have a position table: 128 to 224 pixels.
 GRIDS = (8, 10, 12, 14)
 
+# Numbers of patches in the middle between those of two tables.
+HALFWAY = tuple((a**2 + b**2) / 2 for a, b in itertools.pairwise(GRIDS))
+
 # Blocks that drop tokens, 0-based, whatever the depth.
 DROPPING_BLOCKS = (3, 6, 9)
 
@@ -105,7 +110,7 @@ class OperatingPoint:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not (isinstance(value, (int, float)) and 0 < value <= 1):
+            if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= 1):
                 raise ValueError(f'operating_point: {name}={value!r} must be in (0, 1]')
 
     @classmethod
@@ -167,6 +172,13 @@ def take(tokens: Tensor, positions: Tensor) -> Tensor:
 def put(tokens: Tensor, positions: Tensor, changed: Tensor) -> Tensor:
     """(B, N, C), (B, n), (B, n, C) -> (B, N, C): ``tokens`` with those at the positions changed."""
     return tokens.scatter(1, positions[..., None].expand_as(changed), changed)
+
+
+def resize_positions(table: Tensor, grid: int, h: int, w: int) -> Tensor:
+    """(1, 1 + grid * grid, C) -> (1, 1 + h * w, C), bicubically; the class token's entry stays."""
+    patches = table[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))  # (1, C, grid, grid)
+    patches = F.interpolate(patches, (h, w), mode='bicubic', align_corners=False)
+    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
 class Attention(nn.Module):
@@ -251,18 +263,25 @@ class Trunk(nn.Module):
 
         Of two tables equally near the larger is taken; the class token's entry is never resized.
         """
-        index = min(reversed(range(len(GRIDS))), key=lambda i: abs(GRIDS[i] ** 2 - h * w))
-        grid, table = GRIDS[index], self.pos_embed_list[index]
-        if (h, w) != (grid, grid):
-            patches = table[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))  # (1, C, grid, grid)
-            patches = F.interpolate(patches, (h, w), mode='bicubic', align_corners=False)
-            table = torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+        if isinstance(h * w, torch.SymInt):
+            return self._positions_of_any_size(h, w)
+        index = sum(h * w >= count for count in HALFWAY)
+        table = self.pos_embed_list[index]
+        if (h, w) != (GRIDS[index], GRIDS[index]):
+            table = resize_positions(table, GRIDS[index], h, w)
         if torch.is_grad_enabled():
             # The other tables take part with weight 0, so that every parameter gets a gradient in
             # every pass and DDP needs no search for unused ones.
             others = (t.sum() for i, t in enumerate(self.pos_embed_list) if i != index)
             table = table + 0 * sum(others)
         return table
+
+    def _positions_of_any_size(self, h: int, w: int) -> Tensor:
+        """The same in an exported program, which learns the size when it runs."""
+        pairs = zip(self.pos_embed_list, GRIDS, strict=True)
+        tables = torch.cat([resize_positions(table, grid, h, w) for table, grid in pairs])
+        index = (torch.tensor(HALFWAY, device=tables.device) <= h * w).sum(dim=0, keepdim=True)
+        return tables.index_select(0, index)
 
 
 class SuperViTClassifier(Trunk):

@@ -18,7 +18,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -130,18 +130,19 @@ def read_points(words: Sequence[str] | None) -> list[OperatingPoint]:
             raise UserError(
                 f'--points {word}: expected SCALE,KEEP_RATE, two numbers in (0, 1] as in 8/14,0.5'
             ) from None
-    return list(dict.fromkeys(points))
+    return list({point_name(point): point for point in points}.values())
 
 
 def point_name(point: OperatingPoint) -> str:
-    """``8/14, 0.5``."""
+    """``8/14, 0.5``; two points of one name are taken for one."""
     return f'{scale_name(point.scale)}, {point.keep_rate:g}'
 
 
 def scale_name(scale: float) -> str:
-    """In fourteenths, as the published ones are, where it is such a number."""
+    """The published ones in fourteenths, as there."""
     whole = round(14 * scale)
-    return f'{whole}/14' if scale < 1 and math.isclose(whole, 14 * scale) else f'{scale:g}'
+    published = math.isclose(whole, 14 * scale) and whole in (8, 10, 12)
+    return f'{whole}/14' if published else f'{scale:g}'
 
 
 def expected_metrics(cfg: Config) -> list[str]:
@@ -187,35 +188,41 @@ class Study:
         self.folder = folder
         self.device = next(self.model.parameters()).device
         self.dataset: Any = runner.test_loop.dataloader.dataset
+        self.stored: dict[str, Any] = {}
         self.content: dict[str, Any] = {}
+        self.cost: dict[str, Any] | None = None
 
-    # What is stored: the hashes of what was measured, `accuracy` by point, `cost` by point with
-    # what those of one run have in common.
+    # What is stored, by the hash of what was measured: its parts, `accuracy` by point, and `cost` by
+    # point with what those of one run have in common.
 
     @property
     def file(self) -> Path:
         return self.folder / f'{NAME}.json'
 
     def restore(self, subject: Mapping[str, str]) -> None:
-        """Take over what an earlier run finished on the same ``subject``."""
-        self.content = dict(subject=dict(subject), accuracy={}, cost=None)
+        """Take over what earlier runs finished on the same ``subject``."""
+        name = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:16]
+        new = dict(subject=dict(subject), accuracy={}, cost=None)
         try:
-            content = json.loads(self.file.read_text())
-            changed = [name for name in subject if content['subject'][name] != subject[name]]
+            self.stored = json.loads(self.file.read_text())
+            if name not in self.stored:
+                others = [content['subject'] for content in self.stored.values()]
+                changed = [key for key in subject if all(o[key] != subject[key] for o in others)]
+                what = ' and '.join(changed) or 'combination of these'
+                say(f'{self.file} is of another {what}: measuring everything afresh')
+            self.content = self.stored.setdefault(name, new)
+            tested = sum(point_name(point) in self.content['accuracy'] for point in self.points)
         except FileNotFoundError:
+            self.stored = {name: new}
+            self.content = new
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f'{self.file} cannot be gone on with: {error}; remove it') from error
-        if changed:
-            say(f'{self.file} is of another {" and ".join(changed)}: measuring everything afresh')
-            return
-        self.content = content
-        known = sum(point_name(point) in content['accuracy'] for point in self.points)
-        if known:
-            say(f'{known} of {len(self.points)} points were tested before: reusing their accuracy')
+        if tested:
+            say(f'{tested} of {len(self.points)} points were tested before: reusing their accuracy')
 
     def save(self) -> None:
-        tables.write(self.file, json.dumps(self.content, indent=1) + '\n')
+        tables.write(self.file, json.dumps(self.stored, indent=1) + '\n')
 
     # ------------------------------------------------------------------------ measuring
 
@@ -228,11 +235,12 @@ class Study:
             pictures=[list(p['inputs'][0].shape[1:]) for p in pictures],
             rounds=rounds,
         )
-        if not self.has_cost(same):
-            self.content['cost'] = dict(**same, points={}, complete=False)
+        self.cost = self.known_cost(same)
+        if self.cost is None:
+            self.cost = dict(**same, points={}, complete=False)
             self.count(progress, pictures)
         self.test(progress)
-        if not self.content['cost']['complete']:
+        if not self.cost['complete']:
             self.time(progress, pictures, rounds)
 
     def subject(self, progress: Progress) -> dict[str, str]:
@@ -262,15 +270,25 @@ class Study:
         indices = sorted({i * total // count for i in range(count)})
         return [{key: [value] for key, value in self.dataset[i].items()} for i in indices]
 
-    def has_cost(self, same: Mapping[str, Any]) -> bool:
-        """Whether an earlier run has taken the latencies of all points, like this one would."""
+    def known_cost(self, same: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What an earlier run measured, if it took all latencies in turn as this one would."""
         cost = self.content['cost']
-        if not cost or not cost['complete'] or any(cost[key] != same[key] for key in same):
-            return False
+        if not cost or not cost['complete']:
+            return None
+        for key, value in same.items():
+            if key == 'machine':
+                value, known = (
+                    {k: v for k, v in m.items() if k not in ('date', 'commit')}
+                    for m in (value, cost[key])
+                )
+            else:
+                known = cost[key]
+            if value != known:
+                return None
         if any(point_name(point) not in cost['points'] for point in self.points):
-            return False
+            return None
         say('the costs of all points were measured before: reusing them')
-        return True
+        return cost
 
     def predict(self, point: OperatingPoint, pictures: Iterator[dict[str, Any]]) -> None:
         self.model.backbone.operating_point = point
@@ -279,21 +297,20 @@ class Study:
 
     def count(self, progress: Progress, pictures: Sequence[dict[str, Any]]) -> None:
         """Operations, the average over the pictures, and memory, of the most demanding one."""
+        assert self.cost is not None
         self.model.eval()
         weights = weight_memory(self.model)
         for point in progress.track(self.points, description='counting operations and memory'):
-            try:
+            with too_few_tokens_at(point):
                 counts = [
                     count_flops(partial(self.predict, point, iter([picture])), self.model)
                     for picture in pictures
                 ]
-            except ValueError as error:  # too few tokens
-                raise UserError(f'--points {point_name(point)}: {error}') from error
             peaks = [
                 peak_memory(partial(self.predict, point, iter([picture])), self.device)
                 for picture in pictures
             ]
-            self.content['cost']['points'][point_name(point)] = dict(
+            self.cost['points'][point_name(point)] = dict(
                 flops=statistics.mean(c.total for c in counts),
                 backbone_flops=statistics.mean(c.parts['backbone'] for c in counts),
                 peak_memory=weights + max(peaks),
@@ -312,7 +329,8 @@ class Study:
             progress.update(
                 task, description=f'testing at {point_name(point)}', completed=batches * i
             )
-            found = evaluate(self.runner, point)
+            with too_few_tokens_at(point):  # the smallest picture may not be among those counted
+                found = evaluate(self.runner, point)
             row = {}
             for metric in self.metrics:
                 # mmdet reports nothing at all if there is not one detection.
@@ -323,7 +341,8 @@ class Study:
 
     def time(self, progress: Progress, pictures: Sequence[dict[str, Any]], rounds: int) -> None:
         """Latencies: within a round every picture is predicted at all points in turn."""
-        cost, n = self.content['cost'], len(pictures)
+        assert self.cost is not None
+        cost, n = self.cost, len(pictures)
         contestants = {p: partial(self.predict, p, itertools.cycle(pictures)) for p in self.points}
         turns = in_turn(contestants, rounds * n, warm_up=n, device=self.device)
         seconds: dict[OperatingPoint, list[tuple[float, float]]] = {p: [] for p in self.points}
@@ -342,15 +361,18 @@ class Study:
                 cost['points'][point_name(point)].update(
                     seconds=means[:, 0].tolist(), backbone_seconds=means[:, 1].tolist()
                 )
+            known = self.content['cost']
+            if cost['complete'] or not (known and known['complete']):
+                self.content['cost'] = cost
             self.save()
 
     # ------------------------------------------------------------------------ reporting
 
     def rows(self) -> list[dict[str, Any]]:
         """What is known of every point; what is not is None."""
-        if not self.content:
+        if self.cost is None:
             return []
-        accuracy, cost = self.content['accuracy'], self.content['cost'] or dict(points={})
+        accuracy, cost = self.content['accuracy'], self.cost
         known = {point: cost['points'].get(point_name(point), {}) for point in self.points}
         reference = known[self.points[0]].get('seconds')
         rows = []
@@ -365,7 +387,7 @@ class Study:
             row['backbone_latency_ms'] = (
                 1000 * statistics.median(c['backbone_seconds']) if seconds else None
             )
-            row['latency_spread'] = spread(seconds) if seconds else None
+            row['latency_spread'] = spread(seconds) if seconds and len(seconds) > 1 else None
             row['latency_ratio'] = ratio(seconds, reference) if seconds else None
             row['peak_memory_mib'] = c['peak_memory'] / 2**20 if c else None
             rows.append(row)
@@ -413,7 +435,8 @@ class Study:
         return tables.markdown(head, map(line, self.points, rows))
 
     def page(self, table: str, config: str, checkpoint: str) -> str:
-        cost = self.content['cost']
+        assert self.cost is not None
+        cost = self.cost
         sizes = ', '.join(dict.fromkeys(f'{w} x {h}' for h, w in cost['pictures']))
         done = max((len(c['seconds']) for c in cost['points'].values()), default=0)
         return (
@@ -448,6 +471,21 @@ class Study:
             title='One checkpoint at many operating points',
             note='numbers: share of tokens kept\nat each of three blocks',
         )
+
+
+@contextmanager
+def too_few_tokens_at(point: OperatingPoint) -> Iterator[None]:
+    """Name the point whose tokens a picture does not suffice for.
+
+    Raises:
+        UserError: in place of that ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if 'less than one' not in str(error):
+            raise
+        raise UserError(f'--points {point_name(point)}: {error}') from error
 
 
 def evaluate(runner: Runner, point: OperatingPoint) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -135,4 +135,16 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
             f'{path} holds no {" and no ".join(missing)}, which resuming needs; to start '
             f'from its weights use --cfg-options load_from={path}'
         )
+    if cfg.get('resume'):
+        keep_seed(cfg, checkpoint['meta'])
     return checkpoint
+
+
+def keep_seed(cfg: Config, meta: dict[str, Any]) -> None:
+    """Shuffle as the interrupted run did, where the config has no seed.
+
+    mmengine takes the seed over from a checkpoint, but only after it has made the samplers with
+    another one: pictures would be trained twice in an epoch, and others not at all.
+    """
+    if (cfg.get('randomness') or {}).get('seed') is None and meta.get('seed') is not None:
+        cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': meta['seed']})

@@ -11,7 +11,8 @@ One iteration is one optimiser step, however many points it trains. Deliberate c
 - The gradient is the sum over the passes, as published. To AdamW the factor makes no difference;
   ``clip_grad`` acts once, on the sum, so that its threshold should grow with the passes.
 - A published student learns from its teacher's class probabilities, which dense heads lack. Here
-  it learns from its teacher's feature maps, from the task, or from both: ``student_loss``.
+  it learns from the task, from its teacher's feature maps, or from both: ``student_loss``. The task
+  alone was the best (docs/operating_points.md).
 - BatchNorms of neck and head normalise each pass by itself and have one set of running statistics,
   which every pass through them updates: evaluation uses the average over the points.
 - Points are drawn from the run's seed and the iteration's number: alike in all processes, and
@@ -22,6 +23,7 @@ One iteration is one optimiser step, however many points it trains. Deliberate c
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -42,7 +44,7 @@ SCALES = (8 / 14, 10 / 14, 12 / 14, 1.0)
 KEEP_RATES = (0.5, 0.7, 1.0)
 
 TRAIN_POINTS = ('fixed', 'random', 'sandwich')
-STUDENT_LOSSES = ('distill', 'task', 'both')
+STUDENT_LOSSES = ('task', 'distill', 'both')
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,32 @@ class Pass:
     scale: float
     keep_rate: float
     student: bool = False  # of the pass before it
+    weight: float = 1.0  # of its losses
 
 
 def sandwich_passes(
-    draw: random.Random, scales: Sequence[float], keep_rates: Sequence[float]
+    draw: random.Random,
+    scales: Sequence[float],
+    keep_rates: Sequence[float],
+    small_weight: float = 1.0,
 ) -> list[Pass]:
     """The published rule: at the full and at a smaller scale, all tokens and then fewer of them.
 
     The largest scale and rate are always trained, the others are drawn. Where there is nothing
-    smaller to draw, its passes are left out.
+    smaller to draw, its passes are left out. ``small_weight``, published as 1, is that of the
+    passes at the smaller scale.
     """
     *smaller, full = sorted(set(scales))
     *fewer, every = sorted(set(keep_rates))
-    sizes = {'full': full}
+    sizes = {'full': (full, 1.0)}
     if smaller:
-        sizes['small'] = draw.choice(smaller)
+        sizes['small'] = (draw.choice(smaller), small_weight)
     passes = []
-    for name, scale in sizes.items():
-        passes.append(Pass(name, scale, every))
+    for name, (scale, weight) in sizes.items():
+        passes.append(Pass(name, scale, every, weight=weight))
         if fewer:
-            passes.append(Pass(f'{name}_pruned', scale, draw.choice(fewer), student=True))
+            rate = draw.choice(fewer)
+            passes.append(Pass(f'{name}_pruned', scale, rate, student=True, weight=weight))
     return passes
 
 
@@ -81,14 +89,14 @@ def sandwich_step(
     data: Any,
     optim_wrapper: OptimWrapper,
     passes: Sequence[Pass],
-    student_loss: str = 'distill',
+    student_loss: str = 'task',
     distill_weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """One iteration: a backward pass right after each forward pass, then one optimiser step.
 
     The data are preprocessed once. Only one pass's graph exists at a time; of a teacher nothing
-    but the values of its feature maps stays. DDP averages gradients in the last pass, which for
-    this reason runs the heads even if nothing is learnt from them.
+    but the values of its feature maps stays. DDP averages gradients in the last pass, and waits for
+    those of the heads there: under DDP it runs them even if they learn nothing.
 
     Args:
         model: a detector or segmentor whose backbone has operating points, wrapped or not.
@@ -98,7 +106,7 @@ def sandwich_step(
         distill_weight: factor of :func:`map_error`.
 
     Returns:
-        What to log: the ``loss`` of all passes, and the losses of each under its name.
+        What to log: the weighted ``loss`` of all passes, and the losses of each under its name.
     """
     module = model.module if is_model_wrapper(model) else model
     backbone = module.backbone
@@ -118,18 +126,20 @@ def sandwich_step(
             optim_wrapper._inner_count = iteration
             with at_point(backbone, p.scale, p.keep_rate), _no_sync(model, unless=last):
                 with optim_wrapper.optim_context(model):
-                    if task or last:
+                    if task or (last and is_model_wrapper(model)):
                         loss, log = module.parse_losses(model._run_forward(data, mode='loss'))
                     else:
                         loss, log = 0.0, {}
                         backbone(data['inputs'])
                 if not task:
-                    loss, log = 0 * loss, {}
+                    loss, log = 0 * torch.as_tensor(loss).nan_to_num(), {}
                 if distill:
                     log['loss_distill'] = distill_weight * map_error(maps, teacher)
                     loss = log['loss'] = loss + log['loss_distill']
-                teacher = [] if p.student else [x.detach() for x in maps]
+                has_student = not p.student and student_loss != 'task'
+                teacher = [x.detach() for x in maps] if has_student else []
                 maps.clear()
+                loss = p.weight * loss
                 if last:
                     optim_wrapper.update_params(loss)
                 else:
@@ -137,7 +147,8 @@ def sandwich_step(
             logs |= {f'{p.name}.{key}': value.detach() for key, value in log.items()}
     finally:
         hook.remove()
-    return {'loss': torch.stack([logs[f'{p.name}.loss'] for p in passes]).sum(), **logs}
+    total = torch.stack([p.weight * logs[f'{p.name}.loss'] for p in passes]).sum()
+    return {'loss': total, **logs}
 
 
 def map_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -172,15 +183,21 @@ def _no_sync(model: BaseModel, unless: bool) -> AbstractContextManager[None]:
 class PointsLoop:
     """What :class:`EpochBasedPointsLoop` and :class:`IterBasedPointsLoop` add to mmengine's loops.
 
+    A sandwich calls the model's parts itself: what an mmengine option does to ``train_step`` (the
+    runner's ``compile``, DDP's ``detect_anomalous_params``) does not reach it. How many tokens a
+    point leaves depends on the picture, so that one of too few is found when it comes.
+
     Args:
         train_points: 'fixed' trains the backbone's own operating point, 'random' one point per
             iteration out of all pairs of ``scales`` and ``keep_rates``, 'sandwich' four of them,
             see :func:`sandwich_passes`.
         scales: to be trained, in (0, 1].
         keep_rates: to be trained, in (0, 1].
-        student_loss: what a pass with fewer tokens learns from: 'distill' from the feature maps
-            of the pass with all of them, 'task' from the annotations, 'both' from the two.
+        student_loss: what a pass with fewer tokens learns from: 'task' from the annotations,
+            'distill' from the feature maps of the pass with all of them, 'both' from the two.
         distill_weight: factor of the distillation loss, see :func:`map_error`.
+        small_weight: of the losses of a sandwich's passes at the smaller scale. Below 1, accuracy
+            moves from the reduced scales to the largest one.
         loop: the arguments of mmengine's loop.
 
     Raises:
@@ -198,8 +215,9 @@ class PointsLoop:
         train_points: str = 'sandwich',
         scales: Sequence[float] = SCALES,
         keep_rates: Sequence[float] = KEEP_RATES,
-        student_loss: str = 'distill',
+        student_loss: str = 'task',
         distill_weight: float = 1.0,
+        small_weight: float = 1.0,
         **loop: Any,
     ) -> None:
         self.train_points = train_points
@@ -207,9 +225,18 @@ class PointsLoop:
         self.keep_rates = keep_rates
         self.student_loss = student_loss
         self.distill_weight = distill_weight
+        self.small_weight = small_weight
         module = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.backbone = getattr(module, 'backbone', module)
         self._check()  # before workers are started
+        inherited = list(inspect.signature(super().__init__).parameters)[2:]
+        for option in loop:
+            if option not in inherited:
+                own = [key for key in vars(self) if key != 'backbone']
+                choices = ', '.join([*own, *inherited])
+                raise ValueError(
+                    f'{type(self).__name__} has no option {option!r}, choose from {choices}'
+                )
         super().__init__(runner, dataloader, **loop)  # type: ignore[call-arg]
 
     def _check(self) -> None:
@@ -218,14 +245,21 @@ class PointsLoop:
             value = getattr(self, option)
             if value not in choices:
                 raise ValueError(f'{name}: {option}={value!r} must be one of {choices}')
-        if not self.distill_weight > 0:
-            raise ValueError(f'{name}: distill_weight={self.distill_weight} must be positive')
+        for option in ('distill_weight', 'small_weight'):
+            if not getattr(self, option) > 0:
+                raise ValueError(f'{name}: {option}={getattr(self, option)} must be positive')
         if self.train_points == 'fixed':
             return
         if not hasattr(self.backbone, 'operating_point'):
             raise ValueError(
                 f'{name}: train_points={self.train_points!r} needs a backbone with operating '
                 f'points, which SuperViT is; got {type(self.backbone).__name__}'
+            )
+        frozen = not any(p.requires_grad for p in self.backbone.parameters())
+        if frozen and self.train_points == 'sandwich' and self.student_loss != 'task':
+            raise ValueError(
+                f'{name}: student_loss={self.student_loss!r} trains nothing but the backbone, '
+                "which is frozen; use 'task'"
             )
         for option in ('scales', 'keep_rates'):
             values = getattr(self, option)
@@ -243,7 +277,7 @@ class PointsLoop:
         model, optim_wrapper = self.runner.model, self.runner.optim_wrapper
         draw = random.Random(f'{self.runner.seed} {self._iter}')
         if self.train_points == 'sandwich':
-            passes = sandwich_passes(draw, self.scales, self.keep_rates)
+            passes = sandwich_passes(draw, self.scales, self.keep_rates, self.small_weight)
             return sandwich_step(
                 model, data_batch, optim_wrapper, passes, self.student_loss, self.distill_weight
             )
@@ -271,7 +305,7 @@ class EpochBasedPointsLoop(PointsLoop, EpochBasedTrainLoop):
     """
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        if idx >= self._iter % len(self.dataloader):  # else it was trained before resuming
+        if idx >= self._iter - self._epoch * len(self.dataloader):  # else trained before resuming
             self.train_iter(idx, data_batch)
 
 
