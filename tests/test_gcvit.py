@@ -16,7 +16,8 @@ from tests import torchvision_stub
 from tests.checkpoint_files import resized_table
 from tests.reference import refdata
 from tests.small import SMALL
-from vitbackbones.backbones.gcvit import ARCHS, Block, GCViT
+from vitbackbones.backbones import gcvit
+from vitbackbones.backbones.gcvit import ARCHS, MOST_KEPT, Block, GCViT, Windows
 from vitbackbones.checkpoint import load_pretrained
 
 REFERENCE = Path(refdata.__file__).parent
@@ -218,7 +219,7 @@ def test_wrong_windows_are_refused(window_size: tuple[int, ...]) -> None:
 
 def block_without_padding(block: Block, x: Tensor, query: Tensor | None) -> Tensor:
     """The block with every window cut off at the edge of the map, one position after another."""
-    ws, attn = block.window_size, block.attn
+    ws, attn = block.attn.window_size, block.attn
     heads, d = attn.num_heads, x.shape[3] // attn.num_heads
     normed, attended = block.norm1(x), torch.empty_like(x)
     for image, top, left in itertools.product(
@@ -229,7 +230,7 @@ def block_without_padding(block: Block, x: Tensor, query: Tensor | None) -> Tens
         *q, k, v = attn.qkv(window).unflatten(2, (-1, heads, d)).unbind(2)
         for y, x_ in positions:
             for head in range(heads):
-                own = query[image, head, y * ws + x_] if query is not None else q[0][y, x_, head]
+                own = query[image, head, y, x_] if query is not None else q[0][y, x_, head]
                 logits = []
                 for key_y, key_x in positions:
                     row = (y - key_y + ws - 1) * (2 * ws - 1) + x_ - key_x + ws - 1
@@ -241,6 +242,10 @@ def block_without_padding(block: Block, x: Tensor, query: Tensor | None) -> Tens
                 attended[image, top + y, left + x_, channels] = weights @ values
     x = x + block.gamma1 * attn.proj(attended)
     return x + block.gamma2 * block.mlp(block.norm2(x))
+
+
+def windows_of(x: Tensor, pad: bool = False) -> Windows:
+    return Windows(x.shape[1], x.shape[2], 3, x.device, pad)
 
 
 def random_block(global_query: bool, mask_padding: bool) -> Block:
@@ -258,18 +263,18 @@ def test_masked_padding_equals_windows_cut_off_at_the_edge(
 ) -> None:
     block = random_block(global_query, mask_padding=True)
     x = torch.randn(2, *size, 8)
-    query = torch.randn(2, 2, 9, 4)  # a level's query is there for its local blocks too
+    query = torch.randn(2, 2, 3, 3, 4)  # a level's query is there for its local blocks too
     want = block_without_padding(block, x, query if global_query else None)
-    torch.testing.assert_close(block(x, query), want)
+    torch.testing.assert_close(block(x, query, windows_of(x)), want)
 
 
 @pytest.mark.parametrize('global_query', [False, True])
 @torch.no_grad()
 def test_unmasked_padding_takes_part(global_query: bool) -> None:
     block = random_block(global_query, mask_padding=False)
-    x, query = torch.randn(1, 4, 8, 8), torch.randn(1, 2, 9, 4)
+    x, query = torch.randn(1, 4, 8, 8), torch.randn(1, 2, 3, 3, 4)
     want = block_without_padding(block, x, query if global_query else None)
-    whole = block(x, query)
+    whole = block(x, query, windows_of(x))
     torch.testing.assert_close(whole[:, :3, :6], want[:, :3, :6])  # windows inside the map
     assert (whole[:, 3:] - want[:, 3:]).abs().max() > 1e-2
 
@@ -289,7 +294,50 @@ def test_bfloat16_stays_close_where_windows_hold_mostly_padding(mask_padding: bo
 def test_the_mask_reaches_every_block() -> None:
     blocks = [m for m in small(mask_padding=True).modules() if isinstance(m, Block)]
     assert len(blocks) == sum(SMALL['GCViT']['depths'])
-    assert all(block.mask_padding for block in blocks)
+    assert all(block.attn.mask_padding for block in blocks)
+
+
+@pytest.mark.parametrize('global_query', [False, True])
+@pytest.mark.parametrize('size', [(4, 8), (2, 3), (6, 5)])
+@torch.no_grad()
+def test_one_key_for_all_padding_equals_padded_windows(
+    global_query: bool, size: tuple[int, int]
+) -> None:
+    block = random_block(global_query, mask_padding=False)
+    x, query = torch.randn(2, *size, 8), torch.randn(2, 2, 3, 3, 4)
+    padded = block(x, query, windows_of(x, pad=True))
+    torch.testing.assert_close(block(x, query, windows_of(x)), padded)
+
+
+# ------------------------------------------------------------------------------- kept biases
+
+
+@torch.no_grad()
+def test_kept_biases_follow_every_change_of_their_table() -> None:
+    block = random_block(False, mask_padding=False)
+    x = torch.randn(1, 4, 8, 8)
+    before = block(x, None, windows_of(x))
+    table = block.attn.relative_position_bias_table
+    table.data.add_(1 + torch.randn_like(table))  # as EMA hooks write: no version is counted
+    changed = block(x, None, windows_of(x))
+    block.attn._kept.clear()
+    assert torch.equal(changed, block(x, None, windows_of(x)))
+    assert not torch.allclose(before, changed, atol=1e-3)
+
+
+def test_kept_biases_are_bounded_and_dropped_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = random_block(False, mask_padding=False)
+    for size in itertools.product(range(1, 8), range(1, 8)):
+        x = torch.randn(1, *size, 8)
+        with torch.no_grad():
+            block(x, None, windows_of(x))
+        assert 0 < len(block.attn._kept) <= MOST_KEPT
+    block(x, None, windows_of(x))
+    assert not block.attn._kept
+    monkeypatch.setattr(gcvit, 'LARGEST_KEPT', 0)
+    with torch.no_grad():
+        block(x, None, windows_of(x))
+    assert not block.attn._kept
 
 
 # ------------------------------------------------------------------------------------ the parts

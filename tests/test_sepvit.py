@@ -12,8 +12,8 @@ from torch import nn
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones import SepViT
-from vitbackbones.backbones.sepvit import Block
-from vitbackbones.layers import window_merge, window_split
+from vitbackbones.backbones.sepvit import Block, Windows
+from vitbackbones.layers import invert, window_groups
 
 REFERENCE = Path(refdata.__file__).parent
 GOLDEN = sorted((REFERENCE / 'golden/sepvit').glob('*_det_*.json'))
@@ -110,12 +110,19 @@ def test_an_arch_lists_one_window_per_block() -> None:
 # ------------------------------------------------------------------------------ padding
 
 
-def block(mask_padding: bool) -> Block:
+WINDOW = 4
+
+
+def block() -> Block:
     torch.manual_seed(3)
-    result = Block(8, 2, 4, 2, 0.0, learnable_token=False, mask_padding=mask_padding)
+    result = Block(8, 2, 2, 0.0, learnable_token=False)
     for p in result.parameters():
         nn.init.normal_(p, std=0.3)
     return result.eval()
+
+
+def run(layer: Block, x: torch.Tensor, **options: bool) -> torch.Tensor:
+    return layer(x, Windows(x.shape[1], x.shape[2], WINDOW, x.device, **options))
 
 
 def attend_plainly(layer: Block, x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +130,7 @@ def attend_plainly(layer: Block, x: torch.Tensor) -> torch.Tensor:
 
     ``x`` is one map, (H, W, C). Nothing is padded: windows at the border are simply smaller.
     """
-    ws, attn = layer.window_size, layer.attn
+    ws, attn = WINDOW, layer.attn
     height, width, dim = x.shape
     d = dim // attn.num_heads
     token = layer.norm1(torch.zeros(dim))
@@ -162,25 +169,35 @@ def attend_plainly(layer: Block, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize('size', [(5, 7), (8, 4), (3, 9)])
 @torch.no_grad()
 def test_masked_padding_equals_attention_over_the_positions_that_exist(size) -> None:
-    layer = block(mask_padding=True)
+    layer = block()
     x = torch.randn(2, *size, 8)
     want = torch.stack([attend_plainly(layer, one) for one in x]) + x
     want = want + layer.mlp(layer.norm2(want))
-    torch.testing.assert_close(layer(x), want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(layer, x, mask_padding=True), want, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_padding_takes_part_as_published_unless_masked() -> None:
     x = torch.randn(1, 5, 7, 8)
-    assert not torch.allclose(block(True)(x), block(False)(x), atol=1e-3)
+    assert not torch.allclose(run(block(), x, mask_padding=True), run(block(), x), atol=1e-3)
     whole = torch.randn(1, 8, 12, 8)
-    assert torch.equal(block(True)(whole), block(False)(whole))
+    assert torch.equal(run(block(), whole, mask_padding=True), run(block(), whole))
 
 
-def test_windows_are_merged_as_they_were_split() -> None:
-    x = torch.randn(2, 6, 9, 5)
-    windows = window_split(x, 3)
-    assert windows.shape == (2, 6, 9, 5)
-    assert torch.equal(windows[1, 4], x[1, 3:6, 3:6].flatten(0, 1))
-    assert torch.equal(window_merge(windows, 3, 6, 9), x)
-    assert torch.equal(window_merge(windows, 3, 5, 7), x[:, :5, :7])
+@pytest.mark.parametrize('size', [(5, 7), (8, 4), (3, 9)])
+@torch.no_grad()
+def test_one_row_for_all_padding_equals_padded_windows(size) -> None:
+    x = torch.randn(2, *size, 8)
+    torch.testing.assert_close(run(block(), x), run(block(), x, pad=True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('pad', 'shapes'), [(False, [(1, 3, 3), (1, 3, 2), (1, 1, 3), (1, 1, 2)]), (True, [(4, 3, 3)])]
+)
+def test_windows_hold_every_pixel_once(pad: bool, shapes: list[tuple[int, int, int]]) -> None:
+    groups = window_groups(4, 5, 3, torch.device('cpu'), pad)
+    assert [tuple(group.shape) for group in groups] == shapes
+    assert groups[0][0].tolist() == [[0, 1, 2], [5, 6, 7], [10, 11, 12]]
+    order = torch.cat([group.flatten() for group in groups])
+    assert torch.equal(order[invert(order, 20)], torch.arange(20))
+    assert set(order[order >= 20].tolist()) == ({20} if pad else set())

@@ -9,8 +9,8 @@ position bias tables of another window are resized in the state dict, whenever o
 a table of the right size is never touched; new tables are drawn like the other weights instead of
 being zero; ``mask_padding`` can hide the positions that a block pads.
 
-Shapes: B batch, H x W map, C channels, ws window size, Nw windows, T = ws * ws positions of a
-window, d channels of a head.
+Shapes: B batch, H x W map, C channels, ws window size, N windows of wh x ww positions (ws x ws but
+for those cut off at the edge of the map), T = wh * ww, d channels of a head.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from vitbackbones.layers import (
     DropPath,
     Mlp,
-    pad_to_multiple,
-    window_merge,
-    window_split,
-    window_valid,
+    biased_attention,
+    channels_first,
+    invert,
+    window_groups,
 )
 from vitbackbones.registry import MODELS, register
 
@@ -139,6 +139,11 @@ TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
     (r'stages\.(\d)\.blocks\.', r'levels.\1.blocks.'),
 )
 
+# Position biases that an attention layer keeps between pictures: those of one picture's windows,
+# and none of more elements.
+MOST_KEPT = 4
+LARGEST_KEPT = 1 << 22
+
 # Residual convolutions of the query generator of each level.
 QUERY_DEPTHS = (3, 2, 1, 1)
 
@@ -194,7 +199,9 @@ class PatchEmbed(nn.Module):
         self.conv_down = Downsample(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv_down(self.proj(x).permute(0, 2, 3, 1))
+        # The order of what follows; an image of three channels is cheap to bring into it.
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        return self.conv_down(x.permute(0, 2, 3, 1))
 
 
 class QueryConv(nn.Module):
@@ -212,7 +219,7 @@ class QueryConv(nn.Module):
 class GlobalQuery(nn.Module):
     """The query that all windows of an image share in the global blocks of a level.
 
-    ``forward``: the level's input (B, H, W, C) -> (B, heads, T, d), whatever H and W are.
+    ``forward``: the level's input (B, H, W, C) -> (B, heads, ws, ws, d), whatever H and W are.
     """
 
     def __init__(self, level: int, dim: int, num_heads: int, window_size: int) -> None:
@@ -229,56 +236,143 @@ class GlobalQuery(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.to_q_global(x.permute(0, 3, 1, 2))  # (B, C, H', W')
         size = (self.window_size, self.window_size)
-        if x.shape[2:] != size:
-            x = F.interpolate(x, size, mode='bicubic', align_corners=False)  # (B, C, ws, ws)
-        return x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+        x = F.interpolate(x, size, mode='bicubic', align_corners=False)  # (B, C, ws, ws)
+        return x.unflatten(1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2)
+
+
+class Windows:
+    """Where the windows of a level's maps lie; the same for all its blocks.
+
+    The pixels of a map in window order are (B, R, C). Windows at the edge of the map are cut off,
+    except with ``pad``: then they are whole, and zero outside the map.
+    """
+
+    def __init__(self, height: int, width: int, size: int, device: torch.device, pad: bool) -> None:
+        self.pad = pad
+        groups = window_groups(height, width, size, device, pad)
+        self.shapes = [group.shape for group in groups]  # (N, wh, ww) each
+        self.order = torch.cat([group.flatten() for group in groups])
+        self.inverse = invert(self.order, height * width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, R, C)."""
+        rows = x.flatten(1, 2)
+        if self.pad:
+            rows = F.pad(rows, (0, 0, 0, 1))  # the row of all positions outside
+        return rows.index_select(1, self.order)
+
+    def merge(self, rows: Tensor) -> Tensor:
+        """(B, R, C) -> (B, H * W, C)."""
+        return rows.index_select(1, self.inverse)
 
 
 class WindowAttention(nn.Module):
     """Multi-head attention in windows with a relative position bias.
 
-    ``forward`` takes windows (B, Nw, T, C) and returns the same shape. Global attention projects
-    no queries: they are ``query`` (B, heads, T, d), the same for all windows of an image; local
-    attention gets None. ``valid`` (Nw, T) says which positions can be attended to, None all.
+    ``forward`` takes a map (B, H, W, C) and its windows and returns a map. Global attention
+    projects no queries: they are ``query`` (B, heads, ws, ws, d), the same for all windows of an
+    image; local attention gets None.
+
+    In the published network windows are padded with zeros, which give keys and values equal to the
+    bias of their projection. Here one key stands for all those that a window lacks, its position
+    bias being the logarithm of their summed exponentials: the same sum of fewer terms. With
+    ``mask_padding`` there is no such key.
     """
 
-    def __init__(self, dim: int, num_heads: int, window_size: int, global_query: bool) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, window_size: int, global_query: bool, mask_padding: bool
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
+        self.mask_padding = mask_padding
         side = 2 * window_size - 1
         self.relative_position_bias_table = nn.Parameter(torch.empty(side * side, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.qkv = nn.Linear(dim, (2 if global_query else 3) * dim)
         self.proj = nn.Linear(dim, dim)
-        position = torch.arange(window_size)
-        # Row of the table for query row (first axis) and key row; columns follow the same rule.
-        offset = position[:, None] - position + window_size - 1
-        self.register_buffer('offset', offset, persistent=False)
-        self.offset: Tensor
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def forward(self, windows: Tensor, query: Tensor | None, valid: Tensor | None) -> Tensor:
-        b, nw, t, c = windows.shape
-        qkv = self.qkv(windows).view(b * nw, t, -1, self.num_heads, c // self.num_heads)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # (2 or 3, B * Nw, heads, T, d)
+    def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
+        qkv = self.qkv(windows.split(x))  # (B, R, 2 C or 3 C)
+        parts = qkv.split([shape.numel() for shape in windows.shapes], 1)
+        groups = zip(parts, windows.shapes, strict=True)
+        y = torch.cat([self._attend(part, query, *shape) for part, shape in groups], 1)
+        return self.proj(windows.merge(y)).view(x.shape)
+
+    def _attend(self, qkv: Tensor, query: Tensor | None, n: int, wh: int, ww: int) -> Tensor:
+        """Windows of one size: (B, N * T, 2 C or 3 C) -> (B, N * T, C)."""
+        b, heads = qkv.shape[0], self.num_heads
+        d = self.proj.in_features // heads
+        qkv = qkv.flatten(0, 1).view(-1, wh * ww, qkv.shape[2] // (heads * d), heads, d)
+        kv = qkv[:, :, -2:]  # (B * N, T, 2, heads, d)
+        if self._lacks_keys(wh, ww):
+            key_value = self.qkv.bias.to(kv.dtype).view(-1, *kv.shape[3:])[-2:]
+            kv = torch.cat([kv, key_value.expand(b * n, 1, -1, -1, -1)], 1)
+        k, v = kv.permute(2, 0, 3, 1, 4)  # (B * N, heads, T or T + 1, d) each
         if query is None:
-            q, k, v = qkv
+            q = qkv[:, :, 0].transpose(1, 2)  # (B * N, heads, T, d)
+        else:  # no copy for a single image
+            q = query[:, None, :, :wh, :ww].flatten(3, 4).to(k.dtype)
+            q = q.expand(-1, n, -1, -1, -1).flatten(0, 1)
+        if torch.is_grad_enabled():
+            self._kept.clear()
+            table = self.relative_position_bias_table
+            y = biased_attention(q, k, v, table, lambda table: self._bias(table, wh, ww))
         else:
-            k, v = qkv
-            q = query[:, None].expand(b, nw, *query.shape[1:]).flatten(0, 1)
-        bias = self.position_bias()[None]  # (1, heads, T, T)
-        if valid is not None:
-            bias = bias.masked_fill(~valid[:, None, None], -math.inf)  # (Nw, heads, T, T)
-            bias = bias.repeat(b, 1, 1, 1)  # (B * Nw, heads, T, T)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(x.transpose(1, 2).reshape(b, nw, t, c))
+            bias = self._kept_bias(wh, ww)[None].to(q.dtype)  # fused for four axes alone
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return y.transpose(1, 2).reshape(b, n * wh * ww, -1)
 
-    def position_bias(self) -> Tensor:
-        """(heads, T, T): the bias of every query position (row) for every key position."""
-        side = 2 * self.window_size - 1
-        table = self.relative_position_bias_table.t().reshape(-1, side, side)
-        rows, cols = self.offset[:, None, :, None], self.offset[None, :, None, :]
-        return table[:, rows, cols].flatten(3).flatten(1, 2)  # (heads, ws, ws, ws, ws) before
+    def _lacks_keys(self, wh: int, ww: int) -> bool:
+        return not self.mask_padding and wh * ww < self.window_size**2
+
+    def _kept_bias(self, wh: int, ww: int) -> Tensor:
+        """The bias, kept from one picture to the next on CPUs, where making it takes its time.
+
+        It is compared by value: EMA hooks and others write to parameters in ways that leave no
+        trace in torch's version counter.
+        """
+        table = self.relative_position_bias_table
+        if torch.compiler.is_compiling() or not table.is_cpu:
+            return self._bias(table, wh, ww)
+        known, bias = self._kept.pop((wh, ww), (table[:0], table))
+        if known.dtype != table.dtype or not torch.equal(known, table):
+            known, bias = table.clone(), self._bias(table, wh, ww)
+        if bias.numel() <= LARGEST_KEPT:
+            self._kept[wh, ww] = known, bias  # the latest last
+            if len(self._kept) > MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return bias
+
+    def _bias(self, table: Tensor, wh: int, ww: int) -> Tensor:
+        """(heads, T, T) or (heads, T, T + 1): of every query (row) for every key (column)."""
+        ws = self.window_size
+        side = 2 * ws - 1
+        table = table.t().contiguous()  # (heads, side * side)
+        y, x = torch.arange(wh, device=table.device), torch.arange(ww, device=table.device)
+        rows = y[:, None] - y + ws - 1  # of the table, for query row (first axis) and key row
+        cols = x[:, None] - x + ws - 1
+        index = rows[:, None, :, None] * side + cols[:, None]  # (wh, ww, wh, ww)
+        bias = table.index_select(1, index.flatten()).view(-1, wh * ww, wh * ww)
+        if not self._lacks_keys(wh, ww):
+            return bias
+        # The keys that lack are below (whole rows of the window) or to the right of those present.
+        # Matrices of zeros and ones add up what their positions have in the table.
+        maps = table.float().unflatten(1, (side, side))
+        largest = maps.detach().amax((1, 2), keepdim=True)
+        below = _reach(y, wh, ws, ws), _reach(x, 0, ws, ws)
+        right = _reach(y, 0, wh, ws), _reach(x, ww, ws, ws)
+        total = sum(r @ (maps - largest).exp() @ c.t() for r, c in (below, right))
+        lacking = total.clamp(min=torch.finfo(total.dtype).tiny).log() + largest  # (heads, wh, ww)
+        return torch.cat([bias, lacking.flatten(1)[..., None].to(bias.dtype)], 2)
+
+
+def _reach(queries: Tensor, start: int, stop: int, window_size: int) -> Tensor:
+    """(T, 2 * ws - 1): 1 where a query's row of the table is for a key in start .. stop - 1."""
+    offset = torch.arange(2 * window_size - 1, device=queries.device) - window_size + 1
+    keys = queries[:, None] - offset
+    return ((keys >= start) & (keys < stop)).float()
 
 
 class Block(nn.Module):
@@ -299,11 +393,9 @@ class Block(nn.Module):
         mask_padding: bool,
     ) -> None:
         super().__init__()
-        self.window_size = window_size
         self.global_query = global_query
-        self.mask_padding = mask_padding
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window_size, global_query)
+        self.attn = WindowAttention(dim, num_heads, window_size, global_query, mask_padding)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, mlp_ratio * dim)
@@ -312,17 +404,14 @@ class Block(nn.Module):
             self.gamma1 = nn.Parameter(torch.full((dim,), layer_scale))
             self.gamma2 = nn.Parameter(torch.full((dim,), layer_scale))
 
-    def forward(self, x: Tensor, query: Tensor | None) -> Tensor:
-        b, h, w, c = x.shape
-        ws = self.window_size
-        # Padding comes after the norm: padded keys and values are the bias of their projection.
-        windows = window_split(pad_to_multiple(self.norm1(x), ws), ws)  # (B, Nw, T, C)
-        valid = window_valid(x, ws) if self.mask_padding else None
-        y = self.attn(windows, query if self.global_query else None, valid)
-        y = window_merge(y, ws, h, w)
-        x = x + self.drop_path(y if self.gamma1 is None else self.gamma1 * y)
-        y = self.mlp(self.norm2(x))
-        return x + self.drop_path(y if self.gamma2 is None else self.gamma2 * y)
+    def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
+        y = self.attn(self.norm1(x), query if self.global_query else None, windows)
+        x = self._add(x, y, self.gamma1)
+        return self._add(x, self.mlp(self.norm2(x)), self.gamma2)
+
+    def _add(self, x: Tensor, y: Tensor, gamma: Tensor | None) -> Tensor:
+        y = self.drop_path(y)
+        return x + y if gamma is None else torch.addcmul(x, gamma, y)
 
 
 class Level(nn.Module):
@@ -454,15 +543,16 @@ class GCViT(Backbone):
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
         self.check_input(x)
         x = self.patch_embed(x)  # (B, H', W', C)
+        # A compiled graph serves all sizes; but cut windows are how padding is masked.
+        pad = torch.compiler.is_compiling() and not self.mask_padding
         outputs = []
         for i, level in enumerate(self.levels):
-            query = level.q_global_gen(x) if level.q_global_gen else None  # (B, heads, T, d)
+            query = level.q_global_gen(x) if level.q_global_gen else None  # (B, heads, ws, ws, d)
+            windows = Windows(x.shape[1], x.shape[2], self.window_size[i], x.device, pad)
             for block in level.blocks:
-                x = self.run(block, x, query)
+                x = self.run(block, x, query, windows)
             if i in self.out_indices:
-                y = getattr(self, f'norm{i}')(x)
-                # (B, C, H', W'), in memory too: mmcv's RoIAlign reads any other order wrongly.
-                outputs.append(y.permute(0, 3, 1, 2).contiguous())
+                outputs.append(channels_first(getattr(self, f'norm{i}')(x)))  # (B, C, H', W')
             if level.downsample:
                 x = level.downsample(x)
         return tuple(outputs)

@@ -8,12 +8,13 @@ Deliberate differences from it: no unused classifier; drop path, freezing and ou
 per block, whatever the number of windows (the published dense network falls back to zeros);
 ``mask_padding`` can hide the positions that a block pads.
 
-Shapes: B batch, H x W map, C channels, ws window size, Nw windows, T = ws * ws + 1 tokens of a
-window, d channels of a head.
+Shapes: B batch, H x W map, C channels, ws window size, Nw windows, of which N are of one size and
+have T tokens each, R tokens of all windows, d channels of a head.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import (
-    DropPath,
-    Mlp,
-    pad_to_multiple,
-    window_merge,
-    window_split,
-    window_valid,
-)
+from vitbackbones.layers import DropPath, Mlp, channels_first, invert, window_groups
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -112,6 +106,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)  # copies the image alone
         return self.norm(self.proj(x).permute(0, 2, 3, 1))  # (B, C, H, W) -> (B, H', W', C')
 
 
@@ -126,11 +121,67 @@ class ConditionalPositionEncoding(nn.Module):
         return x + self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class Windows:
+    """Which rows a window's tokens are, and where they go.
+
+    The rows of a map are its pixels, then one that stands for padding, then the learned window
+    token if there is one. A window holds its own token, if it is cut off at the edge of the map
+    one row for all its padding, and its pixels.
+
+    Attributes:
+        shapes: (N, T, padded pixels that the second row stands for) per group of equal windows.
+        order: (R,), the rows of all windows, group by group.
+        tokens: (Nw,), where in ``order`` the windows' own tokens are.
+        places: (Nw, ws * ws), where in ``order`` what is at each position of a window is.
+        inverse: (H * W,), where among all positions, flattened, each pixel is.
+        valid: (Nw, ws * ws), with ``mask_padding`` the positions of pixels; None if all are.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        size: int,
+        device: torch.device,
+        *,
+        learned_token: bool = False,
+        mask_padding: bool = False,
+        pad: bool = False,
+    ) -> None:
+        padding = height * width
+        self.shapes = []
+        order, tokens, places, pixels = [], [], [], []
+        start = 0
+        for group in window_groups(height, width, size, device, pad):
+            n, wh, ww = group.shape
+            missing = (0, size - ww, 0, size - wh)
+            padded = 0 if mask_padding else size * size - wh * ww
+            rows = group.flatten(1)
+            if padded:
+                rows = F.pad(rows, (1, 0), value=padding)
+            rows = F.pad(rows, (1, 0), value=padding + learned_token)  # (N, T)
+            t = rows.shape[1]
+            others = t - wh * ww  # the window token, and what stands for padding
+            place = torch.arange(others, t, device=device).view(wh, ww)
+            place = F.pad(place, missing, value=others - 1).flatten()  # (ws * ws,)
+            first = start + t * torch.arange(n, device=device)
+            order.append(rows.flatten())
+            tokens.append(first)
+            places.append(first[:, None] + place)
+            pixels.append(F.pad(group, missing, value=padding).flatten(1))
+            self.shapes.append((n, t, padded))
+            start += n * t
+        self.order, self.tokens, self.places = map(torch.cat, (order, tokens, places))
+        self.inverse = invert(torch.cat(pixels).flatten(), padding)
+        cut = mask_padding and (height % size or width % size)
+        self.valid = torch.cat(pixels) < padding if cut else None
+
+
 class SeparableAttention(nn.Module):
     """Depthwise attention inside each window, then pointwise attention between windows.
 
-    Paper section 3.3, equations 1 to 3. ``forward`` takes the normed windows (B, Nw, ws * ws, C)
-    and the normed window token (C,), and returns (B, Nw, ws * ws, C) before the projection.
+    Paper section 3.3, equations 1 to 3. ``forward`` takes the normed rows of a map, and returns
+    its pixels (B, H * W, C), projected.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -142,61 +193,66 @@ class SeparableAttention(nn.Module):
         self.PSA_qk = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, pixels: Tensor, token: Tensor, valid: Tensor | None) -> Tensor:
-        b, nw, area, c = pixels.shape
-        x = torch.cat([token.expand(b, nw, 1, c), pixels], dim=2)  # (B, Nw, T, C)
-        x = x + self._depthwise(x, valid)
-        token, pixels = x[:, :, 0], x[:, :, 1:]  # (B, Nw, C), (B, Nw, ws * ws, C)
-        return pixels + self._pointwise(token, pixels, valid)
+    def forward(self, rows: Tensor, windows: Windows) -> Tensor:
+        x = rows.index_select(1, windows.order)  # (B, R, C)
+        x = x + self._depthwise(x, windows)
+        weights = self._between(x.index_select(1, windows.tokens))
+        return self.proj(self._pointwise(x, weights, windows))
 
-    def _depthwise(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """DSA: (B, Nw, T, C) -> (B, Nw, T, C); ``valid`` (Nw, ws * ws) says which pixels count."""
-        b, nw, t, c = x.shape
-        qkv = self.DSA_qkv(x).view(b * nw, t, 3, self.num_heads, c // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * Nw, heads, T, d) each
-        mask = None
-        if valid is not None:
-            mask = F.pad(valid, (1, 0), value=True)  # the window token always counts
-            mask = mask.repeat(b, 1)[:, None, None]  # (B * Nw, 1, 1, T)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return x.transpose(1, 2).reshape(b, nw, t, c)
+    def _depthwise(self, x: Tensor, windows: Windows) -> Tensor:
+        """DSA: (B, R, C) -> (B, R, C)."""
+        b, _, c = x.shape
+        parts = self.DSA_qkv(x).split([n * t for n, t, _ in windows.shapes], 1)
+        outputs = []
+        for (n, t, padded), part in zip(windows.shapes, parts, strict=True):
+            part = part.flatten(0, 1).view(-1, t, 3, self.num_heads, c // self.num_heads)
+            q, k, v = part.permute(2, 0, 3, 1, 4)  # (B * N, heads, T, d) each
+            mask = None
+            if padded:  # the second key counts that many times: its logarithm is added
+                mask = q.new_zeros(t)
+                mask[1] = math.log(padded)
+                mask = mask.expand(1, 1, t, t)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            outputs.append(y.transpose(1, 2).reshape(b, n * t, c))
+        return torch.cat(outputs, 1)
 
-    def _pointwise(self, token: Tensor, pixels: Tensor, valid: Tensor | None) -> Tensor:
-        """PSA: windows exchange their pixels, position by position, weighted by their tokens."""
-        b, nw, area, c = pixels.shape
-        heads, d = self.num_heads, c // self.num_heads
+    def _between(self, token: Tensor) -> Tensor:
+        """What windows take from one another: tokens (B, Nw, C) -> (B, heads, Nw, Nw)."""
         token = F.gelu(self.win_tokens_norm(token))
-        q, k = self.PSA_qk(token).view(b, nw, 2, heads, d).permute(2, 0, 3, 1, 4)
-        weights = (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, heads, Nw, Nw)
-        v = pixels.unflatten(-1, (heads, d)).permute(0, 3, 1, 2, 4)  # (B, heads, Nw, ws * ws, d)
-        if valid is None:
-            x = weights @ v.reshape(b, heads, nw, area * d)
+        q, k = self.PSA_qk(token).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+
+    def _pointwise(self, x: Tensor, weights: Tensor, windows: Windows) -> Tensor:
+        """PSA with its residual: windows exchange pixels, position by position, (B, H * W, C).
+
+        Reads tokens (B, R, C). Pieces of the width of a head are gathered so that every head's lie
+        together for the product.
+        """
+        b, _, c = x.shape
+        nw, area = windows.places.shape
+        head = torch.arange(self.num_heads, device=x.device)
+        index = (windows.places * self.num_heads + head[:, None, None]).flatten()
+        pieces = x.unflatten(2, (self.num_heads, -1)).flatten(1, 2)  # (B, R * heads, d)
+        v = pieces.index_select(1, index).view(b, self.num_heads, nw, -1)  # (..., ws * ws * d)
+        if windows.valid is None:
+            own = torch.eye(nw, dtype=weights.dtype, device=x.device)  # the residual
+            y = (weights + own) @ v.to(weights.dtype)
         else:  # at each position only the windows in which it exists are weighed
-            v = v * valid[:, :, None]
-            x = weights @ v.reshape(b, heads, nw, area * d)
-            total = weights @ valid.to(weights.dtype)  # (B, heads, Nw, ws * ws)
-            tiny = torch.finfo(total.dtype).tiny
-            x = (x.view(b, heads, nw, area, d) / total.clamp(min=tiny)[..., None]).flatten(-2)
-        x = x.view(b, heads, nw, area, d).permute(0, 2, 3, 1, 4)
-        return x.reshape(b, nw, area, c)
+            valid = windows.valid.to(weights.dtype)
+            total = (weights @ valid).clamp(min=torch.finfo(weights.dtype).tiny)
+            v = v.unflatten(3, (area, -1)) * valid[..., None]
+            y = (weights @ v.flatten(3)).view_as(v) / total[..., None] + v
+        index = (windows.inverse[:, None] + head * nw * area).flatten()
+        return y.reshape(b, -1, c // self.num_heads).index_select(1, index).view(b, -1, c)
 
 
 class Block(nn.Module):
     """SepViT block: separable attention and MLP, each with norm and residual (section 3.3)."""
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window_size: int,
-        mlp_ratio: int,
-        drop_path: float,
-        learnable_token: bool,
-        mask_padding: bool,
+        self, dim: int, num_heads: int, mlp_ratio: int, drop_path: float, learnable_token: bool
     ) -> None:
         super().__init__()
-        self.window_size = window_size
-        self.mask_padding = mask_padding
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = SeparableAttention(dim, num_heads)
         self.drop_path = DropPath(drop_path)
@@ -204,16 +260,13 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim)
         self.win_token = nn.Parameter(torch.zeros(dim)) if learnable_token else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        ws = self.window_size
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
         # Padding comes before the norm: padded pixels and zero tokens become the norm's bias.
-        pixels = window_split(self.norm1(pad_to_multiple(x, ws)), ws)
-        token = self.norm1.bias if self.win_token is None else self.norm1(self.win_token)
-        valid = window_valid(x, ws) if self.mask_padding else None
-        y = self.attn(pixels, token.to(pixels.dtype), valid)
-        y = self.attn.proj(window_merge(y, ws, h, w))
-        x = x + self.drop_path(y)
+        rows = [x.flatten(1, 2), x.new_zeros(x.shape[0], 1, x.shape[3])]
+        if self.win_token is not None:
+            rows.append(self.win_token.to(x.dtype).expand_as(rows[1]))
+        y = self.attn(self.norm1(torch.cat(rows, 1)), windows)
+        x = x + self.drop_path(y.view(x.shape))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -295,13 +348,11 @@ class SepViT(Backbone):
                     Block(
                         dim,
                         a.num_heads[i],
-                        window_size,
                         a.mlp_ratio,
                         rate,
                         learnable_token=window_token == 'learnable',
-                        mask_padding=mask_padding,
                     )
-                    for window_size, rate in zip(a.window_sizes[i], rates[i], strict=True)
+                    for rate in rates[i]
                 )
             )
             self.norm_list.append(nn.LayerNorm(dim, eps=1e-6))
@@ -333,15 +384,30 @@ class SepViT(Backbone):
         outputs = []
         for i in range(self.num_stages):
             x = self.patch_embeds[i](x)  # (B, H', W', C)
-            for j, block in enumerate(self.blocks[i].children()):
-                x = self.run(block, x)
+            sizes = self.arch.window_sizes[i]
+            windows = {size: self.windows(x, size) for size in set(sizes)}
+            for j, (block, size) in enumerate(zip(self.blocks[i].children(), sizes, strict=True)):
+                x = self.run(block, x, windows[size])
                 if j == 0:
                     x = self.pos_block[i](x)
-            x = self.norm_list[i](x).permute(0, 3, 1, 2)  # (B, C, H', W'), channels-last memory
+            x = self.norm_list[i](x)
             if i in self.out_indices:
-                # In memory too: mmcv's RoIAlign reads any other order wrongly.
-                outputs.append(x.contiguous())
+                outputs.append(channels_first(x))
+            x = x.permute(0, 3, 1, 2)  # (B, C, H', W'), channels-last memory
         return tuple(outputs)
+
+    def windows(self, x: Tensor, size: int) -> Windows:
+        """How a map (B, H, W, C) is cut into windows."""
+        return Windows(
+            x.shape[1],
+            x.shape[2],
+            size,
+            x.device,
+            learned_token=self.window_token == 'learnable',
+            mask_padding=self.mask_padding,
+            # A compiled graph serves all sizes; but cut windows are how padding is masked.
+            pad=torch.compiler.is_compiling() and not self.mask_padding,
+        )
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The layer of a parameter and the number of layers, for layer-wise learning rates.

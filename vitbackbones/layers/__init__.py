@@ -1,7 +1,9 @@
 """Layers that two or more backbones use identically."""
 
+from .attention import biased_attention
 from .drop import DropPath
+from .layout import channels_first
 from .mlp import Mlp
-from .window import pad_to_multiple, window_merge, window_split, window_valid
+from .window import invert, window_groups
 
-__all__ = ['DropPath', 'Mlp', 'pad_to_multiple', 'window_merge', 'window_split', 'window_valid']
+__all__ = ['DropPath', 'Mlp', 'biased_attention', 'channels_first', 'invert', 'window_groups']

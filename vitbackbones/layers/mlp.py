@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+#: On CPUs the hidden layer of larger inputs is made in pieces that stay in the cache: so many
+#: elements are large, and a piece has so many rows.
+LARGE = 1 << 22
+PIECE = 512
 
 
 class Mlp(nn.Module):
@@ -15,4 +21,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        # A compiler sees to that itself, and training keeps the hidden layer anyway.
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cpu:
+            return self.fc2(self.act(self.fc1(x)))
+        rows = x.flatten(0, -2)
+        large = rows.shape[0] * self.fc1.out_features > LARGE
+        pieces = rows.split(PIECE) if large else (rows,)
+        return torch.cat([self.fc2(self.act(self.fc1(piece))) for piece in pieces]).view(x.shape)

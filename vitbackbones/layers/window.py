@@ -1,46 +1,52 @@
-"""Cutting a feature map into windows and back.
+"""Which pixels of a map share a window, as row numbers: one gather splits a map, one merges it.
 
-Shapes: B batch, H x W padded map, ws window size, C channels, Nw = (H / ws) (W / ws) windows in
-row-major order, pixels of a window in row-major order.
+The rows of a map (B, H, W, C) are its pixels in row-major order, (B, H * W, C).
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Zero-pad (B, H, W, C) right and bottom until H and W are multiples of ``multiple``."""
-    pad_h = -x.shape[1] % multiple
-    pad_w = -x.shape[2] % multiple
-    return F.pad(x, (0, 0, 0, pad_w, 0, pad_h)) if pad_h or pad_w else x
+def window_groups(
+    height: int, width: int, size: int, device: torch.device, pad: bool = False
+) -> list[Tensor]:
+    """The rows in each window, (windows, window height, window width) per group of equal windows.
 
+    Windows start at the top left corner. Those that reach over the right or the lower edge are cut
+    off there, which makes up to four groups: inner windows, right edge, lower edge, corner. Then
+    nothing need be computed for positions that do not exist.
 
-def window_split(x: Tensor, window_size: int) -> Tensor:
-    """(B, H, W, C) -> (B, Nw, ws * ws, C); H and W must be multiples of ``window_size``."""
-    b, h, w, c = x.shape
-    ws = window_size
-    x = x.view(b, h // ws, ws, w // ws, ws, c).transpose(2, 3)  # (B, H/ws, W/ws, ws, ws, C)
-    return x.reshape(b, (h // ws) * (w // ws), ws * ws, c)
-
-
-def window_valid(x: Tensor, window_size: int) -> Tensor | None:
-    """Which positions of the windows of (B, H, W, C) are no padding: (Nw, ws * ws); None: all."""
-    _, h, w, _ = x.shape
-    if h % window_size == 0 and w % window_size == 0:
-        return None
-    inside = pad_to_multiple(x.new_ones(1, h, w, 1), window_size)
-    return window_split(inside, window_size)[0, :, :, 0].bool()
-
-
-def window_merge(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
-    """(B, Nw, ws * ws, C) -> (B, height, width, C), the inverse of :func:`window_split`.
-
-    ``height`` and ``width`` may be smaller than the windows cover: the padding is cropped.
+    With ``pad`` all windows are whole, in one group, and positions outside the map have the row
+    ``height * width``, one after the last. Unlike the number of groups, this form is the same for
+    all sizes, as a graph for any height and width needs it.
     """
-    b, _, _, c = windows.shape
-    ws = window_size
-    rows, cols = -(-height // ws), -(-width // ws)
-    x = windows.view(b, rows, cols, ws, ws, c).transpose(2, 3)  # (B, rows, ws, cols, ws, C)
-    return x.reshape(b, rows * ws, cols * ws, c)[:, :height, :width]
+    if not pad:
+        return [
+            (rows[:, None, :, None] * width + cols[:, None]).flatten(0, 1)
+            for rows in _bands(height, size, device)
+            for cols in _bands(width, size, device)
+        ]
+    # On one axis: a compiler asks of every broadcast and reshape whether a length is one.
+    rows, cols, area = -(-height // size), -(-width // size), size * size
+    position = torch.arange(rows * cols * area, device=device)
+    window, pixel = position // area, position % area
+    y = window // cols * size + pixel // size
+    x = window % cols * size + pixel % size
+    inside = (y < height) & (x < width)
+    return [torch.where(inside, y * width + x, height * width).view(-1, size, size)]
+
+
+def _bands(length: int, size: int, device: torch.device) -> list[Tensor]:
+    """The numbers 0 .. length - 1 in whole bands (number, size), and what is left (1, rest)."""
+    position = torch.arange(length, device=device)
+    whole = length - length % size
+    bands = [position[:whole].view(-1, size), position[None, whole:]]
+    return [band for band in bands if band.numel()]
+
+
+def invert(order: Tensor, length: int) -> Tensor:
+    """Where in ``order`` (one axis) 0 .. length - 1 are; it may hold ``length`` itself besides."""
+    places = torch.arange(order.shape[0], device=order.device)
+    return order.new_empty(length + 1).scatter_(0, order, places)[:length]

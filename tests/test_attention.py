@@ -1,0 +1,72 @@
+"""Fused attention whose bias is learned, and what training stores for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tests.small import SMALL
+from vitbackbones.backbones import GCViT, SepViT, gcvit
+from vitbackbones.layers import attention, biased_attention
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Any) -> Tensor:
+    return (q @ k.mT * q.shape[3] ** -0.5 + build(table)).softmax(-1) @ v
+
+
+def inputs() -> tuple[Tensor, ...]:
+    shapes = ((5, 2, 4, 3), (5, 2, 6, 3), (5, 2, 6, 3), (2, 4, 6))
+    return tuple(torch.randn(s, dtype=torch.double, requires_grad=True) for s in shapes)
+
+
+@pytest.mark.parametrize('chunk', [1, 2 * 48, 1 << 20])
+def test_its_gradients_are_those_of_plain_attention(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, 'CHUNK', chunk)
+    values = inputs()
+    weights = torch.randn(5, 2, 4, 3, dtype=torch.double)
+    results = [
+        torch.autograd.grad((function(*values, torch.sin) * weights).sum(), values)
+        for function in (biased_attention, plain_attention)
+    ]
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def saved_bytes(net: torch.nn.Module, x: Tensor) -> int:
+    """What the backward pass of ``net`` keeps, each memory once and without the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        saved[value.untyped_storage().data_ptr()] = value
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        maps = net(x)
+    del maps
+    return sum(v.untyped_storage().nbytes() for p, v in saved.items() if p not in weights)
+
+
+@pytest.mark.parametrize(
+    ('cls', 'arch', 'limit'),
+    [
+        (GCViT, {'dim': 16}, 0.6),
+        (SepViT, {'window_sizes': ((7,), (7, 14), (7, 14), (7,))}, 0.9),
+    ],
+    ids=['GCViT', 'SepViT'],
+)
+def test_attention_matrices_are_not_stored(
+    cls: Any, arch: Any, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = cls({**SMALL[cls.__name__], **arch})
+    x = torch.randn(1, 3, 192, 192)
+    fused = saved_bytes(net, x)
+    monkeypatch.setattr(gcvit, 'biased_attention', plain_attention)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert fused <= limit * saved_bytes(net, x)
