@@ -80,6 +80,7 @@ def test_a_sandwich_stays_one(name: str) -> None:
     cfg = demo(ROOT / f'configs/{name}.py', **{'train_cfg.student_loss': 'task'})
     assert cfg.train_cfg.pop('max_iters') == cfg.train_cfg.pop('val_interval')
     cfg.train_cfg.pop('_scope_')  # of the inherited config
+    assert cfg.train_cfg.pop('small_weight', 1.0) == (0.5 if 'retinanet' in name else 1.0)
     assert cfg.train_cfg == dict(
         type='vitbackbones.IterBasedPointsLoop', train_points='sandwich', student_loss='task'
     )

@@ -1,11 +1,12 @@
 """Train SuperViT for one operating point and for many, equally long, and test all points.
 
-    python docs/examples/compare_points.py retinanet plain task distill --iterations 1000
+    python docs/examples/compare_points.py retinanet plain distill task task_half
     python docs/examples/compare_points.py upernet plain task --iterations 500 --channels 32
 
 Every method starts from the same weights, sees the same generated pictures and makes the same
 number of optimizer steps. `plain` trains (1, 1) alone; the students of a sandwich learn from the
-`task`, from their teacher's maps (`distill`) or from `both`. What is finished is kept in
+`task`, from their teacher's maps (`distill`) or from `both`; `task_half` gives the passes at the
+smaller scale half the weight. What is finished is kept in
 work_dirs/compare_points/TASK-CHANNELS-ITERATIONS, with a table over all methods that are there, and
 an interrupted training goes on from its last checkpoint.
 """
@@ -29,6 +30,7 @@ from vitbackbones.cli.tradeoff import METRICS, evaluate, expected_metrics, point
 METHODS = {
     'plain': dict(train_points='fixed'),
     'task': dict(train_points='sandwich', student_loss='task'),
+    'task_half': dict(train_points='sandwich', student_loss='task', small_weight=0.5),
     'distill': dict(train_points='sandwich', student_loss='distill'),
     'both': dict(train_points='sandwich', student_loss='both'),
 }
