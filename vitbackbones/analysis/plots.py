@@ -131,6 +131,7 @@ def bar_plot(panels: Mapping[str, Sequence[Bar]], *, title: str, x_label: str) -
                 textcoords='offset points',
                 va='center',
                 fontsize=8.5,
+                bbox=dict(facecolor='white', edgecolor='none', pad=1.5),
             )
         axes.invert_yaxis()
         axes.axvline(1, color='#666666', linewidth=0.8, linestyle='--', zorder=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; its first column is aligned to the left, the others are figures."""
     rule = ['---', *['---:'] * (len(head) - 1)]
     return ''.join(f'| {" | ".join(line)} |\n' for line in (head, rule, *rows))
+
+
+def percent(share: float) -> str:
+    """``12%``; a dash for nan, which is not known."""
+    return '-' if math.isnan(share) else f'{share:.0%}'
 
 
 def comma_separated(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitbackbones.layers import DropPath
+from vitbackbones.layers.folding import Fusible, fold_after, fold_before
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -74,7 +76,7 @@ class SpatialGate(nn.Module):
         self.block = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
             nn.BatchNorm2d(dim),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(dim, 1, 1, bias=False),
             nn.Sigmoid(),
         )
@@ -84,7 +86,7 @@ class SpatialGate(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Weigh channels: ``x * sigmoid(...)`` of the (B, C, 1, 1) mean of x over the map."""
+    """Weights of channels: ``sigmoid(...)``, (B, C, 1, 1), of the mean of x over the map."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.block(x)
+        return self.block(x)
 
 
 class AdditiveAttention(nn.Module):
@@ -105,7 +107,7 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
+        self.qkv: nn.Module = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.oper_q = nn.Sequential(SpatialGate(dim), ChannelGate(dim))
         self.oper_k = nn.Sequential(SpatialGate(dim), ChannelGate(dim))
         self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
@@ -113,7 +115,10 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=1)  # (B, C, H, W) each
-        return self.proj(self.dwc(self.oper_q(q) + self.oper_k(k)) * v)
+        (gate_q, weigh_q), (gate_k, weigh_k) = self.oper_q, self.oper_k
+        q, k = gate_q(q), gate_k(k)
+        context = torch.addcmul(q * weigh_q(q), k, weigh_k(k))  # one map less than with a sum
+        return self.proj(self.dwc(context) * v)
 
 
 class ConvMlp(nn.Module):
@@ -121,7 +126,7 @@ class ConvMlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(dim, hidden_dim, 1)
+        self.fc1: nn.Module = nn.Conv2d(dim, hidden_dim, 1)
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
 
@@ -129,25 +134,34 @@ class ConvMlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class Block(nn.Module):
+class Block(Fusible):
     """Local perception, additive attention and MLP, each residual; (B, C, H, W), same shape."""
 
     def __init__(self, dim: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
         self.local_perception = LocalPerception(dim)
-        self.norm1 = nn.BatchNorm2d(dim)
+        self.norm1: nn.Module = nn.BatchNorm2d(dim)
         self.attn = AdditiveAttention(dim)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.BatchNorm2d(dim)
+        self.norm2: nn.Module = nn.BatchNorm2d(dim)
         self.mlp = ConvMlp(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.local_perception(x)  # never dropped, as published
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        # In place: the convolutions that branches end in need no output in the backward pass.
+        x = self.local_perception(x).add_(x)  # never dropped, as published
+        x = self.drop_path(self.attn(self.norm1(x))).add_(x)
+        return self.drop_path(self.mlp(self.norm2(x))).add_(x)
+
+    def fuse(self) -> nn.Module:
+        """Fold both norms into the pointwise convolutions behind them."""
+        if (qkv := fold_before(self.norm1, self.attn.qkv)) is not None:
+            self.norm1, self.attn.qkv = nn.Identity(), qkv
+        if (fc1 := fold_before(self.norm2, self.mlp.fc1)) is not None:
+            self.norm2, self.mlp.fc1 = nn.Identity(), fc1
+        return self
 
 
-class Downsample(nn.Module):
+class Downsample(Fusible):
     """(B, C, H, W) -> (B, C', ceil(H / 2), ceil(W / 2)): 3 x 3 convolution of stride 2, norm."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
@@ -157,6 +171,9 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x))
+
+    def fuse(self) -> nn.Module:
+        return fold_after(self.proj, self.norm) or self
 
 
 def init_weights(module: nn.Module) -> None:
@@ -170,7 +187,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 @register(MODELS)
-class CASViT(Backbone):
+class CASViT(Backbone, Fusible):
     """CAS-ViT for dense prediction: four maps at strides 4, 8, 16, 32.
 
     Map i is (B, dims[i], H', W') with ``H' = ceil(H / stride)``, after a BatchNorm of its own; the
@@ -223,10 +240,10 @@ class CASViT(Backbone):
         self.patch_embed = nn.Sequential(
             nn.Conv2d(in_channels, dim // 2, 3, stride=2, padding=1),
             nn.BatchNorm2d(dim // 2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
             nn.BatchNorm2d(dim),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.network = nn.ModuleList()  # stages at even places, down-sampling between them
         for i in range(self.num_stages):
@@ -260,8 +277,12 @@ class CASViT(Backbone):
             for block in self.network[2 * i].children():
                 x = self.run(block, x)
             if i in self.out_indices:
-                outputs.append(getattr(self, f'norm{2 * i}')(x))
+                outputs.append(getattr(self, f'norm{2 * i}')(x).contiguous())
         return tuple(outputs)
+
+    def fuse(self) -> nn.Module:
+        """Channels last, in which depthwise convolutions and the stem are faster."""
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The layer of a parameter and the number of layers, for layer-wise learning rates.

@@ -322,7 +322,7 @@ class WindowAttention(nn.Module):
         else:
             bias = self._kept_bias(wh, ww)[None].to(q.dtype)  # fused for four axes alone
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return y.transpose(1, 2).reshape(b, n * wh * ww, -1)
+        return y.transpose(1, 2).reshape(b, n * wh * ww, heads * d)
 
     def _lacks_keys(self, wh: int, ww: int) -> bool:
         return not self.mask_padding and wh * ww < self.window_size**2

@@ -157,9 +157,11 @@ class Windows:
             missing = (0, size - ww, 0, size - wh)
             padded = 0 if mask_padding else size * size - wh * ww
             rows = group.flatten(1)
+            # Sums, since torch.compile makes constants of what F.pad and torch.full fill in.
+            front = torch.zeros_like(rows[:, :1])
             if padded:
-                rows = F.pad(rows, (1, 0), value=padding)
-            rows = F.pad(rows, (1, 0), value=padding + learned_token)  # (N, T)
+                rows = torch.cat([front + padding, rows], 1)
+            rows = torch.cat([front + (padding + learned_token), rows], 1)  # (N, T)
             t = rows.shape[1]
             others = t - wh * ww  # the window token, and what stands for padding
             place = torch.arange(others, t, device=device).view(wh, ww)
@@ -168,7 +170,9 @@ class Windows:
             order.append(rows.flatten())
             tokens.append(first)
             places.append(first[:, None] + place)
-            pixels.append(F.pad(group, missing, value=padding).flatten(1))
+            if any(missing):
+                group = F.pad(group, missing, value=padding)
+            pixels.append(group.flatten(1))
             self.shapes.append((n, t, padded))
             start += n * t
         self.order, self.tokens, self.places = map(torch.cat, (order, tokens, places))

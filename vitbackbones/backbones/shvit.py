@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitbackbones.layers import DropPath
+from vitbackbones.layers.folding import Fusible, fold_after, fold_identity
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone
@@ -78,7 +79,7 @@ TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
 QK_DIM = 16
 
 
-class ConvBN(nn.Module):
+class ConvBN(Fusible):
     """Convolution without bias, then BatchNorm, whose scale starts at ``bn_weight``."""
 
     def __init__(
@@ -100,8 +101,11 @@ class ConvBN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.c(x))
 
+    def fuse(self) -> nn.Module:
+        return fold_after(self.c, self.bn) or self
 
-class Residual(nn.Module):
+
+class Residual(Fusible):
     """``x + droppath(m(x))``. Each ``m`` ends in a BatchNorm of scale 0: identity at first."""
 
     def __init__(self, m: nn.Module, drop_path: float) -> None:
@@ -110,7 +114,12 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.m(x))
+        # In place: no layer that a branch ends in reads its output in the backward pass.
+        return self.drop_path(self.m(x)).add_(x)
+
+    def fuse(self) -> nn.Module:
+        """A convolution adds its input by itself, with one more in the middle of its kernels."""
+        return fold_identity(self.m) or self
 
 
 def depthwise(dim: int) -> ConvBN:
@@ -127,7 +136,7 @@ class FeedForward(nn.Module):
         self.pw2 = ConvBN(2 * dim, dim, bn_weight=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pw2(F.relu(self.pw1(x)))
+        return self.pw2(self.pw1(x).relu_())
 
 
 class SingleHeadAttention(nn.Module):
@@ -146,8 +155,13 @@ class SingleHeadAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         attended, untouched = x.split(self.split, dim=1)
         qkv = self.qkv(self.pre_norm(attended)).flatten(2).transpose(1, 2)  # (B, N, 16 + 16 + P)
-        q, k, v = qkv[:, None].split((QK_DIM, QK_DIM, self.split[0]), dim=3)  # (B, 1, N, ...)
-        y = F.scaled_dot_product_attention(q, k, v)  # (B, 1, N, P)
+        qk, v = qkv.split((2 * QK_DIM, self.split[0]), dim=2)
+        # As wide as the values: of other widths torch would form the attention matrix on a CPU.
+        fill = max(self.split[0] - QK_DIM, 0)
+        q, k = F.pad(qk.unflatten(2, (2, QK_DIM)), (0, fill)).unbind(dim=2)  # (B, N, P) each
+        y = F.scaled_dot_product_attention(
+            q[:, None], k[:, None], v[:, None], scale=QK_DIM**-0.5
+        )  # (B, 1, N, P)
         attended = y[:, 0].transpose(1, 2).reshape_as(attended)
         return self.proj(torch.cat([attended, untouched], dim=1))
 
@@ -177,7 +191,7 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu_()).sigmoid()
 
 
 class PatchMerging(nn.Module):
@@ -192,7 +206,7 @@ class PatchMerging(nn.Module):
         self.conv3 = ConvBN(hidden_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.conv2(F.relu(self.conv1(x))))  # (B, 4C, H', W')
+        x = self.conv2(self.conv1(x).relu_()).relu_()  # (B, 4C, H', W')
         return self.conv3(self.se(x))
 
 
@@ -258,11 +272,11 @@ class SHViT(Backbone):
         stem = [in_channels, a.dims[0] // 8, a.dims[0] // 4, a.dims[0] // 2, a.dims[0]]
         self.patch_embed = nn.Sequential(
             ConvBN(stem[0], stem[1], 3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ConvBN(stem[1], stem[2], 3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ConvBN(stem[2], stem[3], 3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ConvBN(stem[3], stem[4], 3, stride=2),
         )
         for i in range(self.num_stages):
@@ -271,6 +285,8 @@ class SHViT(Backbone):
             # Down-sampling drops paths at the rate of the block that it leads to.
             entries = downsampling(a.dims[i - 1], a.dims[i], rates[i][0]) if i else []
             self.add_module(f'blocks{i + 1}', nn.ModuleList([*entries, *blocks]))
+        # Weights decide the order of maps in memory; in this one convolutions are faster.
+        self.to(memory_format=torch.channels_last)
         self.finish()
 
     def stage_modules(self) -> list[list[nn.Module]]:
@@ -289,7 +305,7 @@ class SHViT(Backbone):
             for entry in stage:
                 x = self.run(entry, x)
             if i in self.out_indices:
-                outputs.append(x)
+                outputs.append(x.contiguous())
         return tuple(outputs)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

@@ -110,7 +110,7 @@ class OperatingPoint:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= 1):
+            if isinstance(value, bool) or not (isinstance(value, Real) and 0 < float(value) <= 1):
                 raise ValueError(f'operating_point: {name}={value!r} must be in (0, 1]')
 
     @classmethod

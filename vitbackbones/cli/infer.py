@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     """
     paths = [Path(name) for name in args.images]
     _check_images(paths)
-    device = _device(args.device)
+    device = usable_device(args.device)
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     require(cfg, 'test_dataloader', 'visualizer')
     cfg.pop('optim_wrapper', None)  # of no concern here
@@ -95,7 +95,12 @@ def run(args: argparse.Namespace) -> None:
     print(f'results are in {out}')
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: there is none, or it cannot be used.
+    """
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

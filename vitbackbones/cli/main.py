@@ -20,6 +20,7 @@ COMMANDS = {
     'train': 'train a detector or segmentor',
     'test': 'measure a checkpoint on the test set',
     'tradeoff': 'measure accuracy and cost of one checkpoint at many operating points',
+    'benchmark': 'measure speed and memory of backbones, detectors and their peers in turn',
     'infer': 'run a trained model on images',
     'demo': 'train, test and show a small detector on generated pictures',
     'demo-data': "generate small pictures in COCO's and ADE20K's format",

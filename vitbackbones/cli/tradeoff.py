@@ -192,8 +192,8 @@ class Study:
         self.content: dict[str, Any] = {}
         self.cost: dict[str, Any] | None = None
 
-    # What is stored, by the hash of what was measured: its parts, `accuracy` by point, and `cost` by
-    # point with what those of one run have in common.
+    # What is stored, by the hash of what was measured: its parts, `accuracy` by point, and `cost`
+    # by point with what those of one run have in common.
 
     @property
     def file(self) -> Path:

@@ -33,7 +33,7 @@ def window_groups(
     position = torch.arange(rows * cols * area, device=device)
     window, pixel = position // area, position % area
     y = window // cols * size + pixel // size
-    x = window % cols * size + pixel % size
+    x = (window - window // cols * cols) * size + pixel % size
     inside = (y < height) & (x < width)
     return [torch.where(inside, y * width + x, height * width).view(-1, size, size)]
 

@@ -1,0 +1,300 @@
+"""The benchmark: who takes part, what is reported and kept, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+from torch import Tensor, nn
+
+import vitbackbones
+from tests.small import SMALL
+from vitbackbones.backbones import SHViT
+from vitbackbones.cli import benchmark, contestants, cost_cards
+from vitbackbones.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+SMALL_CONFIG = f"""
+_base_ = '{ROOT}/configs/detection/shvit_retinanet.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{SMALL['SHViT']})),
+    neck=dict(in_channels=[16, 24, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
+)
+"""
+HERE = 'tests.test_benchmark'
+
+Run = Callable[..., int]
+
+
+def small() -> nn.Module:
+    """A peer, by ``module:callable``."""
+    return SHViT(SMALL['SHViT'])
+
+
+def conv() -> nn.Module:
+    return nn.Conv2d(3, 8, 3, bias=False)
+
+
+def choosy() -> nn.Module:
+    """A peer that takes pictures of one size only."""
+
+    class Choosy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[-1] == 224, 'the input must be 224 wide'
+            return x
+
+    return Choosy()
+
+
+def no_network() -> int:
+    return 1
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command into ``tmp_path/out``; its exit status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Config, 'pretty_text', '')  # takes seconds to make, for the log alone
+
+    def command(*words: str) -> int:
+        return main(['benchmark', '--out-dir', 'out', '--rounds', '2', *words])
+
+    return command
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / 'out/benchmark.json').read_text())['results']
+
+
+# --------------------------------------------------------------------------- contestants
+
+
+def test_networks_and_peers_are_measured_at_every_size(run: Run, tmp_path: Path) -> None:
+    words = ('--archs', 'shvit:s1', '--peers', f'{HERE}:conv', 'mmdet:resnet-50')
+    assert run(*words, '--sizes', '64', '96x80', '--batch', '2') == 0
+    found = results(tmp_path)
+    names = [f'{HERE}:conv', 'mmdet:resnet-50', 'shvit:s1']
+    assert [(r['name'], r['size']) for r in found] == [
+        (name, size) for size in ([64, 64], [96, 80]) for name in names
+    ]
+    assert all(len(r['seconds']) == 2 for r in found)
+    first, *_, last = found
+    assert first['parameters'] == 3 * 3 * 3 * 8
+    assert first['flops'] == 2 * 62 * 62 * first['parameters']  # of one picture of the two
+    assert first['peak_memory'] >= 4 * (first['parameters'] + 2 * 8 * 62 * 62)
+    net = vitbackbones.create('shvit_s1')
+    assert last['parameters'] == sum(p.numel() for p in net.parameters())
+    text = (tmp_path / 'out/benchmark.md').read_text()
+    assert text.count(f'| {HERE}:conv |') == 2
+    assert f'torch {torch.__version__}' in text
+    assert Image.open(tmp_path / 'out/benchmark.png').width > 500
+
+
+@pytest.mark.parametrize('dtype', ['fp32', 'bf16'])
+def test_training_runs_backward_too(run: Run, tmp_path: Path, dtype: str) -> None:
+    words = ('--peers', f'{HERE}:small', '--sizes', '128', '--dtype', dtype)
+    assert run(*words) == 0
+    (evaluated,) = results(tmp_path)
+    assert run(*words, '--mode', 'train') == 0
+    (trained,) = results(tmp_path)
+    assert trained['flops'] == evaluated['flops']
+    # Gradients, and what is saved for backward.
+    assert trained['peak_memory'] > evaluated['peak_memory'] + 4 * trained['parameters']
+
+
+@pytest.mark.parametrize('mode', ['eval', 'train'])
+def test_a_whole_detector_takes_part(run: Run, tmp_path: Path, mode: str) -> None:
+    (tmp_path / 'own.py').write_text(SMALL_CONFIG)
+    assert run('--configs', 'own.py', '--sizes', '64', '--mode', mode) == 0
+    (found,) = results(tmp_path)
+    assert found['name'] == 'own'
+    assert len(found['seconds']) == 2
+
+
+def test_deploy_fuses_what_is_ours_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = contestants.Setting(torch.device('cpu'), deploy=True)
+    ours = contestants.backbone('shvit:s1', {}, setting).model
+    peer = contestants.peer(f'{HERE}:small', setting).model
+
+    def norms(model: nn.Module) -> int:
+        return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+    assert norms(ours) == 0
+    assert norms(peer) > 0
+
+
+def test_options_reach_dtype_layout_and_backbone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    at = contestants._of_network
+
+    def spy(name: str, net: nn.Module, setting: Any) -> Any:
+        made.append(net)
+        return at(name, net, setting)
+
+    monkeypatch.setattr(contestants, '_of_network', spy)
+    words = ('--dtype', 'bf16', '--channels-last', '--arch-options', 'out_indices=[1]')
+    assert run('--archs', 'shvit:s1', '--sizes', '64', *words) == 0
+    (net,) = made
+    weights = [p for p in net.parameters() if p.dim() == 4 and p.shape[-1] == 3]
+    assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    assert net.out_indices == (1,)
+
+
+def test_every_backbone_is_compiled_after_it_was_counted(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(nn.Module, 'compile', lambda self: compiled.append(type(self).__name__))
+    assert run('--peers', f'{HERE}:conv', f'{HERE}:small', '--sizes', '64', '--compile') == 0
+    assert compiled == ['Conv2d', 'SHViT']
+
+
+def test_one_network_may_compete_with_itself(run: Run, tmp_path: Path) -> None:
+    assert run('--archs', 'shvit:s1', 'shvit:s1+deploy+channels-last', '--sizes', '64') == 0
+    plain, fused = results(tmp_path)
+    assert (plain['name'], fused['name']) == ('shvit:s1', 'shvit:s1+deploy+channels-last')
+    assert fused['parameters'] < plain['parameters']
+
+
+def test_all_are_all_published_variants() -> None:
+    assert 'gcvit:tiny' in contestants.arch_names()
+    assert len(contestants.arch_names()) == len(vitbackbones.list_backbones())
+
+
+# ------------------------------------------------------------------------- interruptions
+
+
+def test_an_interrupted_benchmark_keeps_what_was_measured(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_turn = benchmark.in_turn
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        for i, result in enumerate(in_turn(*args, **options)):
+            if i == 5:  # a warm-up of two, a round of two, a call
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(benchmark, 'in_turn', interrupted)
+    words = ('--peers', f'{HERE}:conv', f'{HERE}:small', '--sizes', '64', '96')
+    assert run(*words) == 130
+    found = results(tmp_path)
+    assert sorted(len(r['seconds']) for r in found) == [0, 0, 1, 2]
+    assert (tmp_path / 'out/benchmark.png').exists()
+    assert '| - |' in (tmp_path / 'out/benchmark.md').read_text()
+
+
+# ----------------------------------------------------------------------------- cost cards
+
+
+def test_a_card_has_the_cost_of_testing_and_of_training(run: Run, tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text(SMALL_CONFIG)
+    assert run('--cards', 'own.py', '--sizes', '64') == 0
+    card = json.loads((tmp_path / 'out/cards.json').read_text())['cards']['own.py']
+    assert card['flops'] > 0
+    assert len(card['seconds']) == 2
+    assert card['test_memory'] > 4 * card['parameters']
+    assert card['train_memory'] > 4 * 4 * card['parameters']  # gradients and AdamW's two moments
+    assert '| own |' in (tmp_path / 'out/cards.md').read_text()
+
+
+def test_cards_go_on_after_an_interruption_and_name_what_failed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = dict(parameters=1, flops=1, seconds=[1.0, 2.0], test_memory=1, train_memory=1)
+    asked = []
+
+    def measure(options: dict[str, Any]) -> dict[str, Any]:
+        asked.append(options['config'])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return dict(failed='needs more memory') if options['config'] == 'c.py' else card
+
+    monkeypatch.setattr(cost_cards, '_in_a_process', measure)
+    for name in 'abc':
+        (tmp_path / f'{name}.py').write_text(SMALL_CONFIG)
+    words = ('--cards', 'a.py', 'b.py', 'c.py')
+    assert run(*words) == 130
+    assert run(*words) == 0
+    assert asked == ['a.py', 'b.py', 'b.py', 'c.py']
+    assert '1 of 3 cards were measured before' in capsys.readouterr().err
+    text = (tmp_path / 'out/cards.md').read_text()
+    assert text.index('| b |') < text.index('Not measured') < text.index('- c: needs more memory')
+    assert run(*words, '--batch', '2') == 0
+    assert asked[4:] == ['a.py', 'b.py', 'c.py']  # other options, other cards
+
+
+def test_all_cards_are_those_of_the_shipped_configs() -> None:
+    names = cost_cards.shipped()
+    assert 'vitbackbones::detection/sepvit_retinanet.py' in names
+    assert not any('_base_' in name for name in names)
+    assert len(names) > 40
+
+
+def test_want_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**50)
+    assert cost_cards._is_want_of_memory(error.value)
+    assert not cost_cards._is_want_of_memory(RuntimeError('shapes differ'))
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ((), 'name contestants with --archs, --peers or --configs'),
+        (('--archs', 'sepvit:tny'), '--archs sepvit:tny: unknown, choose from sepvit:tiny'),
+        (('--archs', 'shvit:s1', '--arch-options', 'x=1'), "unexpected keyword argument 'x'"),
+        (('--peers', 'swin'), 'expected timm:NAME, mmdet:NAME or module:callable'),
+        (('--peers', 'mmdet:swin'), 'unknown, choose from swin-t, swin-s, resnet-50'),
+        (('--peers', 'no_such_module:f'), 'no_such_module cannot be imported: No module named'),
+        (('--peers', f'{HERE}:nothing'), "has no attribute 'nothing'"),
+        (('--peers', f'{HERE}:no_network'), 'makes a int, not a torch module'),
+        (('--peers', f'{HERE}:choosy'), 'cannot run at 512 x 512: the input must be 224 wide'),
+        (('--configs', 'none.py'), 'there is no config file none.py'),
+        (('--cards', 'none.py'), 'there is no config file none.py'),
+        (('--archs', 'shvit:s1', '--device', 'abacus'), "--device 'abacus' cannot be used"),
+        (('--archs', 'shvit:s1', '--dtype', 'fp8'), '--dtype fp8: unknown, choose from fp32'),
+        (('--archs', 'shvit:s1', '--mode', 'test'), '--mode test: unknown, choose from eval'),
+        (('--archs', 'shvit:s1', '--sizes', '0x8'), 'expected HEIGHTxWIDTH in pixels'),
+        (('--archs', 'shvit:s1', '--sizes', 'big'), 'expected HEIGHTxWIDTH in pixels'),
+        (('--archs', 'shvit:s1', '--batch', '0'), '--batch 0 must be at least 1'),
+        (
+            ('--archs', 'shvit:s1', '--deploy', '--mode', 'train'),
+            '--deploy is for inference alone',
+        ),
+        (
+            ('--archs', 'shvit:s1+deploy', '--mode', 'train'),
+            'what is deployed is for inference alone',
+        ),
+        (('--archs', 'shvit:s1+fast'), "'fast' is unknown, choose from compile, channels-last, d"),
+        (('--peers', f'{HERE}:small+deploy'), "'deploy' is unknown, choose from compile, channels"),
+        (('--cards', 'all', '--compile'), 'not with --compile'),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert 'Traceback' not in error
+
+
+def test_timm_without_torchvision_is_one_sentence(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'timm', None)
+    assert run('--peers', 'timm:resnet50') == 2
+    assert '--peers timm:resnet50: timm cannot be imported' in capsys.readouterr().err

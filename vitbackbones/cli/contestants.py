@@ -1,0 +1,291 @@
+"""What a benchmark runs: our backbones, peers of other packages, whole detectors and segmentors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import vitbackbones
+from vitbackbones.deploy import fuse
+
+from .config import adapt_to_device, build_backbone, load_config
+from .errors import UserError
+
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+# Backbones of mmdet with random weights: class and options.
+MMDET: dict[str, tuple[str, dict[str, Any]]] = {
+    'swin-t': ('SwinTransformer', {}),
+    'swin-s': ('SwinTransformer', dict(depths=(2, 2, 18, 2))),
+    'resnet-50': ('ResNet', dict(depth=50)),
+    'resnet-101': ('ResNet', dict(depth=101)),
+    'pvt-v2-b2': ('PyramidVisionTransformerV2', dict(embed_dims=64, num_layers=[3, 4, 6, 3])),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contestants have in common."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    batch: int = 1
+    train: bool = False
+    compile: bool = False
+    channels_last: bool = False
+    deploy: bool = False
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+        )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """``at(height, width)`` gives two functions for pictures of that size.
+
+    The first is one forward pass, the second what is timed: that pass, or one with its backward
+    pass. ``compiled`` is the part of ``model`` that torch.compile is to take, if any.
+    """
+
+    name: str
+    model: nn.Module
+    compiled: nn.Module | None
+    at: Callable[[int, int], tuple[Callable[[], Any], Callable[[], Any]]]
+
+
+def arch_names() -> list[str]:
+    """``sepvit:tiny`` and all the others."""
+    return [name.replace('_', ':', 1) for name in vitbackbones.list_backbones()]
+
+
+def with_variants(word: str, setting: Setting, variants: Sequence[str]) -> tuple[str, Setting]:
+    """Of ``NAME+VARIANT...`` the name, and the setting with these variants on.
+
+    Raises:
+        UserError: an unknown variant.
+    """
+    name, *chosen = word.split('+')
+    for variant in chosen:
+        if variant not in variants:
+            raise UserError(f'{word}: {variant!r} is unknown, choose from {", ".join(variants)}')
+    changes: dict[str, Any] = {variant.replace('-', '_'): True for variant in chosen}
+    return name, replace(setting, **changes)
+
+
+def backbone(word: str, options: Mapping[str, Any], setting: Setting) -> Contestant:
+    """One of ours, ``word`` being out of :func:`arch_names`, with ``+deploy`` and others behind it.
+
+    Raises:
+        UserError: unknown name, or an option that it does not take.
+    """
+    name, setting = with_variants(word, setting, ('compile', 'channels-last', 'deploy'))
+    if name not in arch_names():
+        near = difflib.get_close_matches(name, arch_names(), n=3) or arch_names()
+        raise UserError(f'--archs {word}: unknown, choose from {", ".join(near)} or all')
+    if setting.deploy and setting.train:
+        raise UserError('what is deployed is for inference alone: it goes with --mode eval')
+    try:
+        net: nn.Module = vitbackbones.create(name.replace(':', '_', 1), **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'--archs {word} with {dict(options)}: {error}') from error
+    return _of_network(word, fuse(net) if setting.deploy else net, setting)
+
+
+def peer(word: str, setting: Setting) -> Contestant:
+    """``timm:NAME``, ``mmdet:NAME`` of :data:`MMDET` or ``module:callable`` that makes a network.
+
+    Raises:
+        UserError: there is no such peer, or what it needs is not installed.
+    """
+    path, setting = with_variants(word, setting, ('compile', 'channels-last'))
+    package, _, name = path.partition(':')
+    if not package or not name:
+        raise UserError(f'--peers {word}: expected timm:NAME, mmdet:NAME or module:callable')
+    try:
+        if package == 'timm':
+            net = import_module('timm').create_model(name, pretrained=False, num_classes=0)
+        elif package == 'mmdet':
+            if name not in MMDET:
+                raise UserError(f'--peers {word}: unknown, choose from {", ".join(MMDET)}')
+            cls, options = MMDET[name]
+            net = getattr(import_module('mmdet.models.backbones'), cls)(**options)
+        else:
+            net = getattr(import_module(package), name)()
+    except ImportError as error:
+        raise UserError(f'--peers {word}: {package} cannot be imported: {error}') from error
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # as timm for a name
+        raise UserError(f'--peers {word}: {error}') from error
+    if not isinstance(net, nn.Module):
+        raise UserError(f'--peers {word} makes a {type(net).__name__}, not a torch module')
+    return _of_network(word, net, setting)
+
+
+def _of_network(name: str, net: nn.Module, setting: Setting) -> Contestant:
+    """A network from a picture to maps; weights have the dtype, in training autocast does it."""
+    dtype = torch.float32 if setting.train else setting.dtype
+    _place(net, setting)
+    net.to(dtype)
+
+    def at(height: int, width: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        images = torch.randn(setting.batch, 3, height, width, device=setting.device, dtype=dtype)
+        if setting.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return net(images)
+
+        def step() -> None:
+            with setting.autocast():
+                outputs = net(images)
+            torch.stack([y.float().mean() for y in _tensors(outputs)]).sum().backward()
+            net.zero_grad(set_to_none=True)
+
+        return forward, step if setting.train else forward
+
+    return Contestant(name, net, net if setting.compile else None, at)
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    """Those of floating point in nested tuples, lists and dicts."""
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    else:
+        for value in outputs.values() if isinstance(outputs, Mapping) else outputs:
+            yield from _tensors(value)
+
+
+def _place(model: nn.Module, setting: Setting) -> None:
+    model.to(setting.device)
+    model.train(setting.train)  # no more in this line: mmdet's Swin returns None
+    if setting.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def whole(name: str, options: Mapping[str, Any] | None, setting: Setting) -> Contestant:
+    """The detector or segmentor of a config; of other precision than fp32 by autocast.
+
+    Raises:
+        UserError: the config cannot be read or built.
+    """
+    cfg = load_config(name, options)
+    model = build_whole(cfg)
+    if setting.deploy:
+        model = fuse(model)
+    _place(model, setting)
+
+    def at(height: int, width: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        data = batch(cfg, model, height, width, setting.batch)
+
+        def forward() -> Any:
+            with torch.no_grad(), setting.autocast():
+                return model.test_step(data)
+
+        def step() -> None:
+            with setting.autocast():
+                inputs = model.data_preprocessor(data, True)
+                loss, _ = model.parse_losses(model(**inputs, mode='loss'))
+            loss.backward()
+            model.zero_grad(set_to_none=True)
+
+        return forward, step if setting.train else forward
+
+    short = name.rpartition('::')[2].removesuffix('.py')
+    return Contestant(short, model, model.backbone if setting.compile else None, at)
+
+
+def build_whole(cfg: Config) -> Any:
+    """The model of a config with the weights that its own initialisation gives.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    cfg.setdefault('default_scope', 'mmdet')
+    init_default_scope(cfg.default_scope)
+    adapt_to_device(cfg)
+    build_backbone(cfg)
+    _no_files(cfg.model)
+    MMLogger.get_instance('benchmark', log_level='WARNING')  # else it lists all parameters
+    try:
+        model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
+    except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f'the model of the config cannot be built: {error}') from error
+    model.init_weights()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(_spare_single_values)
+    return model
+
+
+def _no_files(node: Any) -> None:
+    """Leave out weights from files: cost does not depend on them."""
+    if isinstance(node, dict) and 'checkpoint' in (node.get('init_cfg') or {}):
+        node['init_cfg'] = None
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, (dict, list, tuple)):
+            _no_files(value)
+
+
+def _spare_single_values(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """One value per channel, pooled from one picture, cannot be normalised in training."""
+    if norm.training and args[0].numel() == args[0].shape[1]:
+        norm.eval()
+
+
+def batch(cfg: Config, model: Any, height: int, width: int, count: int) -> dict[str, Any]:
+    """Noise as pictures, with a few objects or labels, as a data loader hands them on."""
+    rng = np.random.default_rng(0)
+    shape = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+    sample: Any
+    samples = []
+    for _ in range(count):
+        if 'decode_head' in cfg.model:
+            from mmseg.structures import SegDataSample
+
+            # In training pictures are padded to it.
+            model.data_preprocessor.size = (height, width)
+            labels = rng.integers(0, model.decode_head.num_classes, (1, height, width))
+            sample = SegDataSample(metainfo=shape)
+            sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels))
+        else:
+            from mmdet.structures import DetDataSample
+
+            sample = DetDataSample(metainfo=shape)
+            sample.gt_instances = _objects(height, width)
+        samples.append(sample)
+    pictures = rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+    return dict(inputs=list(torch.from_numpy(pictures)), data_samples=samples)
+
+
+def _objects(height: int, width: int) -> InstanceData:
+    """Eight objects of the first class from an eighth of the picture to all of it."""
+    from mmdet.structures.mask import BitmapMasks
+
+    parts = torch.arange(1, 9)[:, None] / 8
+    boxes = parts * torch.tensor([[0, 0, width, height]])
+    masks = np.zeros((len(boxes), height, width), dtype=np.uint8)
+    for mask, (_, _, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[:bottom, :right] = 1
+    return InstanceData(
+        bboxes=boxes,
+        labels=torch.zeros(len(boxes), dtype=torch.long),
+        masks=BitmapMasks(masks, height, width),
+    )
