@@ -24,7 +24,7 @@ class Mlp(nn.Module):
         # A compiler sees to that itself, and training keeps the hidden layer anyway.
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cpu:
             return self.fc2(self.act(self.fc1(x)))
-        rows = x.flatten(0, -2)
+        rows = x.reshape(-1, x.shape[-1])
         large = rows.shape[0] * self.fc1.out_features > LARGE
         pieces = rows.split(PIECE) if large else (rows,)
         return torch.cat([self.fc2(self.act(self.fc1(piece))) for piece in pieces]).view(x.shape)
