@@ -285,8 +285,6 @@ class SHViT(Backbone):
             # Down-sampling drops paths at the rate of the block that it leads to.
             entries = downsampling(a.dims[i - 1], a.dims[i], rates[i][0]) if i else []
             self.add_module(f'blocks{i + 1}', nn.ModuleList([*entries, *blocks]))
-        # Weights decide the order of maps in memory; in this one convolutions are faster.
-        self.to(memory_format=torch.channels_last)
         self.finish()
 
     def stage_modules(self) -> list[list[nn.Module]]:
