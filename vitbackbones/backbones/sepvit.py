@@ -9,11 +9,12 @@ per block, whatever the number of windows (the published dense network falls bac
 ``mask_padding`` can hide the positions that a block pads.
 
 Shapes: B batch, H x W map, C channels, ws window size, Nw windows, of which N are of one size and
-have T tokens each, R tokens of all windows, d channels of a head.
+have T tokens each, R tokens of all windows, d channels of a head, which are its piece of a row.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, Mlp, channels_first, invert, window_groups
+from vitbackbones.layers import (
+    DropPath,
+    Mlp,
+    channels_first,
+    invert,
+    lean,
+    linear,
+    window_groups,
+)
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -132,8 +141,9 @@ class Windows:
         shapes: (N, T, padded pixels that the second row stands for) per group of equal windows.
         order: (R,), the rows of all windows, group by group.
         tokens: (Nw,), where in ``order`` the windows' own tokens are.
-        places: (Nw, ws * ws), where in ``order`` what is at each position of a window is.
-        inverse: (H * W,), where among all positions, flattened, each pixel is.
+        pieces: (heads * Nw * ws * ws,), which head's piece of which row, as one of (R * heads), is
+            at each position of a window, for one head after the other.
+        inverse: (H * W * heads,), where among ``pieces`` each pixel's are.
         valid: (Nw, ws * ws), with ``mask_padding`` the positions of pixels; None if all are.
     """
 
@@ -142,6 +152,7 @@ class Windows:
         height: int,
         width: int,
         size: int,
+        num_heads: int,
         device: torch.device,
         *,
         learned_token: bool = False,
@@ -175,10 +186,18 @@ class Windows:
             pixels.append(group.flatten(1))
             self.shapes.append((n, t, padded))
             start += n * t
-        self.order, self.tokens, self.places = map(torch.cat, (order, tokens, places))
-        self.inverse = invert(torch.cat(pixels).flatten(), padding)
+        self.order, self.tokens = torch.cat(order), torch.cat(tokens)
+        head = torch.arange(num_heads, device=device)
+        place, pixel = torch.cat(places).flatten(), torch.cat(pixels).flatten()  # (Nw * ws * ws,)
+        self.pieces = (place * num_heads + head[:, None]).flatten()
+        self.inverse = (invert(pixel, padding)[:, None] + head * pixel.shape[0]).flatten()
         cut = mask_padding and (height % size or width % size)
         self.valid = torch.cat(pixels) < padding if cut else None
+
+
+#: Windows are kept from one picture to the next: so many, of maps of so many pixels at most.
+MOST_KEPT, LARGEST_KEPT = 16, 1 << 17
+kept_windows = functools.lru_cache(MOST_KEPT)(Windows)
 
 
 class SeparableAttention(nn.Module):
@@ -198,17 +217,18 @@ class SeparableAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, rows: Tensor, windows: Windows) -> Tensor:
-        x = rows.index_select(1, windows.order)  # (B, R, C)
-        x = x + self._depthwise(x, windows)
+        x = self._depthwise(rows.index_select(1, windows.order), windows)  # (B, R, C)
         weights = self._between(x.index_select(1, windows.tokens))
-        return self.proj(self._pointwise(x, weights, windows))
+        return linear(self.proj, self._pointwise(x, weights, windows))
 
     def _depthwise(self, x: Tensor, windows: Windows) -> Tensor:
-        """DSA: (B, R, C) -> (B, R, C)."""
+        """DSA with its residual: (B, R, C), same shape; overwrites ``x`` where nobody needs it."""
         b, _, c = x.shape
-        parts = self.DSA_qkv(x).split([n * t for n, t, _ in windows.shapes], 1)
+        lengths = [n * t for n, t, _ in windows.shapes]
         outputs = []
-        for (n, t, padded), part in zip(windows.shapes, parts, strict=True):
+        for (n, t, padded), part in zip(
+            windows.shapes, linear(self.DSA_qkv, x).split(lengths, 1), strict=True
+        ):
             part = part.flatten(0, 1).view(-1, t, 3, self.num_heads, c // self.num_heads)
             q, k, v = part.permute(2, 0, 3, 1, 4)  # (B * N, heads, T, d) each
             mask = None
@@ -218,7 +238,11 @@ class SeparableAttention(nn.Module):
                 mask = mask.expand(1, 1, t, t)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             outputs.append(y.transpose(1, 2).reshape(b, n * t, c))
-        return torch.cat(outputs, 1)
+        if not lean(x):
+            return x + torch.cat(outputs, 1)
+        for part, y in zip(x.split(lengths, 1), outputs, strict=True):
+            part += y
+        return x
 
     def _between(self, token: Tensor) -> Tensor:
         """What windows take from one another: tokens (B, Nw, C) -> (B, heads, Nw, Nw)."""
@@ -233,21 +257,20 @@ class SeparableAttention(nn.Module):
         together for the product.
         """
         b, _, c = x.shape
-        nw, area = windows.places.shape
-        head = torch.arange(self.num_heads, device=x.device)
-        index = (windows.places * self.num_heads + head[:, None, None]).flatten()
+        nw = weights.shape[2]
         pieces = x.unflatten(2, (self.num_heads, -1)).flatten(1, 2)  # (B, R * heads, d)
-        v = pieces.index_select(1, index).view(b, self.num_heads, nw, -1)  # (..., ws * ws * d)
+        v = pieces.index_select(1, windows.pieces)
+        v = v.view(b, self.num_heads, nw, -1)  # (B, heads, Nw, ws * ws * d)
         if windows.valid is None:
             own = torch.eye(nw, dtype=weights.dtype, device=x.device)  # the residual
             y = (weights + own) @ v.to(weights.dtype)
         else:  # at each position only the windows in which it exists are weighed
             valid = windows.valid.to(weights.dtype)
             total = (weights @ valid).clamp(min=torch.finfo(weights.dtype).tiny)
-            v = v.unflatten(3, (area, -1)) * valid[..., None]
+            v = v.unflatten(3, (valid.shape[1], -1)) * valid[..., None]
             y = (weights @ v.flatten(3)).view_as(v) / total[..., None] + v
-        index = (windows.inverse[:, None] + head * nw * area).flatten()
-        return y.reshape(b, -1, c // self.num_heads).index_select(1, index).view(b, -1, c)
+        pieces = y.reshape(b, -1, c // self.num_heads)
+        return pieces.index_select(1, windows.inverse).view(b, -1, c)
 
 
 class Block(nn.Module):
@@ -270,8 +293,9 @@ class Block(nn.Module):
         if self.win_token is not None:
             rows.append(self.win_token.to(x.dtype).expand_as(rows[1]))
         y = self.attn(self.norm1(torch.cat(rows, 1)), windows)
-        x = x + self.drop_path(y.view(x.shape))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        # In place: no layer that a branch ends in reads its output in the backward pass.
+        x = self.drop_path(y.view(x.shape)).add_(x)
+        return self.drop_path(self.mlp(self.norm2(x))).add_(x)
 
 
 @register(MODELS)
@@ -389,7 +413,7 @@ class SepViT(Backbone):
         for i in range(self.num_stages):
             x = self.patch_embeds[i](x)  # (B, H', W', C)
             sizes = self.arch.window_sizes[i]
-            windows = {size: self.windows(x, size) for size in set(sizes)}
+            windows = {size: self.windows(x, size, self.arch.num_heads[i]) for size in set(sizes)}
             for j, (block, size) in enumerate(zip(self.blocks[i].children(), sizes, strict=True)):
                 x = self.run(block, x, windows[size])
                 if j == 0:
@@ -400,12 +424,14 @@ class SepViT(Backbone):
             x = x.permute(0, 3, 1, 2)  # (B, C, H', W'), channels-last memory
         return tuple(outputs)
 
-    def windows(self, x: Tensor, size: int) -> Windows:
+    def windows(self, x: Tensor, size: int, num_heads: int) -> Windows:
         """How a map (B, H, W, C) is cut into windows."""
-        return Windows(
+        kept = lean(x) and x.shape[1] * x.shape[2] <= LARGEST_KEPT
+        return (kept_windows if kept else Windows)(
             x.shape[1],
             x.shape[2],
             size,
+            num_heads,
             x.device,
             learned_token=self.window_token == 'learnable',
             mask_padding=self.mask_padding,

@@ -3,7 +3,17 @@
 from .attention import biased_attention
 from .drop import DropPath
 from .layout import channels_first
+from .linear import lean, linear
 from .mlp import Mlp
 from .window import invert, window_groups
 
-__all__ = ['DropPath', 'Mlp', 'biased_attention', 'channels_first', 'invert', 'window_groups']
+__all__ = [
+    'DropPath',
+    'Mlp',
+    'biased_attention',
+    'channels_first',
+    'invert',
+    'lean',
+    'linear',
+    'window_groups',
+]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: On CPUs the hidden layer of larger inputs is made in pieces that stay in the cache: so many
-#: elements are large, and a piece has so many rows.
-LARGE = 1 << 22
-PIECE = 512
+from .linear import is_plain, lean, linear
+
+#: In inference on CPUs the hidden layer is made for so many rows at a time, to stay in the cache.
+PIECE = 1536
 
 
 class Mlp(nn.Module):
@@ -22,9 +22,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # A compiler sees to that itself, and training keeps the hidden layer anyway.
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cpu:
+        if not lean(x) or not is_plain(self.fc2):
             return self.fc2(self.act(self.fc1(x)))
         rows = x.reshape(-1, x.shape[-1])
-        large = rows.shape[0] * self.fc1.out_features > LARGE
-        pieces = rows.split(PIECE) if large else (rows,)
-        return torch.cat([self.fc2(self.act(self.fc1(piece))) for piece in pieces]).view(x.shape)
+        y = rows.new_empty(rows.shape[0], self.fc2.out_features)
+        for piece, out in zip(rows.split(PIECE), y.split(PIECE), strict=True):
+            hidden = self.act(linear(self.fc1, piece))
+            torch.mm(hidden, self.fc2.weight.t(), out=out).add_(self.fc2.bias)
+        return y.view(*x.shape[:-1], -1)
