@@ -30,6 +30,7 @@ from vitbackbones.layers import (
     biased_attention,
     channels_first,
     invert,
+    linear,
     window_groups,
 )
 from vitbackbones.registry import MODELS, register
@@ -294,11 +295,11 @@ class WindowAttention(nn.Module):
         self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
-        qkv = self.qkv(windows.split(x))  # (B, R, 2 C or 3 C)
-        parts = qkv.split([shape.numel() for shape in windows.shapes], 1)
+        qkv = linear(self.qkv, windows.split(x))  # (B, R, 2 C or 3 C)
+        parts = qkv.split([n * wh * ww for n, wh, ww in windows.shapes], 1)
         groups = zip(parts, windows.shapes, strict=True)
         y = torch.cat([self._attend(part, query, *shape) for part, shape in groups], 1)
-        return self.proj(windows.merge(y)).view(x.shape)
+        return linear(self.proj, windows.merge(y)).view(x.shape)
 
     def _attend(self, qkv: Tensor, query: Tensor | None, n: int, wh: int, ww: int) -> Tensor:
         """Windows of one size: (B, N * T, 2 C or 3 C) -> (B, N * T, C)."""

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, Mlp
+from vitbackbones.layers import DropPath, Mlp, linear
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -193,15 +193,15 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, scored: bool = False) -> tuple[Tensor, Tensor | None]:
         """With ``scored`` also (B, N - 1): the class token's attention to every patch."""
         b, n, c = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.num_heads, c // self.num_heads)
+        qkv = linear(self.qkv, x).view(b, n, 3, self.num_heads, c // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
         if not scored:
-            return self.proj(x), None
+            return linear(self.proj, x), None
         # One row of the attention matrix, which is never formed. It only chooses: no gradient.
         query = q[:, :, :1].detach() * q.shape[-1] ** -0.5
         row = (query @ k.detach().transpose(-2, -1)).softmax(dim=-1)  # (B, heads, 1, N)
-        return self.proj(x), row.mean(dim=1)[:, 0, 1:]
+        return linear(self.proj, x), row.mean(dim=1)[:, 0, 1:]
 
 
 class Block(nn.Module):

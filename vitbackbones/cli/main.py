@@ -25,6 +25,7 @@ COMMANDS = {
     'demo': 'train, test and show a small detector on generated pictures',
     'demo-data': "generate small pictures in COCO's and ADE20K's format",
     'convert': 'reduce a checkpoint to its weights, as safetensors or pth',
+    'export': 'write a backbone, or backbone and neck, as ONNX',
     'flops': 'count multiply-adds of all variants, beside the published figures',
     'info': 'list backbones and variants with channels, strides and parameters',
     'model-zoo': 'print all configs with published figures, weights and licences, as Markdown',

@@ -29,7 +29,8 @@ def window_groups(
             for cols in _bands(width, size, device)
         ]
     # On one axis: a compiler asks of every broadcast and reshape whether a length is one.
-    rows, cols, area = -(-height // size), -(-width // size), size * size
+    # Of positive numbers: ONNX rounds other quotients towards zero.
+    rows, cols, area = (height + size - 1) // size, (width + size - 1) // size, size * size
     position = torch.arange(rows * cols * area, device=device)
     window, pixel = position // area, position % area
     y = window // cols * size + pixel // size

@@ -1,0 +1,106 @@
+"""Networks as ONNX, and what ONNX Runtime computes from them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+#: No side of an image is longer, nor has a batch more images.
+LARGEST = 1 << 20
+
+
+class ExportError(RuntimeError):
+    """A network that has no program in ONNX, or one that computes something else."""
+
+
+@torch.no_grad()
+def write_onnx(
+    model: nn.Module, image: Tensor, path: str | os.PathLike[str], *, dynamic: bool = False
+) -> None:
+    """Write what ``model``, in evaluation, makes of an image (B, C, H, W): a tensor or a tuple.
+
+    The file's input is ``image``, its outputs are ``map0``, ``map1`` and so on. With ``dynamic`` it
+    takes any batch, height and width, otherwise those of ``image``, which is what the program is
+    traced with. torch takes lengths of 1 for fixed: with ``dynamic``, let B and the sides of the
+    coarsest map be at least 2.
+
+    Raises:
+        ExportError: an operation has no counterpart in ONNX, or there is no one program for all
+            sizes; nothing is written then.
+        OSError: the file cannot be written.
+    """
+    outputs = model(image)
+    count = 1 if isinstance(outputs, Tensor) else len(outputs)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (image,),
+                dynamo=True,
+                dynamic_shapes=({0: 'batch', 2: 'height', 3: 'width'},) if dynamic else None,
+                input_names=['image'],
+                output_names=[f'map{i}' for i in range(count)],
+                verbose=False,
+            )
+    except Exception as error:  # of many kinds, from torch.export and the translation to ONNX
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = str(cause).strip().partition('\n')[0]
+        raise ExportError(f'{type(cause).__name__}: {reason}') from error
+    assert program is not None  # as without dynamo
+    assert program.exported_program is not None
+    # Where the program branched by a size, torch keeps the traced branch and bounds the size.
+    for values in program.exported_program.range_constraints.values():
+        if dynamic and values.upper < LARGEST:
+            raise ExportError(f'the program would serve lengths up to {values.upper} alone')
+    program.save(path, external_data=False)
+
+
+@torch.no_grad()
+def difference(model: nn.Module, path: str | os.PathLike[str], *images: Tensor) -> float:
+    """How far ONNX Runtime is from ``model`` at most, as a share of the largest value of a map.
+
+    Raises:
+        ExportError: it cannot read the file or compute an image, or its maps have other shapes.
+    """
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it has to say is in its exceptions
+    worst = []
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # its own kinds, which derive from nothing else
+        raise ExportError(f'ONNX Runtime cannot read it ({error})') from error
+    for image in images:
+        shape = tuple(image.shape)
+        try:
+            found = [torch.from_numpy(map_) for map_ in session.run(None, {'image': image.numpy()})]
+        except Exception as error:
+            raise ExportError(f'ONNX Runtime cannot compute {shape} ({error})') from error
+        outputs = model(image)
+        wanted = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        if [x.shape for x in found] != [x.shape for x in wanted]:
+            shapes = [[tuple(x.shape) for x in maps] for maps in (found, wanted)]
+            raise ExportError(f'of {shape} ONNX Runtime makes {shapes[0]}, the model {shapes[1]}')
+        worst += [(x - y).abs().max() / y.abs().max() for x, y in zip(found, wanted, strict=True)]
+    return float(torch.stack(worst).max())  # nan if one of them is
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter has to say to its developers."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
