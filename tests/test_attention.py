@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.small import SMALL
+from vitbackbones.analysis.memory import saved_memory
 from vitbackbones.backbones import GCViT, SepViT, gcvit
 from vitbackbones.layers import attention, biased_attention
 
@@ -38,21 +39,6 @@ def test_its_gradients_are_those_of_plain_attention(
         torch.testing.assert_close(got, want)
 
 
-def saved_bytes(net: torch.nn.Module, x: Tensor) -> int:
-    """What the backward pass of ``net`` keeps, each memory once and without the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    saved: dict[int, Tensor] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        saved[value.untyped_storage().data_ptr()] = value
-        return value
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        maps = net(x)
-    del maps
-    return sum(v.untyped_storage().nbytes() for p, v in saved.items() if p not in weights)
-
-
 @pytest.mark.parametrize(
     ('cls', 'arch', 'limit'),
     [
@@ -66,7 +52,7 @@ def test_attention_matrices_are_not_stored(
 ) -> None:
     net = cls({**SMALL[cls.__name__], **arch})
     x = torch.randn(1, 3, 192, 192)
-    fused = saved_bytes(net, x)
+    fused = saved_memory(net, x)
     monkeypatch.setattr(gcvit, 'biased_attention', plain_attention)
     with sdpa_kernel(SDPBackend.MATH):
-        assert fused <= limit * saved_bytes(net, x)
+        assert fused <= limit * saved_memory(net, x)

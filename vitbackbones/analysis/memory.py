@@ -17,10 +17,28 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
 from .timing import synchronize
+
+
+def saved_memory(net: nn.Module, images: Tensor) -> int:
+    """Bytes that the backward pass of ``net`` keeps of one forward pass, weights excluded.
+
+    Memory that several tensors share counts once.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        saved[value.untyped_storage().data_ptr()] = value  # and so it is not given to another
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        maps = net(images)
+    del maps
+    return sum(v.untyped_storage().nbytes() for p, v in saved.items() if p not in weights)
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device | str = 'cpu') -> int:

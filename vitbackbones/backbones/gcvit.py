@@ -31,6 +31,7 @@ from vitbackbones.layers import (
     channels_first,
     invert,
     linear,
+    one_graph,
     window_groups,
 )
 from vitbackbones.registry import MODELS, register
@@ -544,8 +545,8 @@ class GCViT(Backbone):
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
         self.check_input(x)
         x = self.patch_embed(x)  # (B, H', W', C)
-        # A compiled graph serves all sizes; but cut windows are how padding is masked.
-        pad = torch.compiler.is_compiling() and not self.mask_padding
+        # The number of groups would follow the size; but cut windows are how padding is masked.
+        pad = one_graph(x.shape[1], x.shape[2]) and not self.mask_padding
         outputs = []
         for i, level in enumerate(self.levels):
             query = level.q_global_gen(x) if level.q_global_gen else None  # (B, heads, ws, ws, d)

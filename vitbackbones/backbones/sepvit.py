@@ -31,6 +31,7 @@ from vitbackbones.layers import (
     invert,
     lean,
     linear,
+    one_graph,
     window_groups,
 )
 from vitbackbones.registry import MODELS, register
@@ -435,8 +436,8 @@ class SepViT(Backbone):
             x.device,
             learned_token=self.window_token == 'learnable',
             mask_padding=self.mask_padding,
-            # A compiled graph serves all sizes; but cut windows are how padding is masked.
-            pad=torch.compiler.is_compiling() and not self.mask_padding,
+            # The number of groups would follow the size; but cut windows are how padding is masked.
+            pad=one_graph(x.shape[1], x.shape[2]) and not self.mask_padding,
         )
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor.config as inductor
 from rich.progress import Progress
 
 from vitbackbones.analysis import tables
@@ -72,7 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--mode', default='eval', help='eval, or train: forward and backward (%(default)s)'
     )
-    parser.add_argument('--compile', action='store_true', help='torch.compile every backbone')
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='torch.compile every backbone; for eval freezing its weights',
+    )
     parser.add_argument('--channels-last', action='store_true', help='NHWC in memory')
     parser.add_argument('--deploy', action='store_true', help='fuse what is ours')
     parser.add_argument('--threads', type=int, help="of torch on a CPU (torch's own choice)")
@@ -200,6 +205,8 @@ class Contest:
                 progress.update(task, description=f'counting {contestant.name}')
                 self.content['results'].append(self.count(contestant, size))
                 progress.advance(task)
+        # What serves inference alone may have its weights laid out as the machine likes them.
+        inductor.freezing = not self.setting.train
         for contestant in self.contestants:
             if contestant.compiled is not None:
                 contestant.compiled.compile()

@@ -5,7 +5,7 @@ from .drop import DropPath
 from .layout import channels_first
 from .linear import lean, linear
 from .mlp import Mlp
-from .window import invert, window_groups
+from .window import invert, one_graph, window_groups
 
 __all__ = [
     'DropPath',
@@ -15,5 +15,6 @@ __all__ = [
     'invert',
     'lean',
     'linear',
+    'one_graph',
     'window_groups',
 ]
