@@ -20,9 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath
-from vitbackbones.layers.folding import Fusible, fold_after, fold_before
+from vitbackbones.layers import DropPath, lean
+from vitbackbones.layers.conv import as_product, channels_last, is_pointwise, product
+from vitbackbones.layers.folding import Fusible, fold_after, fold_before, split
+from vitbackbones.layers.mlp import PIECE
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -51,7 +54,7 @@ ARCHS = {
 OFFICIAL_KEYS = ((r'norm\.', None), (r'head\.', None), (r'dist_head\.', None))
 
 
-class LocalPerception(nn.Module):
+class LocalPerception(Fusible):
     """The local branch of a block: pointwise, depthwise and pointwise convolution."""
 
     def __init__(self, dim: int) -> None:
@@ -66,6 +69,11 @@ class LocalPerception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
+
+    def fuse(self) -> nn.Module:
+        for place in (0, 4):
+            self.network[place] = as_product(self.network[place])
+        return self
 
 
 class SpatialGate(nn.Module):
@@ -114,11 +122,36 @@ class AdditiveAttention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=1)  # (B, C, H, W) each
+        if is_pointwise(self.qkv):  # one by one: convolutions would copy parts of one map
+            q, k, v = (F.conv2d(x, weight) for weight in self.qkv.weight.chunk(3))
+        else:
+            q, k, v = self.qkv(x).chunk(3, dim=1)  # (B, C, H, W) each
         (gate_q, weigh_q), (gate_k, weigh_k) = self.oper_q, self.oper_k
         q, k = gate_q(q), gate_k(k)
         context = torch.addcmul(q * weigh_q(q), k, weigh_k(k))  # one map less than with a sum
         return self.proj(self.dwc(context) * v)
+
+
+class FusedAttention(nn.Module):
+    """:class:`AdditiveAttention` for inference, which overwrites the maps that it made."""
+
+    def __init__(self, attn: AdditiveAttention, qkv: nn.Conv2d) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(as_product(part) for part in split(qkv, 3))
+        self.oper_q: Any = attn.oper_q
+        self.oper_k: Any = attn.oper_k
+        self.dwc, self.proj = attn.dwc, attn.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The value last, when the others are gone: with fewer maps at a time memory is reused.
+        to_q, to_k, to_v = self.qkv
+        return self.proj(self.dwc(self._context(to_q(x), to_k(x))).mul_(to_v(x)))
+
+    def _context(self, q: Tensor, k: Tensor) -> Tensor:
+        (gate_q, weigh_q), (gate_k, weigh_k) = self.oper_q, self.oper_k
+        q.mul_(gate_q.block(q))
+        k.mul_(gate_k.block(k))
+        return q.mul_(weigh_q(q)).addcmul_(k, weigh_k(k))
 
 
 class ConvMlp(nn.Module):
@@ -128,10 +161,21 @@ class ConvMlp(nn.Module):
         super().__init__()
         self.fc1: nn.Module = nn.Conv2d(dim, hidden_dim, 1)
         self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
+        self.fc2: nn.Module = nn.Conv2d(hidden_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        first = product(self.fc1) if lean(x) else None
+        second = product(self.fc2) if first else None
+        if first is None or second is None:
+            return self.fc2(self.act(self.fc1(x)))
+        (w1, b1), (w2, b2) = first, second
+        b, c, h, w = x.shape
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
+        y = torch.empty_like(rows)
+        for part, out in zip(rows.split(PIECE), y.split(PIECE), strict=True):
+            hidden = self.act(torch.mm(part, w1).add_(b1))
+            torch.mm(hidden, w2, out=out).add_(b2)
+        return y.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 class Block(Fusible):
@@ -141,7 +185,7 @@ class Block(Fusible):
         super().__init__()
         self.local_perception = LocalPerception(dim)
         self.norm1: nn.Module = nn.BatchNorm2d(dim)
-        self.attn = AdditiveAttention(dim)
+        self.attn: Any = AdditiveAttention(dim)
         self.drop_path = DropPath(drop_path)
         self.norm2: nn.Module = nn.BatchNorm2d(dim)
         self.mlp = ConvMlp(dim, mlp_ratio * dim)
@@ -153,11 +197,12 @@ class Block(Fusible):
         return self.drop_path(self.mlp(self.norm2(x))).add_(x)
 
     def fuse(self) -> nn.Module:
-        """Fold both norms into the pointwise convolutions behind them."""
+        """Fold both norms into the pointwise convolutions behind them, and spare maps."""
         if (qkv := fold_before(self.norm1, self.attn.qkv)) is not None:
-            self.norm1, self.attn.qkv = nn.Identity(), qkv
+            self.norm1, self.attn = nn.Identity(), FusedAttention(self.attn, qkv)
         if (fc1 := fold_before(self.norm2, self.mlp.fc1)) is not None:
-            self.norm2, self.mlp.fc1 = nn.Identity(), fc1
+            self.norm2, self.mlp.fc1 = nn.Identity(), as_product(fc1)
+            self.mlp.fc2 = as_product(self.mlp.fc2)
         return self
 
 
@@ -187,7 +232,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 @register(MODELS)
-class CASViT(Backbone, Fusible):
+class CASViT(Backbone):
     """CAS-ViT for dense prediction: four maps at strides 4, 8, 16, 32.
 
     Map i is (B, dims[i], H', W') with ``H' = ceil(H / stride)``, after a BatchNorm of its own; the
@@ -269,7 +314,7 @@ class CASViT(Backbone, Fusible):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
         self.check_input(x)
-        x = self.patch_embed(x)  # (B, C, H', W')
+        x = self.patch_embed(channels_last(x))  # (B, C, H', W')
         outputs = []
         for i in range(self.num_stages):
             if i:
@@ -279,10 +324,6 @@ class CASViT(Backbone, Fusible):
             if i in self.out_indices:
                 outputs.append(getattr(self, f'norm{2 * i}')(x).contiguous())
         return tuple(outputs)
-
-    def fuse(self) -> nn.Module:
-        """Channels last, in which depthwise convolutions and the stem are faster."""
-        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The layer of a parameter and the number of layers, for layer-wise learning rates.

@@ -21,8 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath
-from vitbackbones.layers.folding import Fusible, fold_after, fold_identity
+from vitbackbones.layers import DropPath, lean
+from vitbackbones.layers.conv import as_product, channels_last, is_pointwise
+from vitbackbones.layers.folding import (
+    Fusible,
+    fold_after,
+    fold_identity,
+    has_statistics,
+    is_plain,
+    scale_and_shift,
+)
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone
@@ -99,10 +107,20 @@ class ConvBN(Fusible):
         nn.init.constant_(self.bn.weight, bn_weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.c(x))
+        plain = is_plain(self.c, nn.Conv2d) and is_plain(self.bn, nn.BatchNorm2d)
+        if not (lean(x) and plain and has_statistics(self.bn)) or self.bn.training:
+            return self.bn(self.c(x))
+        # One map instead of two: what the convolution makes is overwritten by its norm.
+        if is_pointwise(self.c):
+            rows = F.linear(x.permute(0, 2, 3, 1), self.c.weight.flatten(1))  # (B, H, W, C')
+        else:
+            rows = self.c(x).permute(0, 2, 3, 1)
+        scale, shift = scale_and_shift(self.bn)
+        return torch.addcmul(shift, rows, scale, out=rows).permute(0, 3, 1, 2)
 
     def fuse(self) -> nn.Module:
-        return fold_after(self.c, self.bn) or self
+        folded = fold_after(self.c, self.bn)
+        return self if folded is None else as_product(folded)
 
 
 class Residual(Fusible):
@@ -150,19 +168,19 @@ class SingleHeadAttention(nn.Module):
         self.split = (partial_dim, dim - partial_dim)
         self.pre_norm = nn.GroupNorm(1, partial_dim)
         self.qkv = ConvBN(partial_dim, 2 * QK_DIM + partial_dim)
-        self.proj = nn.Sequential(nn.ReLU(), ConvBN(dim, dim, bn_weight=0))
+        self.proj = nn.Sequential(nn.ReLU(inplace=True), ConvBN(dim, dim, bn_weight=0))
 
     def forward(self, x: Tensor) -> Tensor:
         attended, untouched = x.split(self.split, dim=1)
-        qkv = self.qkv(self.pre_norm(attended)).flatten(2).transpose(1, 2)  # (B, N, 16 + 16 + P)
-        qk, v = qkv.split((2 * QK_DIM, self.split[0]), dim=2)
+        qkv = self.qkv(self.pre_norm(attended)).permute(0, 2, 3, 1)  # (B, H, W, 16 + 16 + P)
+        qk, v = qkv.flatten(1, 2).split((2 * QK_DIM, self.split[0]), dim=2)  # (B, N, ...)
         # As wide as the values: of other widths torch would form the attention matrix on a CPU.
         fill = max(self.split[0] - QK_DIM, 0)
         q, k = F.pad(qk.unflatten(2, (2, QK_DIM)), (0, fill)).unbind(dim=2)  # (B, N, P) each
         y = F.scaled_dot_product_attention(
             q[:, None], k[:, None], v[:, None], scale=QK_DIM**-0.5
         )  # (B, 1, N, P)
-        attended = y[:, 0].transpose(1, 2).reshape_as(attended)
+        attended = y[:, 0].unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # (B, P, H, W)
         return self.proj(torch.cat([attended, untouched], dim=1))
 
 
@@ -297,7 +315,7 @@ class SHViT(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
         self.check_input(x)
-        x = self.patch_embed(x)  # (B, C, H', W')
+        x = self.patch_embed(channels_last(x))  # (B, C, H', W')
         outputs = []
         for i, stage in enumerate(self._stages()):
             for entry in stage:

@@ -53,6 +53,11 @@ def has_statistics(norm: nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(norm, _BatchNorm) and norm.running_mean is not None
 
 
+def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
+    """Whether it computes with its weight as it is: subclasses and hooks may change it first."""
+    return type(module) is kind and not module._forward_pre_hooks and not module._forward_hooks
+
+
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """(C,) each: what a BatchNorm that :func:`has_statistics` multiplies by and adds."""
     assert norm.running_mean is not None
@@ -60,27 +65,26 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.detach()
-    shift = -norm.running_mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.detach()
-    return scale, shift
+    if norm.bias is None:
+        return scale, -norm.running_mean * scale
+    return scale, torch.addcmul(norm.bias.detach(), norm.running_mean, scale, value=-1)
 
 
 def fold_after(conv: nn.Module, norm: nn.Module) -> nn.Module | None:
     """A convolution equal to ``norm(conv(x))``, or None."""
     if not has_statistics(norm):
         return None
-    if _is_plain(conv, nn.Conv2d):
+    if is_plain(conv, nn.Conv2d):
         return fuse_conv_bn_eval(conv, norm)
-    if _is_plain(conv, nn.ConvTranspose2d) and conv.groups == 1:
+    if is_plain(conv, nn.ConvTranspose2d) and conv.groups == 1:
         return fuse_conv_bn_eval(conv, norm, transpose=True)
     return None
 
 
 @torch.no_grad()
-def fold_before(norm: nn.Module, conv: nn.Module) -> nn.Module | None:
+def fold_before(norm: nn.Module, conv: nn.Module) -> nn.Conv2d | None:
     """A convolution equal to ``conv(norm(x))``, or None: zeros that pad a map are not normed."""
-    if not has_statistics(norm) or not _is_plain(conv, nn.Conv2d):
+    if not has_statistics(norm) or not is_plain(conv, nn.Conv2d):
         return None
     if conv.padding not in ((0, 0), 'valid') or conv.groups != 1:
         return None
@@ -95,7 +99,7 @@ def fold_before(norm: nn.Module, conv: nn.Module) -> nn.Module | None:
 @torch.no_grad()
 def fold_identity(conv: nn.Module) -> nn.Module | None:
     """A convolution equal to ``x + conv(x)``, or None: the map must keep its shape."""
-    if not _is_plain(conv, nn.Conv2d):
+    if not is_plain(conv, nn.Conv2d):
         return None
     if conv.in_channels != conv.out_channels:
         return None
@@ -108,6 +112,15 @@ def fold_identity(conv: nn.Module) -> nn.Module | None:
     return folded
 
 
-def _is_plain(conv: nn.Module, kind: type[M]) -> TypeGuard[M]:
-    """Whether it computes with its weight as it is: subclasses and hooks may change it first."""
-    return type(conv) is kind and not conv._forward_pre_hooks and not conv._forward_hooks
+@torch.no_grad()
+def split(conv: nn.Conv2d, parts: int) -> list[nn.Conv2d]:
+    """Convolutions that make the parts of what ``conv``, without groups, makes."""
+    biases = [None] * parts if conv.bias is None else conv.bias.chunk(parts)
+    convs = []
+    for weight, bias in zip(conv.weight.chunk(parts), biases, strict=True):
+        part = copy.deepcopy(conv)
+        part.out_channels = len(weight)
+        part.weight = nn.Parameter(weight.clone())
+        part.bias = None if bias is None else nn.Parameter(bias.clone())
+        convs.append(part)
+    return convs

@@ -8,19 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-try:
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-except ImportError:  # torch < 2.8: any size that is compiled may vary
-
-    def has_static_value(a: int) -> bool:
-        return False
-
 
 def one_graph(height: int, width: int) -> bool:
     """Whether a graph is being made that is to serve other sizes than this."""
-    return torch.compiler.is_compiling() and not (
-        has_static_value(height) and has_static_value(width)
-    )
+    if not torch.compiler.is_compiling():
+        return False
+    try:
+        from torch.fx.experimental.symbolic_shapes import has_static_value
+    except ImportError:  # an older torch does not tell
+        return True
+    return not (has_static_value(height) and has_static_value(width))
 
 
 def window_groups(

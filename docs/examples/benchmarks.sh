@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The measurements of docs/benchmarks.md but for its cost cards, one folder each: twenty minutes.
+#
+# bash docs/examples/benchmarks.sh [FOLDER]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export PYTHONPATH=$PWD OMP_NUM_THREADS=2
+out=${1:-work_dirs/benchmarks}
+benchmark=(python tools/benchmark.py --threads 2)
+alone=('out_indices=[2]' 'taps=[11]') # SuperViT without its pyramid
+
+"${benchmark[@]}" --peers mmdet:swin-t --archs sepvit:tiny gcvit:tiny casvit:t shvit:s4 \
+    --sizes 512x512 800x1216 --rounds 15 --out-dir "$out/swin"
+"${benchmark[@]}" --peers mmdet:swin-t --archs supervit:deit_s --arch-options "${alone[@]}" \
+    --sizes 512x512 800x1216 --rounds 15 --out-dir "$out/swin_supervit"
+"${benchmark[@]}" --mode train --peers mmdet:swin-t --archs sepvit:tiny gcvit:tiny casvit:t shvit:s4 \
+    --rounds 5 --out-dir "$out/train"
+timm=(python docs/examples/benchmark_with_timm.py)
+"${timm[@]}" --threads 2 --peers timm:gcvit_tiny --archs gcvit:tiny \
+    --arch-options 'window_size=[7,7,14,7]' --sizes 224 --rounds 31 --out-dir "$out/timm_gcvit"
+"${timm[@]}" --threads 2 --peers timm:shvit_s4 --archs shvit:s4 --sizes 256 --rounds 51 \
+    --out-dir "$out/timm_shvit"
+"${timm[@]}" --threads 1 --batch 16 --peers timm:mobilevitv2_100 --archs shvit:s4+deploy --sizes 256 \
+    --rounds 9 --out-dir "$out/mobilevit"
+for arch in sepvit:tiny gcvit:tiny casvit:t shvit:s4; do
+    "${benchmark[@]}" --archs $arch $arch+compile --rounds 15 --out-dir "$out/compile_${arch%:*}"
+done
+"${benchmark[@]}" --archs supervit:deit_s supervit:deit_s+compile --arch-options "${alone[@]}" \
+    --rounds 15 --out-dir "$out/compile_supervit"
+for arch in casvit:t shvit:s4; do
+    "${benchmark[@]}" --archs $arch $arch+deploy --rounds 31 --out-dir "$out/deploy_${arch%:*}"
+done
+python docs/examples/training_memory.py

@@ -1,0 +1,154 @@
+"""Convolutions in inference on a CPU: faster ways to the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.small import SMALL
+from vitbackbones.backbones import CASViT, SHViT
+from vitbackbones.backbones.base import Backbone
+from vitbackbones.backbones.casvit import AdditiveAttention, ConvMlp, FusedAttention
+from vitbackbones.backbones.shvit import ConvBN
+from vitbackbones.deploy import fuse
+from vitbackbones.layers.conv import Pointwise, channels_last
+
+both = pytest.mark.parametrize('cls', [CASViT, SHViT], ids=lambda cls: cls.__name__)
+
+
+def spread(model: nn.Module) -> nn.Module:
+    """Give every BatchNorm statistics, a scale and a shift of its own, and evaluate."""
+    with torch.no_grad():
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.normal_(std=0.3)
+                norm.running_var.uniform_(0.5, 2)
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_(std=0.3)
+    return model.eval()
+
+
+def build(cls: type[Backbone]) -> Backbone:
+    torch.manual_seed(0)
+    return spread(cls(SMALL[cls.__name__]))
+
+
+def assert_close(got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
+    for one, other in zip(got, want, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@both
+@pytest.mark.parametrize('fused', [False, True])
+def test_inference_computes_what_training_code_does(cls: type[Backbone], fused: bool) -> None:
+    net = build(cls)
+    x = torch.randn(2, 3, 70, 97)
+    want = net(x)  # with gradients, layer by layer
+    with torch.no_grad():
+        assert_close((fuse(net) if fused else net)(x), want)
+
+
+@both
+def test_a_fused_network_gives_the_same_with_and_without_gradients(cls: type[Backbone]) -> None:
+    fused = fuse(build(cls))
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        want = fused(x)
+    assert_close(fused(x), want)
+
+
+@both
+def test_inference_leaves_image_and_weights_as_they_were(cls: type[Backbone]) -> None:
+    net = build(cls)
+    for model in (net, fuse(net)):
+        x = torch.randn(1, 3, 64, 64).to(memory_format=torch.channels_last)
+        image, state = x.clone(), {key: v.clone() for key, v in model.state_dict().items()}
+        with torch.no_grad():
+            first, second = model(x), model(x)
+        assert torch.equal(x, image)
+        assert all(torch.equal(v, state[key]) for key, v in model.state_dict().items())
+        assert all(map(torch.equal, first, second))
+
+
+@both
+def test_maps_do_not_share_memory_at_the_smallest_size(cls: type[Backbone]) -> None:
+    with torch.no_grad():
+        maps = fuse(build(cls))(torch.randn(1, 3, 64, 64))
+    assert len({x.untyped_storage().data_ptr() for x in maps}) == len(maps)
+    assert all(x.is_contiguous() for x in maps)
+
+
+@both
+def test_a_fused_network_can_be_saved_as_safetensors(cls: type[Backbone], tmp_path: Path) -> None:
+    fused = fuse(build(cls))
+    save_file(fused.state_dict(), tmp_path / 'fused.safetensors')
+    other = fuse(cls(SMALL[cls.__name__]))
+    other.load_state_dict(load_file(tmp_path / 'fused.safetensors'))
+    x = torch.randn(1, 3, 64, 64)
+    assert_close(other(x), fused(x))
+
+
+@both
+def test_counted_work_is_the_same_with_and_without_gradients(cls: type[Backbone]) -> None:
+    net, x = build(cls), torch.randn(1, 3, 64, 64)
+    counts = []
+    for learning in (True, False):
+        with torch.set_grad_enabled(learning), FlopCounterMode(display=False) as counter:
+            net(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
+
+
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+
+
+@pytest.mark.parametrize(
+    'module',
+    [ConvBN(8, 16), ConvBN(8, 8, 3, groups=8), AdditiveAttention(8), ConvMlp(8, 16)],
+    ids=['pointwise', 'depthwise', 'attention', 'mlp'],
+)
+@torch.no_grad()
+def test_hooks_are_called(module: nn.Module) -> None:
+    module.eval()
+    seen = []
+    for layer in layers_of(module):
+        layer.register_forward_hook(lambda layer, *_: seen.append(layer))
+    module(channels_last(torch.randn(1, 8, 5, 6)))
+    assert set(seen) == set(layers_of(module))
+
+
+@torch.no_grad()
+def test_a_replaced_projection_is_used() -> None:
+    attn, x = AdditiveAttention(8).eval(), torch.randn(1, 8, 5, 6)
+    want = attn(x)
+    attn.qkv = nn.Sequential(attn.qkv)
+    torch.testing.assert_close(attn(x), want)
+
+
+@torch.no_grad()
+def test_training_statistics_follow_the_batch_without_gradients() -> None:
+    module = ConvBN(8, 16).train()
+    module(torch.randn(4, 8, 5, 6) + 3)
+    assert module.bn.num_batches_tracked == 1
+    assert module.bn.running_mean.abs().max() > 0
+
+
+@both
+def test_fused_products_take_the_place_of_pointwise_convolutions(cls: type[Backbone]) -> None:
+    fused = fuse(build(cls))
+    assert any(isinstance(m, Pointwise) for m in fused.modules())
+    kinds = {type(m) for m in fused.modules()}
+    assert (FusedAttention in kinds, AdditiveAttention in kinds) == (cls is CASViT, False)
+
+
+def test_only_channels_last_memory_of_a_cpu_is_chosen() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    assert channels_last(x).is_contiguous(memory_format=torch.channels_last)
+    meta = x.to('meta')
+    assert channels_last(meta) is meta

@@ -1,0 +1,67 @@
+"""Convolutions in channels-last memory, the faster order on a CPU."""
+
+from __future__ import annotations
+
+from typing import TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .folding import is_plain
+from .linear import lean
+
+M = TypeVar('M', bound=nn.Module)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x``, on a CPU in channels-last memory, the order in which convolutions hand on their maps.
+
+    Depthwise convolutions and those of few channels take half as long so, and the rows of 1 x 1
+    convolutions are matrices.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if x.is_cpu else x
+
+
+class Pointwise(nn.Module):
+    """A 1 x 1 convolution for inference on a CPU: (B, C, H, W) -> (B, C', H, W).
+
+    Its weight is (C, C'): products read that from memory a quarter faster than (C', C).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.flatten(1).t().contiguous())
+        self.bias = nn.Parameter(bias.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not lean(x):
+            return F.conv2d(x, self.weight.t()[:, :, None, None], self.bias)
+        y = F.linear(x.permute(0, 2, 3, 1), self.weight.t()).add_(self.bias)  # (B, H, W, C')
+        return y.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def as_product(conv: M) -> M | Pointwise:
+    """``conv``, or what computes it faster if it is a 1 x 1 convolution on a CPU."""
+    if is_pointwise(conv) and conv.bias is not None and conv.weight.is_cpu:
+        return Pointwise(conv.weight, conv.bias)
+    return conv
+
+
+def product(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Weight (C, C') and bias (C') of a plain 1 x 1 convolution; None for anything else."""
+    if is_plain(layer, Pointwise):
+        return layer.weight, layer.bias
+    if not is_pointwise(layer) or layer.bias is None:
+        return None
+    return layer.weight.flatten(1).t(), layer.bias
+
+
+def is_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a plain 1 x 1 convolution."""
+    return (
+        is_plain(layer, nn.Conv2d)
+        and layer.kernel_size == layer.stride == (1, 1)
+        and layer.groups == 1
+    )
