@@ -229,8 +229,43 @@ def test_cards_go_on_after_an_interruption_and_name_what_failed(
     assert '1 of 3 cards were measured before' in capsys.readouterr().err
     text = (tmp_path / 'out/cards.md').read_text()
     assert text.index('| b |') < text.index('Not measured') < text.index('- c: needs more memory')
-    assert run(*words, '--batch', '2') == 0
-    assert asked[4:] == ['a.py', 'b.py', 'c.py']  # other options, other cards
+    assert run(*words, '--batch', '2') == 2  # other options, other cards
+    assert 'cards.json holds cards of other options' in capsys.readouterr().err
+    assert len(asked) == 4
+    (tmp_path / 'out/cards.json').write_text('{"x": 1}')
+    assert run(*words) == 2
+    assert 'cards.json holds no cost cards' in capsys.readouterr().err
+
+
+class Failing(nn.Module):
+    """A peer that runs once, when its work is counted, and never again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError('no more')
+        return x
+
+
+def broken() -> nn.Module:
+    raise KeyError('depth')
+
+
+def test_what_was_measured_is_kept_when_a_peer_fails(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run('--peers', f'{HERE}:conv', f'{HERE}:Failing', '--sizes', '64') == 2
+    assert f'{HERE}:Failing cannot run at 64 x 64: RuntimeError: no more' in capsys.readouterr().err
+    assert [result['flops'] > 0 for result in results(tmp_path)] == [True, False]
+
+
+def test_a_peer_that_cannot_be_made_is_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('--peers', f'{HERE}:broken') == 2
+    assert f"--peers {HERE}:broken: KeyError: 'depth'" in capsys.readouterr().err
 
 
 def test_all_cards_are_those_of_the_shipped_configs() -> None:
@@ -261,7 +296,10 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
         (('--peers', 'no_such_module:f'), 'no_such_module cannot be imported: No module named'),
         (('--peers', f'{HERE}:nothing'), "has no attribute 'nothing'"),
         (('--peers', f'{HERE}:no_network'), 'makes a int, not a torch module'),
-        (('--peers', f'{HERE}:choosy'), 'cannot run at 512 x 512: the input must be 224 wide'),
+        (
+            ('--peers', f'{HERE}:choosy'),
+            'cannot run at 512 x 512: AssertionError: the input must be',
+        ),
         (('--configs', 'none.py'), 'there is no config file none.py'),
         (('--cards', 'none.py'), 'there is no config file none.py'),
         (('--archs', 'shvit:s1', '--device', 'abacus'), "--device 'abacus' cannot be used"),

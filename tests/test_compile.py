@@ -69,3 +69,13 @@ def test_training_is_one_graph_with_the_same_gradients(name: str) -> None:
 def test_further_sizes_need_no_further_graphs(name: str) -> None:
     # One for the first size, one for all others; SuperViT has one per position table.
     assert assert_compiles(build(name).eval(), *SIZES) <= (5 if name == 'SuperViT' else 2)
+
+
+@every_backbone
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
+@torch.no_grad()
+def test_a_trace_for_one_size_has_the_same_outputs(name: str) -> None:
+    net, x = build(name).eval(), torch.randn(1, 3, *SIZES[1])
+    traced = torch.jit.trace(net, x, check_trace=False)
+    for got, want in zip(traced(x), net(x), strict=True):
+        torch.testing.assert_close(got, want)

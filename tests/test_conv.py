@@ -56,10 +56,13 @@ def test_inference_computes_what_training_code_does(cls: type[Backbone], fused: 
 @both
 def test_a_fused_network_gives_the_same_with_and_without_gradients(cls: type[Backbone]) -> None:
     fused = fuse(build(cls))
-    x = torch.randn(1, 3, 64, 96)
+    x = torch.randn(1, 3, 64, 96, requires_grad=True)
     with torch.no_grad():
         want = fused(x)
-    assert_close(fused(x), want)
+    maps = fused(x)
+    assert_close(maps, want)
+    sum(y.sum() for y in maps).backward()
+    assert x.grad.abs().max() > 0
 
 
 @both
@@ -126,9 +129,21 @@ def test_hooks_are_called(module: nn.Module) -> None:
 @torch.no_grad()
 def test_a_replaced_projection_is_used() -> None:
     attn, x = AdditiveAttention(8).eval(), torch.randn(1, 8, 5, 6)
-    want = attn(x)
-    attn.qkv = nn.Sequential(attn.qkv)
-    torch.testing.assert_close(attn(x), want)
+    plain = attn.qkv
+    for layer in (plain, nn.Conv2d(8, 24, 1), nn.Conv2d(8, 24, 3, padding=1)):
+        attn.qkv = nn.Sequential(layer)  # not looked into
+        want = attn(x)
+        attn.qkv = layer
+        torch.testing.assert_close(attn(x), want)
+
+
+@pytest.mark.parametrize('bias', [False, True])
+def test_a_replaced_convolution_keeps_its_bias(bias: bool) -> None:
+    module, x = spread(ConvBN(8, 16)), torch.randn(1, 8, 5, 6)
+    module.c = nn.Conv2d(8, 16, 1, bias=bias)
+    want = module(x)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), want)
 
 
 @torch.no_grad()

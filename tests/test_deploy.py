@@ -141,6 +141,18 @@ def test_fusing_twice_changes_nothing_more() -> None:
     assert all(torch.equal(a, b) for a, b in zip(once(x), twice(x), strict=True))
 
 
+@pytest.mark.parametrize('name', SMALL)
+def test_a_fused_model_can_be_saved_whole(name: str, tmp_path: Path) -> None:
+    fused, x = fuse(build(name)), torch.randn(1, 3, 64, 64)
+    torch.save(fused, tmp_path / 'fused.pth')
+    loaded = torch.load(tmp_path / 'fused.pth', weights_only=False)
+    assert loaded.fusion_report == fused.fusion_report
+    for got, want in zip(loaded(x), fused(x), strict=True):
+        assert torch.equal(got, want)
+    with pytest.raises(RuntimeError, match='serves inference alone'):
+        loaded.train()
+
+
 @torch.no_grad()
 def test_bfloat16_stays_bfloat16() -> None:
     fused = fuse(build('CASViT')).bfloat16()

@@ -122,7 +122,9 @@ def block() -> Block:
 
 
 def run(layer: Block, x: torch.Tensor, **options: bool) -> torch.Tensor:
-    return layer(x, Windows(x.shape[1], x.shape[2], WINDOW, layer.attn.num_heads, x.device, **options))
+    return layer(
+        x, Windows(x.shape[1], x.shape[2], WINDOW, layer.attn.num_heads, x.device, **options)
+    )
 
 
 def attend_plainly(layer: Block, x: torch.Tensor) -> torch.Tensor:

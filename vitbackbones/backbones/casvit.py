@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, lean
+from vitbackbones.layers import DropPath, add_to, lean
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise, product
 from vitbackbones.layers.folding import Fusible, fold_after, fold_before, split
+from vitbackbones.layers.inference import is_plain
 from vitbackbones.layers.mlp import PIECE
 from vitbackbones.registry import MODELS, register
 
@@ -122,7 +123,8 @@ class AdditiveAttention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_pointwise(self.qkv):  # one by one: convolutions would copy parts of one map
+        if is_pointwise(self.qkv) and self.qkv.bias is None:
+            # One by one: convolutions would copy parts of one map.
             q, k, v = (F.conv2d(x, weight) for weight in self.qkv.weight.chunk(3))
         else:
             q, k, v = self.qkv(x).chunk(3, dim=1)  # (B, C, H, W) each
@@ -145,10 +147,14 @@ class FusedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The value last, when the others are gone: with fewer maps at a time memory is reused.
         to_q, to_k, to_v = self.qkv
-        return self.proj(self.dwc(self._context(to_q(x), to_k(x))).mul_(to_v(x)))
+        context = self.dwc(self._context(to_q(x), to_k(x)))
+        return self.proj(context * to_v(x) if context.requires_grad else context.mul_(to_v(x)))
 
     def _context(self, q: Tensor, k: Tensor) -> Tensor:
         (gate_q, weigh_q), (gate_k, weigh_k) = self.oper_q, self.oper_k
+        if q.requires_grad:  # of the input: weights have none
+            q, k = gate_q(q), gate_k(k)
+            return torch.addcmul(q * weigh_q(q), k, weigh_k(k))
         q.mul_(gate_q.block(q))
         k.mul_(gate_k.block(k))
         return q.mul_(weigh_q(q)).addcmul_(k, weigh_k(k))
@@ -164,7 +170,7 @@ class ConvMlp(nn.Module):
         self.fc2: nn.Module = nn.Conv2d(hidden_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = product(self.fc1) if lean(x) else None
+        first = product(self.fc1) if lean(x) and is_plain(self.act, nn.GELU) else None
         second = product(self.fc2) if first else None
         if first is None or second is None:
             return self.fc2(self.act(self.fc1(x)))
@@ -191,10 +197,11 @@ class Block(Fusible):
         self.mlp = ConvMlp(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In place: the convolutions that branches end in need no output in the backward pass.
-        x = self.local_perception(x).add_(x)  # never dropped, as published
-        x = self.drop_path(self.attn(self.norm1(x))).add_(x)
-        return self.drop_path(self.mlp(self.norm2(x))).add_(x)
+        x = add_to(
+            x, self.local_perception(x), self.local_perception
+        )  # never dropped, as published
+        x = add_to(x, self.drop_path(self.attn(self.norm1(x))), self.attn)
+        return add_to(x, self.drop_path(self.mlp(self.norm2(x))), self.mlp)
 
     def fuse(self) -> nn.Module:
         """Fold both norms into the pointwise convolutions behind them, and spare maps."""

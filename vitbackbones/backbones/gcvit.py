@@ -344,7 +344,7 @@ class WindowAttention(nn.Module):
         if bias.numel() <= LARGEST_KEPT:
             self._kept[wh, ww] = known, bias  # the latest last
             if len(self._kept) > MOST_KEPT:
-                del self._kept[next(iter(self._kept))]
+                self._kept.pop(next(iter(self._kept)), None)
         return bias
 
     def _bias(self, table: Tensor, wh: int, ww: int) -> Tensor:

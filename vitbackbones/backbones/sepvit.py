@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from vitbackbones.layers import (
     DropPath,
     Mlp,
+    add_to,
     channels_first,
     invert,
     lean,
@@ -173,7 +174,7 @@ class Windows:
             front = torch.zeros_like(rows[:, :1])
             if padded:
                 rows = torch.cat([front + padding, rows], 1)
-            rows = torch.cat([front + (padding + learned_token), rows], 1)  # (N, T)
+            rows = torch.cat([front + (padding + int(learned_token)), rows], 1)  # (N, T)
             t = rows.shape[1]
             others = t - wh * ww  # the window token, and what stands for padding
             place = torch.arange(others, t, device=device).view(wh, ww)
@@ -294,9 +295,8 @@ class Block(nn.Module):
         if self.win_token is not None:
             rows.append(self.win_token.to(x.dtype).expand_as(rows[1]))
         y = self.attn(self.norm1(torch.cat(rows, 1)), windows)
-        # In place: no layer that a branch ends in reads its output in the backward pass.
-        x = self.drop_path(y.view(x.shape)).add_(x)
-        return self.drop_path(self.mlp(self.norm2(x))).add_(x)
+        x = add_to(x, self.drop_path(y.view(x.shape)), self.attn)
+        return add_to(x, self.drop_path(self.mlp(self.norm2(x))), self.mlp)
 
 
 @register(MODELS)

@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, lean
+from vitbackbones.layers import DropPath, add_to, lean
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise
 from vitbackbones.layers.folding import (
     Fusible,
     fold_after,
     fold_identity,
     has_statistics,
-    is_plain,
     scale_and_shift,
 )
+from vitbackbones.layers.inference import is_plain
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone
@@ -108,7 +108,8 @@ class ConvBN(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         plain = is_plain(self.c, nn.Conv2d) and is_plain(self.bn, nn.BatchNorm2d)
-        if not (lean(x) and plain and has_statistics(self.bn)) or self.bn.training:
+        plain = plain and self.c.bias is None and has_statistics(self.bn)
+        if not lean(x) or not plain or self.bn.training:
             return self.bn(self.c(x))
         # One map instead of two: what the convolution makes is overwritten by its norm.
         if is_pointwise(self.c):
@@ -132,8 +133,7 @@ class Residual(Fusible):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In place: no layer that a branch ends in reads its output in the backward pass.
-        return self.drop_path(self.m(x)).add_(x)
+        return add_to(x, self.drop_path(self.m(x)), self.m)
 
     def fuse(self) -> nn.Module:
         """A convolution adds its input by itself, with one more in the middle of its kernels."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,10 @@ def run(args: argparse.Namespace) -> int:
         with tables.progress_bar() as progress:
             study.measure(progress)
     except KeyboardInterrupt:
-        study.report()
         say('interrupted; what was measured is kept')
         return 130
-    study.report()
+    finally:
+        study.report()
     return 0
 
 
@@ -205,24 +206,19 @@ class Contest:
                 progress.update(task, description=f'counting {contestant.name}')
                 self.content['results'].append(self.count(contestant, size))
                 progress.advance(task)
-        # What serves inference alone may have its weights laid out as the machine likes them.
-        inductor.freezing = not self.setting.train
         for contestant in self.contestants:
             if contestant.compiled is not None:
                 contestant.compiled.compile()
-        for size in self.sizes:
-            self.time(progress, size)
+        # What serves inference alone may have its weights laid out as the machine likes them.
+        with inductor.patch(freezing=not self.setting.train):
+            for size in self.sizes:
+                self.time(progress, size)
 
     def count(self, contestant: Contestant, size: tuple[int, int]) -> dict[str, Any]:
         """What does not depend on the load of the machine."""
         forward, _ = contestant.at(*size)
-        try:
+        with _blaming(contestant, size):
             flops = count_flops(forward).total / self.setting.batch
-        except (
-            *(ArithmeticError, AssertionError, AttributeError, IndexError, NotImplementedError),
-            *(RuntimeError, TypeError, ValueError),
-        ) as error:  # a size or type that somebody's network does not take
-            raise UserError(f'{contestant.name} cannot run at {_by(size)}: {error}') from error
         return dict(
             name=contestant.name,
             size=list(size),
@@ -241,7 +237,8 @@ class Contest:
         task = progress.add_task(f'{_by(size)}: memory', total=total)
         for contestant in self.contestants:
             run = runs[contestant.name]
-            run()  # compiles; caches what is kept between calls
+            with _blaming(contestant, size):
+                run()  # compiles; caches what is kept between calls
             memory = weight_memory(contestant.model) + peak_memory(run, device)
             results[contestant.name]['peak_memory'] = memory
             progress.advance(task)
@@ -348,13 +345,19 @@ class Cards:
             return
         except (OSError, ValueError) as error:
             raise UserError(f'{self.file} cannot be gone on with: {error}; remove it') from error
+        if not isinstance(content, dict) or not {'machine', 'options', 'cards'} <= content.keys():
+            raise UserError(f'{self.file} holds no cost cards; remove it')
         machine = {**content['machine'], 'date': self.content['machine']['date']}
-        if machine == self.content['machine'] and content['options'] == self.options:
-            found = {name: card for name, card in content['cards'].items() if 'failed' not in card}
-            self.content['cards'] = found
-            known = sum(config in found for config in self.configs)
-            if known:
-                say(f'{known} of {len(self.configs)} cards were measured before: reusing them')
+        if machine != self.content['machine'] or content['options'] != self.options:
+            raise UserError(
+                f'{self.file} holds cards of other options, another machine or another version: '
+                'choose another --out-dir, or remove it'
+            )
+        found = {name: card for name, card in content['cards'].items() if 'failed' not in card}
+        self.content['cards'] = found
+        known = sum(config in found for config in self.configs)
+        if known:
+            say(f'{known} of {len(self.configs)} cards were measured before: reusing them')
 
     def measure(self, progress: Progress) -> None:
         done = cards(self.configs, self.content['cards'], self.options)
@@ -401,6 +404,16 @@ class Cards:
         tables.write(self.folder / 'cards.md', text)
         print(text, end='')
         print(f'results are in {self.folder}')
+
+
+@contextmanager
+def _blaming(contestant: Contestant, size: tuple[int, int]) -> Iterator[None]:
+    """Name who could not run: somebody's network may raise anything at a size or type."""
+    try:
+        yield
+    except Exception as error:
+        what = f'{type(error).__name__}: {error}'
+        raise UserError(f'{contestant.name} cannot run at {_by(size)}: {what}') from error
 
 
 def _by(size: Sequence[int]) -> str:

@@ -105,7 +105,9 @@ def backbone(word: str, options: Mapping[str, Any], setting: Setting) -> Contest
         net: nn.Module = vitbackbones.create(name.replace(':', '_', 1), **options)
     except (TypeError, ValueError) as error:
         raise UserError(f'--archs {word} with {dict(options)}: {error}') from error
-    return _of_network(word, fuse(net) if setting.deploy else net, setting)
+    if setting.deploy:
+        net = fuse(net.to(setting.device))
+    return _of_network(word, net, setting)
 
 
 def peer(word: str, setting: Setting) -> Contestant:
@@ -130,8 +132,10 @@ def peer(word: str, setting: Setting) -> Contestant:
             net = getattr(import_module(package), name)()
     except ImportError as error:
         raise UserError(f'--peers {word}: {package} cannot be imported: {error}') from error
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # as timm for a name
-        raise UserError(f'--peers {word}: {error}') from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's code raises
+        raise UserError(f'--peers {word}: {type(error).__name__}: {error}') from error
     if not isinstance(net, nn.Module):
         raise UserError(f'--peers {word} makes a {type(net).__name__}, not a torch module')
     return _of_network(word, net, setting)
@@ -189,7 +193,7 @@ def whole(name: str, options: Mapping[str, Any] | None, setting: Setting) -> Con
     cfg = load_config(name, options)
     model = build_whole(cfg)
     if setting.deploy:
-        model = fuse(model)
+        model = fuse(model.to(setting.device))
     _place(model, setting)
 
     def at(height: int, width: int) -> tuple[Callable[[], Any], Callable[[], Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -59,6 +60,20 @@ class InferenceOnly(nn.Module):
             )
         return super().train(False)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _revive, (type(self).__bases__[1],), self.__dict__
+
+
+@functools.cache
+def _inference_only(cls: type[nn.Module]) -> type[nn.Module]:
+    return type(cls.__name__, (InferenceOnly, cls), {'__module__': cls.__module__})
+
+
+def _revive(cls: type[nn.Module]) -> nn.Module:
+    """For pickle, which does not find a class that was made here: a fused model, still empty."""
+    made = cast(Any, _inference_only)(cls)
+    return made.__new__(made)
+
 
 def fuse(model: M) -> M:
     """A copy of ``model`` for inference, equal to it in evaluation but for rounding.
@@ -83,8 +98,7 @@ def fuse(model: M) -> M:
     fused = root[0].eval().requires_grad_(False)
     affine = [name for name in left if isinstance(fused.get_submodule(name), ChannelAffine)]
     if not isinstance(fused, InferenceOnly):
-        cls = type(fused)
-        fused.__class__ = type(cls.__name__, (InferenceOnly, cls), {'__module__': cls.__module__})
+        fused.__class__ = cast(Any, _inference_only)(type(fused))
     cast(InferenceOnly, fused).fusion_report = FusionReport(
         folded=tuple(name for name in names if name not in left),
         affine=tuple(affine),

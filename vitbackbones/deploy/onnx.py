@@ -97,10 +97,11 @@ def difference(model: nn.Module, path: str | os.PathLike[str], *images: Tensor) 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the exporter has to say to its developers."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

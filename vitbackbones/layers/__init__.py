@@ -2,14 +2,16 @@
 
 from .attention import biased_attention
 from .drop import DropPath
+from .inference import add_to, lean
 from .layout import channels_first
-from .linear import lean, linear
+from .linear import linear
 from .mlp import Mlp
 from .window import invert, one_graph, window_groups
 
 __all__ = [
     'DropPath',
     'Mlp',
+    'add_to',
     'biased_attention',
     'channels_first',
     'invert',

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .folding import is_plain
-from .linear import lean
+from .inference import is_plain, lean
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -63,5 +62,6 @@ def is_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         is_plain(layer, nn.Conv2d)
         and layer.kernel_size == layer.stride == (1, 1)
+        and layer.padding == (0, 0)
         and layer.groups == 1
     )

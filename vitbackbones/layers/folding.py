@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .inference import is_plain
+
 M = TypeVar('M', bound=nn.Module)
 
 
@@ -51,11 +53,6 @@ class ChannelAffine(nn.Module):
 def has_statistics(norm: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether it is a BatchNorm that does not follow the batch in evaluation."""
     return isinstance(norm, _BatchNorm) and norm.running_mean is not None
-
-
-def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
-    """Whether it computes with its weight as it is: subclasses and hooks may change it first."""
-    return type(module) is kind and not module._forward_pre_hooks and not module._forward_hooks
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .linear import is_plain, lean, linear
+from .inference import is_plain, lean
+from .linear import linear
 
 #: In inference on CPUs the hidden layer is made for so many rows at a time, to stay in the cache.
 PIECE = 1536
@@ -22,11 +23,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # A compiler sees to that itself, and training keeps the hidden layer anyway.
-        if not lean(x) or not is_plain(self.fc2):
+        plain = all(is_plain(layer, nn.Linear) for layer in (self.fc1, self.fc2))
+        if not lean(x) or not plain or not is_plain(self.act, nn.GELU) or self.fc2.bias is None:
             return self.fc2(self.act(self.fc1(x)))
         rows = x.reshape(-1, x.shape[-1])
         y = rows.new_empty(rows.shape[0], self.fc2.out_features)
         for piece, out in zip(rows.split(PIECE), y.split(PIECE), strict=True):
             hidden = self.act(linear(self.fc1, piece))
             torch.mm(hidden, self.fc2.weight.t(), out=out).add_(self.fc2.bias)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], self.fc2.out_features)

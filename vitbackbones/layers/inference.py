@@ -1,0 +1,63 @@
+"""When a faster way through a layer may be taken: nobody must be able to tell."""
+
+from __future__ import annotations
+
+from typing import TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar('M', bound=nn.Module)
+
+
+def lean(x: Tensor) -> bool:
+    """Whether nothing but the numbers counts: inference in float32 on a CPU, not traced."""
+    return (
+        x.is_cpu
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not _autocast()
+    )
+
+
+def _autocast() -> bool:
+    try:
+        return torch.is_autocast_enabled('cpu')
+    except TypeError:  # torch < 2.4
+        return torch.is_autocast_cpu_enabled()
+
+
+def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
+    """Whether it is a ``kind`` that computes what its weight says.
+
+    Adapters, quantisers and the like change the type, the weight or ``forward``, or have hooks.
+    """
+    weight = getattr(module, 'weight', None)
+    return (
+        type(module) is kind
+        and (weight is None or type(weight) is nn.Parameter)
+        and 'forward' not in vars(module)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+    )
+
+
+def add_to(x: Tensor, y: Tensor, branch: nn.Module) -> Tensor:
+    """``x + y``, in the memory of what ``branch`` has made, ``y``, if nobody else looks there."""
+    if torch.is_grad_enabled() or y.dtype != x.dtype or _is_watched(branch):
+        return x + y
+    return y.add_(x)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a hook is handed what ``module`` returns: its own, or one of its last layer's."""
+    while not module._forward_hooks:
+        if not module._modules:
+            return False
+        last = next(reversed(module._modules.values()))
+        if last is None:
+            return False
+        module = last
+    return True
