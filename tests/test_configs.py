@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitbackbones.cli.config import adapt_to_device
+from vitbackbones.engine.bad_numbers import BadNumbersHook
+from vitbackbones.engine.durable import DurableHook
 from vitbackbones.engine.preflight import PreflightHook
 from vitbackbones.registry import MODELS
 
@@ -197,14 +199,15 @@ def test_mmengine_reads_configs_before_the_package_is_imported() -> None:
 
 
 @each_leaf
-def test_its_pipelines_can_be_built_and_the_preflight_check_is_on(leaf: str) -> None:
+def test_its_pipelines_can_be_built_and_our_hooks_are_on(leaf: str) -> None:
     cfg = load(leaf)
     init_default_scope(cfg.default_scope)
     datasets = DET_DATASETS if cfg.default_scope == 'mmdet' else SEG_DATASETS
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         dataset = datasets.build({**loader.dataset, 'lazy_init': True})
         assert len(dataset.pipeline.transforms) == len(loader.dataset.pipeline)
-    assert [type(HOOKS.build(hook)) for hook in cfg.custom_hooks] == [PreflightHook]
+    hooks = [type(HOOKS.build(hook)) for hook in cfg.custom_hooks]
+    assert hooks == [PreflightHook, DurableHook, BadNumbersHook]
 
 
 # ------------------------------------------------------------------------- what they say

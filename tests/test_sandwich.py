@@ -132,6 +132,7 @@ def make_runner(work_dir: Path, train_cfg: dict[str, Any], **options: Any) -> Ru
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3),
             logger=dict(type='LoggerHook', interval=1),
         ),
+        custom_hooks=[dict(type='vitbackbones.DurableHook')],  # resumes within an epoch
         randomness=dict(seed=7),
         log_level='ERROR',
         experiment_name=f'{work_dir.parent.name}-{work_dir.name}',

@@ -18,6 +18,7 @@ from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
 SCOPE = 'vitbackbones'
@@ -34,7 +35,16 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=['vitbackbones'],
 )
 HOOKS = Registry(
-    'hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['vitbackbones.engine.preflight']
+    'hook',
+    parent=ROOT_HOOKS,
+    scope=SCOPE,
+    locations=[f'vitbackbones.engine.{name}' for name in ('preflight', 'durable', 'bad_numbers')],
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=ROOT_TRANSFORMS,
+    scope=SCOPE,
+    locations=['vitbackbones.datacheck.loading'],
 )
 
 # `_base_ = 'vitbackbones::...'` is refused unless the name is in mmengine's own table. It maps a

@@ -1,2 +1,6 @@
 # What every config of ours runs beside its framework's own hooks.
-custom_hooks = [dict(type='vitbackbones.PreflightHook')]
+custom_hooks = [
+    dict(type='vitbackbones.PreflightHook'),
+    dict(type='vitbackbones.DurableHook'),
+    dict(type='vitbackbones.BadNumbersHook'),
+]

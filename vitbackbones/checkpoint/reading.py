@@ -153,6 +153,7 @@ def read_checkpoint(
     sha256: str | None = None,
     allow_pickle: bool = False,
     map_location: Any = 'cpu',
+    mmap: bool = False,
 ) -> dict[str, Any]:
     """The content of a torch or safetensors file with a state dict in it, read without running it.
 
@@ -162,6 +163,7 @@ def read_checkpoint(
             name like ``gcvit_tiny-ac783954.pth`` are taken.
         allow_pickle: read the file even if that runs code in it. For files you trust.
         map_location: as in ``torch.load``; if it is a function, safetensors stay on the CPU.
+        mmap: leave tensors in the file until they are used, where its format allows that.
 
     Raises:
         CheckpointError: there is no such file, it is none, or reading it would run code.
@@ -188,7 +190,8 @@ def read_checkpoint(
     _verify(path, label, sha256)
     _refuse_archives(path, label)
     if head.startswith((b'PK\x03\x04', b'\x80')):  # zip archive; pickle of torch < 1.6
-        content = _read_torch(path, label, allow_pickle, map_location)
+        mmap = mmap and zipfile.is_zipfile(path)
+        content = _read_torch(path, label, allow_pickle, map_location, mmap)
     elif head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= 100_000_000:
         content = _read_safetensors(path, label, map_location)
     else:
@@ -280,9 +283,13 @@ def _refuse_archives(path: Path, label: str) -> None:
         raise CheckpointError(f'{label} is a TorchScript archive: save its state_dict()')
 
 
-def _read_torch(path: Path, label: str, allow_pickle: bool, map_location: Any) -> Any:
+def _read_torch(
+    path: Path, label: str, allow_pickle: bool, map_location: Any, mmap: bool = False
+) -> Any:
     try:
-        return torch.load(path, map_location=map_location, weights_only=not allow_pickle)
+        return torch.load(
+            path, map_location=map_location, weights_only=not allow_pickle, mmap=mmap or None
+        )
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # of any type: a damaged pickle can make its reader do anything

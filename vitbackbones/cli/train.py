@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import check_fits, read_checkpoint, starting_weights
+from vitbackbones.datacheck.loading import DataError
+from vitbackbones.engine.bad_numbers import BadNumbersError
+from vitbackbones.engine.newest import newest_checkpoint
 from vitbackbones.engine.preflight import PreflightError
 
 from .config import (
@@ -23,7 +27,11 @@ from .config import (
     say,
     work_dir,
 )
+from .datasets import check_annotations, check_files_as_they_come
 from .errors import UserError
+
+# What every training runs, whether its config says so or not.
+HOOKS = ('vitbackbones.DurableHook', 'vitbackbones.BadNumbersHook')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         UserError: the config, an option or the data are not right, or the model cannot be trained.
-        CheckpointError: the file to resume from, or the pre-trained weights, cannot be used.
+        CheckpointError: the file to resume from, or the pre-trained weights, cannot be used; or
+            a checkpoint cannot be written.
+        SystemExit: a signal ended the training.
     """
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     cfg.launcher = args.launcher
@@ -63,10 +73,13 @@ def run(args: argparse.Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(f'{args.config} names no auto_scale_lr.base_batch_size to scale from')
         cfg.auto_scale_lr.enable = True
+    add_hooks(cfg)
     start = starting_point(cfg, args.resume)
     adapt_to_device(cfg)
     require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_config(cfg, ('train', 'val'))
+    check_annotations(cfg, ('train', 'val'))
+    check_files_as_they_come(cfg, ('train', 'val'))
     runner = build_runner(cfg, training=True)
     if cfg.get('resume') and start is not None:
         check_fits(runner.model, start, cfg.load_from)
@@ -74,8 +87,14 @@ def run(args: argparse.Namespace) -> None:
         runner.register_hook(StartHook(cfg.load_from))
     try:
         runner.train()
-    except PreflightError as error:
+    except (PreflightError, BadNumbersError, DataError) as error:
         raise UserError(str(error)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f'{error.filename or cfg.work_dir}: {error.strerror}; make room and go on with --resume'
+        ) from error
 
 
 class StartHook(Hook):
@@ -91,6 +110,14 @@ class StartHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint['state_dict'] = starting_weights(runner.model, checkpoint, self.source)
+
+
+def add_hooks(cfg: Config) -> None:
+    """Add those of :data:`HOOKS` that the config does not name."""
+    hooks = cfg.get('custom_hooks') or []
+    named = {str(hook.get('type')).rpartition('.')[2] for hook in hooks}
+    missing = [dict(type=name) for name in HOOKS if name.rpartition('.')[2] not in named]
+    cfg.custom_hooks = [*hooks, *missing]
 
 
 def use_amp(cfg: Config) -> None:
@@ -112,12 +139,14 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
     Args:
         source: of ``--resume``: 'auto', a file, or None, which leaves the config as it is.
     """
-    if source == 'auto':
-        newest = find_latest_checkpoint(cfg.work_dir)
+    if source == 'auto' or (source is None and cfg.get('resume') and not cfg.get('load_from')):
+        newest, skipped = newest_checkpoint(cfg.work_dir)
+        for line in skipped:
+            say(f'not resumed from {line}')
         if newest is None:
             say(f'no checkpoint in {cfg.work_dir} to resume from: starting from the beginning')
         else:
-            cfg.resume, cfg.load_from = True, newest
+            cfg.resume, cfg.load_from = True, str(newest)
     elif source is not None:
         cfg.resume, cfg.load_from = True, source
     path = cfg.get('load_from')

@@ -298,15 +298,10 @@ class PointsLoop:
 
 @register(LOOPS)
 class EpochBasedPointsLoop(PointsLoop, EpochBasedTrainLoop):
-    """mmengine's ``EpochBasedTrainLoop`` with the options of :class:`PointsLoop`.
-
-    Resumed in the middle of an epoch it goes on with the next batch, where mmengine's starts the
-    epoch again.
-    """
+    """mmengine's ``EpochBasedTrainLoop`` with the options of :class:`PointsLoop`."""
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        if idx >= self._iter - self._epoch * len(self.dataloader):  # else trained before resuming
-            self.train_iter(idx, data_batch)
+        self.train_iter(idx, data_batch)
 
 
 @register(LOOPS)
