@@ -70,7 +70,7 @@ def difference(model: nn.Module, path: str | os.PathLike[str], *images: Tensor) 
     Raises:
         ExportError: it cannot read the file or compute an image, or its maps have other shapes.
     """
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what it has to say is in its exceptions
