@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The measurements of docs/benchmarks.md but for its cost cards, one folder each: twenty minutes.
+# The measurements of docs/benchmarks.md but for its cost cards, one folder each: a quarter of an hour.
 #
 # bash docs/examples/benchmarks.sh [FOLDER]
 set -euo pipefail
@@ -20,6 +20,10 @@ timm=(python docs/examples/benchmark_with_timm.py)
     --arch-options 'window_size=[7,7,14,7]' --sizes 224 --rounds 31 --out-dir "$out/timm_gcvit"
 "${timm[@]}" --threads 2 --peers timm:shvit_s4 --archs shvit:s4 --sizes 256 --rounds 51 \
     --out-dir "$out/timm_shvit"
+"${timm[@]}" --threads 1 --batch 8 --peers timm:gcvit_tiny --archs gcvit:tiny \
+    --arch-options 'window_size=[7,7,14,7]' --sizes 224 --rounds 9 --out-dir "$out/timm_gcvit8"
+"${timm[@]}" --threads 1 --batch 8 --peers timm:shvit_s4 --archs shvit:s4 --sizes 256 --rounds 31 \
+    --out-dir "$out/timm_shvit8"
 "${timm[@]}" --threads 1 --batch 16 --peers timm:mobilevitv2_100 --archs shvit:s4+deploy --sizes 256 \
     --rounds 9 --out-dir "$out/mobilevit"
 for arch in sepvit:tiny gcvit:tiny casvit:t shvit:s4; do
