@@ -513,8 +513,8 @@ def test_workers_end_when_their_parent_asks_and_for_nobody_else() -> None:
 
 def test_a_second_signal_ends_training_at_once(tmp_path: Path) -> None:
     def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # returns when it has been handled
+        signal.raise_signal(signal.SIGINT)
 
     runner = make_runner(tmp_path, custom_hooks=[DEFAULT, At(2, twice)])
     with pytest.raises(KeyboardInterrupt):

@@ -474,18 +474,14 @@ def test_bfloat16_trains_at_every_point(arch: str, point: dict) -> None:
     assert all(torch.isfinite(g).all() for g in gradients(net).values())
 
 
+@pytest.mark.usefixtures('process_group')
 def test_ddp_trains_at_changing_points_without_searching_for_unused_parameters() -> None:
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
-    try:
-        model = DistributedDataParallel(small(), find_unused_parameters=False)
-        for point in (*POINTS, {}):  # an unused parameter would be noticed in the next pass
-            model.module.operating_point = point
-            model.zero_grad()
-            sum(y.square().mean() for y in model(image(64, 80, batch=2))).backward()
-            assert all(p.grad is not None for p in model.parameters())
-    finally:
-        torch.distributed.destroy_process_group()
+    model = DistributedDataParallel(small(), find_unused_parameters=False)
+    for point in (*POINTS, {}):  # an unused parameter would be noticed in the next pass
+        model.module.operating_point = point
+        model.zero_grad()
+        sum(y.square().mean() for y in model(image(64, 80, batch=2))).backward()
+        assert all(p.grad is not None for p in model.parameters())
 
 
 # ------------------------------------------------------------------------------- export

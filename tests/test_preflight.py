@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -957,15 +956,6 @@ def test_of_several_optimizers_each_names_its_own(tmp_path: Path) -> None:
         rest=OptimWrapper(torch.optim.AdamW(model.idle.parameters())),
     )
     assert run(tmp_path, model, optim_wrapper=wrappers).heard == []  # the second never stepped
-
-
-@pytest.fixture
-def process_group() -> Iterator[None]:
-    torch.distributed.init_process_group(
-        'gloo', store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize('find_unused_parameters', [False, True])
