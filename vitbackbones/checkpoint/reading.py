@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -23,6 +24,8 @@ from mmengine.config import ConfigDict
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
+
+from .screening import screen
 
 
 class CheckpointError(RuntimeError):
@@ -178,6 +181,8 @@ def read_checkpoint(
         sha256 = sha256 or hash_in_name(path.name)
     try:
         path = path.expanduser()
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise ValueError('it is no regular file')
         with path.open('rb') as file:
             head = file.read(512)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the path; no such home
@@ -188,12 +193,13 @@ def read_checkpoint(
     if not head:
         raise CheckpointError(f'{label} is empty; copy or download it again')
     _verify(path, label, sha256)
-    _refuse_archives(path, label)
-    if head.startswith((b'PK\x03\x04', b'\x80')):  # zip archive; pickle of torch < 1.6
+    _refuse_archives(path, head, label)
+    # First what begins with a length, whose bytes may be those that other formats begin with.
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= 100_000_000:
+        content = _read_safetensors(path, label, map_location)
+    elif head.startswith((b'PK\x03\x04', b'\x80')):  # zip archive; pickle of torch < 1.6
         mmap = mmap and zipfile.is_zipfile(path)
         content = _read_torch(path, label, allow_pickle, map_location, mmap)
-    elif head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= 100_000_000:
-        content = _read_safetensors(path, label, map_location)
     else:
         raise CheckpointError(f'{label} {_other_kind(path, head)}')
     if not isinstance(content, Mapping):
@@ -201,8 +207,12 @@ def read_checkpoint(
             f'{label} holds a {type(content).__name__} instead of a dict of tensors; save the '
             'state_dict() of the model'
         )
-    find_weights(content, source=label)
-    return dict(content)
+    held: dict[str, Any] = dict(_items(content))
+    find_weights(held, source=label)
+    if not allow_pickle:
+        for state in (held, *(held[key] for key in holders(held))):
+            _check_bytes([value for _, value in _items(state)], label)
+    return held
 
 
 def _download(url: str, sha256: str | None) -> tuple[Path, str | None]:
@@ -261,12 +271,12 @@ def _verify(path: Path, label: str, sha256: str | None) -> None:
         )
 
 
-def _refuse_archives(path: Path, label: str) -> None:
+def _refuse_archives(path: Path, head: bytes, label: str) -> None:
     """Formats that torch.load takes, too, but as something else than a pickle with weights."""
-    try:
-        with tarfile.open(path, 'r:') as archive:
-            is_tar = archive.next() is not None
-    except (tarfile.TarError, OSError, EOFError, ValueError):
+    try:  # no more than the first header, whose checksum tells: others may be endless
+        tarfile.TarInfo.frombuf(head, 'utf-8', 'surrogateescape')
+        is_tar = True
+    except (tarfile.TarError, ValueError):
         is_tar = False
     if is_tar:  # torch < 2.6 runs the pickles in it, whatever weights_only says
         raise CheckpointError(
@@ -287,6 +297,8 @@ def _read_torch(
     path: Path, label: str, allow_pickle: bool, map_location: Any, mmap: bool = False
 ) -> Any:
     try:
+        if not allow_pickle:
+            screen(path)
         return torch.load(
             path, map_location=map_location, weights_only=not allow_pickle, mmap=mmap or None
         )
@@ -320,7 +332,10 @@ def _read_safetensors(path: Path, label: str, map_location: Any) -> dict[str, Te
         raise CheckpointError(f'{label} needs `pip install safetensors` to be read') from error
     try:
         tensors = load_file(path)
-    except SafetensorError as error:
+        with path.open('rb') as file:
+            header = file.read(int.from_bytes(file.read(8), 'little'))
+        json.loads(header, object_pairs_hook=_names_once)  # of two, one would be read silently
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             f'{label} is truncated or damaged: copy or download it again ({error})'
         ) from error
@@ -329,6 +344,25 @@ def _read_safetensors(path: Path, label: str, map_location: Any) -> dict[str, Te
     if isinstance(map_location, (str, torch.device)):
         tensors = {name: value.to(map_location) for name, value in tensors.items()}
     return tensors
+
+
+def _names_once(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError('a name occurs twice in its header')
+
+
+def _check_bytes(values: Iterable[Any], label: str) -> None:
+    """Few numbers can stand for any amount: shapes may repeat them, and names the tensors."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    plain = [value for value in tensors if value.layout is torch.strided and not value.is_meta]
+    stored = {value.untyped_storage().data_ptr(): value.untyped_storage() for value in plain}
+    held = sum(storage.nbytes() for storage in stored.values())
+    total = sum(value.numel() * value.element_size() for value in plain)
+    if total > max(8 * held, 1 << 30):
+        raise CheckpointError(
+            f'{label} holds {held} bytes of numbers in tensors of {total} bytes: no training saves '
+            'such a file'
+        )
 
 
 def _other_kind(path: Path, head: bytes) -> str:
@@ -376,7 +410,7 @@ def find_weights(
     if not choice:
         raise CheckpointError(f"{source} holds no averaged weights (weights='ema'), only {entries}")
     state = content[choice[0]] if choice[0] else content
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in _items(state) if isinstance(value, Tensor)}
     if all(name.startswith('module.') for name in tensors):
         tensors = {name.removeprefix('module.'): value for name, value in tensors.items()}
     if not tensors:
@@ -385,6 +419,11 @@ def find_weights(
             "dict with one under 'state_dict' or 'model'"
         )
     return tensors, choice[0]
+
+
+def _items(mapping: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
+    """Its items, even if a file gave a dict an attribute of that name."""
+    return dict.items(mapping) if isinstance(mapping, dict) else mapping.items()
 
 
 def holders(content: Mapping[str, Any]) -> list[str]:

@@ -49,7 +49,7 @@ class KeyValue(DictAction):
                 parser.error(f'{option_string}: expected KEY=VALUE, got {word!r}')
         try:
             super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:  # unbalanced brackets
+        except (AssertionError, RecursionError) as error:  # brackets: unbalanced, or far too many
             parser.error(f'{option_string}: {error}')
 
 
@@ -297,7 +297,7 @@ def build_runner(cfg: Config, *, training: bool) -> Runner:
 def _check_data(cfg: Config, split: str) -> None:
     loader = f'{split}_dataloader'
     missing = []
-    for dataset in _leaves(cfg[loader].get('dataset') or {}):
+    for dataset in leaves(cfg[loader].get('dataset') or {}):
         missing += [path for path in _paths(dataset) if _absent(path)]
     for evaluator in as_list(cfg.get(f'{split}_evaluator')):
         if evaluator.get('ann_file') and _absent(evaluator['ann_file']):
@@ -309,17 +309,17 @@ def _check_data(cfg: Config, split: str) -> None:
             f'with --cfg-options {loader}.dataset.data_root=DIR (evaluators have an ann_file of '
             'their own); --demo runs the same config on generated pictures without a download'
         )
-    for dataset in _leaves(cfg[loader].get('dataset') or {}):
+    for dataset in leaves(cfg[loader].get('dataset') or {}):
         _check_classes(cfg, dataset)
 
 
-def _leaves(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def leaves(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The data sets inside wrappers such as RepeatDataset or ConcatDataset."""
     inner = as_list(dataset.get('dataset')) + as_list(dataset.get('datasets'))
     if not inner:
         yield dataset
     for part in inner:
-        yield from _leaves(part)
+        yield from leaves(part)
 
 
 def _paths(dataset: Mapping[str, Any]) -> list[str]:
