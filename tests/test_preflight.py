@@ -674,6 +674,7 @@ def test_the_command_ends_with_the_list(
         raise PreflightError(['a is wrong'])
 
     monkeypatch.setattr(train, 'check_config', lambda *_: None)  # there are no data
+    monkeypatch.setattr(train, 'check_annotations', lambda *_: None)
     monkeypatch.setattr(train, 'build_runner', lambda *_, **__: SimpleNamespace(train=stop))
     config = str(ROOT / 'configs/detection/sepvit_retinanet.py')
     assert main(['train', config, '--work-dir', str(tmp_path)]) == 2

@@ -18,6 +18,7 @@ from .errors import UserError
 # Only the chosen command is imported: `doctor` must run where mmcv or OpenCV do not.
 COMMANDS = {
     'train': 'train a detector or segmentor',
+    'check-data': 'find what is wrong with pictures and annotations before training',
     'test': 'measure a checkpoint on the test set',
     'tradeoff': 'measure accuracy and cost of one checkpoint at many operating points',
     'benchmark': 'measure speed and memory of backbones, detectors and their peers in turn',

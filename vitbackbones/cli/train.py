@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import check_fits, read_checkpoint, starting_weights
+from vitbackbones.datacheck.loading import DataError
 from vitbackbones.engine.bad_numbers import BadNumbersError
 from vitbackbones.engine.newest import newest_checkpoint
 from vitbackbones.engine.preflight import PreflightError
@@ -26,6 +27,7 @@ from .config import (
     say,
     work_dir,
 )
+from .datasets import check_annotations, check_files_as_they_come
 from .errors import UserError
 
 # What every training runs, whether its config says so or not.
@@ -76,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
     adapt_to_device(cfg)
     require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_config(cfg, ('train', 'val'))
+    check_annotations(cfg, ('train', 'val'))
+    check_files_as_they_come(cfg, ('train', 'val'))
     runner = build_runner(cfg, training=True)
     if cfg.get('resume') and start is not None:
         check_fits(runner.model, start, cfg.load_from)
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         runner.register_hook(StartHook(cfg.load_from))
     try:
         runner.train()
-    except (PreflightError, BadNumbersError) as error:
+    except (PreflightError, BadNumbersError, DataError) as error:
         raise UserError(str(error)) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint.published import PUBLISHED
 from vitbackbones.checkpoint.reading import examples
+from vitbackbones.datacheck.loading import annotation_problems
 from vitbackbones.registry import HOOKS, register
 
 #: From this rate on SGD is taken for what mmdet's schedules leave behind (0.02 and 0.01, made for
@@ -45,7 +46,8 @@ class PreflightHook(Hook):
     """Checks a training run with one of our backbones; costs nothing after its first step.
 
     Before the first iteration it stops with a list of all that does not fit: channels of neck and
-    heads, strides of anchors and of RoI extractors, SGD at a rate made for ResNets. It warns of a
+    heads, strides of anchors and of RoI extractors, SGD at a rate made for ResNets, annotations in
+    COCO's format that cannot be trained on. It warns of a
     backbone that starts from random weights, and after the first step of each optimizer of
     parameters that got no gradient. Backbones of others are left alone, their gradients aside.
 
@@ -66,6 +68,8 @@ class PreflightHook(Hook):
         networks, optimizers = _networks(runner.model), _optimizers(runner)
         problems = [problem for network in networks for problem in _misfits(network)]
         problems += [p for optimizer in optimizers for p in _rates(optimizer, networks)]
+        loader = getattr(runner, 'train_dataloader', None)  # a loop of anyone's may do without
+        problems += annotation_problems(getattr(loader, 'dataset', None))
         if problems:
             raise PreflightError(list(dict.fromkeys(problems)))
         for network in networks:

@@ -1,0 +1,192 @@
+"""The data sets of a config: where their files are, and training on them that names what is bad."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from mmengine.config import Config, ConfigDict
+
+from vitbackbones.datacheck.annotations import Coco, read_coco
+from vitbackbones.datacheck.findings import KINDS, Finding
+from vitbackbones.datacheck.loading import is_coco
+
+from .config import dataset_class, leaves, say
+from .errors import UserError
+
+
+@dataclass
+class Picture:
+    """A picture to look at.
+
+    Attributes:
+        size: width and height by the annotations.
+        labels: what mmseg's LoadAnnotations needs of its label map.
+    """
+
+    path: str
+    size: tuple[int, int] | None = None
+    labels: dict[str, Any] | None = None
+
+
+@dataclass
+class Source:
+    """A data set, as far as its files can be listed.
+
+    Attributes:
+        name: its annotation file or folder.
+        classes: names, None where the data set has none.
+        backend: what decodes its pictures.
+        annotations: their number; None for label maps.
+        findings: what is wrong with its annotations, or with its folders.
+    """
+
+    name: str
+    classes: Sequence[str] | None
+    ignore: int
+    backend: str
+    pictures: list[Picture] = field(default_factory=list)
+    annotations: int | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def sources(cfg: Config, split: str) -> Iterator[Source]:
+    """Those of a split that are COCO's annotations or folders of label maps.
+
+    Raises:
+        UserError: a data set's config is wrong.
+    """
+    for dataset in _data_sets(cfg, split):
+        kind = format_of(cfg, dataset)
+        if kind is None:
+            say(f'{split}: data sets of type {dataset.get("type")} are not checked')
+            continue
+        source = Source(
+            name=_place(dataset),
+            classes=_classes(cfg, dataset),
+            ignore=dataset.get('ignore_index', 255),
+            backend=_step(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2'),
+        )
+        if kind == 'coco':
+            _list_coco(source, dataset, _read(cfg, dataset))
+        else:
+            _list_label_maps(cfg, source, dataset)
+        yield source
+
+
+def check_annotations(cfg: Config, splits: Sequence[str]) -> None:
+    """Stop at annotations that cannot be trained on; say which are left out.
+
+    Raises:
+        UserError: there are some that cannot.
+    """
+    for split in splits:
+        for dataset in _data_sets(cfg, split):
+            if format_of(cfg, dataset) != 'coco' or '://' in _place(dataset):
+                continue
+            findings = _read(cfg, dataset).findings
+            errors = [finding for finding in findings if finding.error]
+            if errors:
+                more = f', and {len(errors) - 1} more problems' if len(errors) > 1 else ''
+                raise UserError(
+                    f'{errors[0]} ({errors[0].kind}){more}: `vitbackbones check-data CONFIG` lists '
+                    'what is wrong with the data'
+                )
+            for kind, count in Counter(finding.kind for finding in findings).items():
+                say(f'{_place(dataset)}: {kind}: {count} times, {KINDS[kind].training}')
+
+
+def check_files_as_they_come(cfg: Config, splits: Sequence[str]) -> None:
+    """Let the data sets of ``splits`` stop at a bad file with its name, see CheckedPipeline."""
+    for split in splits:
+        for dataset in _data_sets(cfg, split):
+            kind = format_of(cfg, dataset)
+            steps = dataset.get('pipeline')
+            if kind is None or not steps or 'CheckedPipeline' in str(steps[0].get('type')):
+                continue
+            checked = ConfigDict(type='vitbackbones.CheckedPipeline', steps=steps)
+            classes = _classes(cfg, dataset)
+            if kind == 'label maps' and classes is not None:
+                checked.update(classes=len(classes), ignore=dataset.get('ignore_index', 255))
+            cast(ConfigDict, dataset).pipeline = [checked]
+
+
+def format_of(cfg: Config, dataset: Mapping[str, Any]) -> str | None:
+    """'coco', 'label maps', or None for what is not known here."""
+    cls = dataset_class(cfg, dataset)
+    if is_coco(cls):
+        return 'coco'
+    names = {f'{base.__module__}.{base.__name__}' for base in cls.__mro__}
+    return 'label maps' if 'mmseg.datasets.basesegdataset.BaseSegDataset' in names else None
+
+
+def _data_sets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
+    dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+    return leaves(dataset) if dataset else iter(())
+
+
+def _read(cfg: Config, dataset: Mapping[str, Any]) -> Coco:
+    return read_coco(
+        Path(_place(dataset)),
+        _classes(cfg, dataset),
+        masks=bool(_step(dataset, 'LoadAnnotations').get('with_mask')),
+        test=bool(dataset.get('test_mode')),
+    )
+
+
+def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
+    source.annotations = coco.annotations
+    source.findings += coco.findings
+    folder = _folder(dataset, 'img')
+    for name, width, height in coco.sizes:
+        source.pictures.append(Picture(os.path.join(folder, name), (width, height)))
+
+
+def _list_label_maps(cfg: Config, source: Source, dataset: Mapping[str, Any]) -> None:
+    options = {k: v for k, v in dataset.items() if k not in ('type', '_scope_')}
+    options.update(pipeline=[], lazy_init=True)
+    try:
+        rows = dataset_class(cfg, dataset)(**options).load_data_list()
+    except (OSError, AssertionError) as error:
+        missing = getattr(error, 'filename', None) or _place(dataset)
+        source.findings.append(Finding('missing file', missing, str(error)))
+        return
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{dataset.get("type")}: {error}') from error
+    if not rows:
+        source.findings.append(Finding('no pictures', source.name, 'there are no pictures'))
+    for row in rows:
+        source.pictures.append(
+            Picture(row['img_path'], labels=row if 'seg_map_path' in row else None)
+        )
+
+
+def _classes(cfg: Config, dataset: Mapping[str, Any]) -> Sequence[str] | None:
+    own = getattr(dataset_class(cfg, dataset), 'METAINFO', {})
+    classes = {**own, **(dataset.get('metainfo') or {})}.get('classes')
+    return classes if isinstance(classes, (list, tuple)) else None
+
+
+def _place(dataset: Mapping[str, Any]) -> str:
+    """The annotation file, or the folder of pictures where there is none."""
+    if dataset.get('ann_file'):
+        return os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+    return _folder(dataset, 'img_path')
+
+
+def _folder(dataset: Mapping[str, Any], key: str) -> str:
+    prefix = (dataset.get('data_prefix') or {}).get(key) or ''
+    return os.path.join(dataset.get('data_root') or '', prefix)
+
+
+def _step(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The first step of a pipeline with this name, nothing if there is none."""
+    steps = dataset.get('pipeline') or []
+    for step in steps:
+        if str(step.get('type')).rpartition('.')[2] == name:
+            return step
+    return {}

@@ -1,0 +1,74 @@
+"""Kinds of bad data: what each is called, and what training does with it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """A kind of problem.
+
+    Attributes:
+        error: training stops at it; otherwise it copes.
+        training: what training does with it, in words.
+    """
+
+    error: bool
+    training: str
+
+
+class Finding(NamedTuple):
+    """One problem: its kind, the file it is in, and where or what in words."""
+
+    kind: str
+    file: str
+    detail: str = ''
+
+    @property
+    def error(self) -> bool:
+        return KINDS[self.kind].error
+
+    def __str__(self) -> str:
+        return f'{self.file}: {self.detail or self.kind}'
+
+
+STOPS = 'training does not start'
+STOPS_THERE = 'training stops when it comes to it'
+LEFT_OUT = 'training leaves it out'
+
+KINDS = {
+    # annotations, which are all read before training
+    'unreadable annotation file': Kind(True, STOPS),
+    'no pictures': Kind(True, STOPS),
+    'no annotations': Kind(True, STOPS),
+    'missing field': Kind(True, STOPS),
+    'duplicate id': Kind(True, STOPS),
+    'unknown category': Kind(True, STOPS),
+    'class without category': Kind(True, STOPS),
+    'box not finite': Kind(True, STOPS),
+    'bad mask': Kind(True, STOPS),
+    'mask of another size': Kind(True, STOPS),
+    'class not chosen': Kind(False, LEFT_OUT),
+    'unknown picture': Kind(False, LEFT_OUT),
+    'box outside': Kind(False, LEFT_OUT),
+    'box without area': Kind(False, LEFT_OUT),
+    'box across the edge': Kind(False, 'training cuts it at the edge'),
+    'mask without area': Kind(False, LEFT_OUT),
+    # files, which are read when their turn comes
+    'missing file': Kind(True, STOPS_THERE),
+    'empty file': Kind(True, STOPS_THERE),
+    'truncated file': Kind(True, STOPS_THERE),
+    'unreadable picture': Kind(True, STOPS_THERE),
+    'another size': Kind(True, STOPS_THERE),
+    'label map of another size': Kind(True, STOPS_THERE),
+    'not a label map': Kind(True, STOPS_THERE),
+    'label out of range': Kind(True, STOPS_THERE),
+    'wrong extension': Kind(False, 'training reads it by its content'),
+    'grey': Kind(False, 'training gets three equal channels'),
+    'CMYK': Kind(False, 'training gets it converted to RGB, without a colour profile'),
+    '16 bit': Kind(False, 'training gets the upper 8 bits'),
+    'alpha': Kind(False, 'training gets the colours without transparency'),
+    'EXIF rotation': Kind(False, 'training gets it turned upright'),
+    'one pixel': Kind(False, 'trained on, unless filter_cfg.min_size leaves it out'),
+    'very large': Kind(False, 'trained on, at the price of time and memory'),
+}

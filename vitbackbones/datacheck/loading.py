@@ -1,0 +1,149 @@
+"""Loading of training data that names the file it stops at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
+
+from vitbackbones.registry import TRANSFORMS, register
+
+from .annotations import read_coco
+from .findings import Finding
+from .pictures import check_file, check_label_map, wrong_labels
+
+#: How many problems of one file are said at once.
+SHOWN = 5
+
+# They are CocoDatasets whose files have another format.
+_OTHER_FORMATS = {'CocoPanopticDataset', 'LVISV05Dataset'}
+
+
+class DataError(ValueError):
+    """One sentence about data that cannot be trained on; it starts with the file.
+
+    A worker process hands its error on as the text of a traceback; of that, this keeps the
+    sentence.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f'{type(self).__name__}: ')[2].strip())
+
+
+@register(TRANSFORMS)
+class CheckedPipeline:
+    """The steps of a data set's pipeline, with checks of what they load.
+
+    Args:
+        steps: configs of the transforms.
+        classes: how many the label maps of a semantic segmentation have; None for other data.
+        ignore: the label that stands for no class.
+
+    Raises:
+        DataError: a file is missing, damaged or of another size than its annotations say, a label
+            map has labels beyond the classes, or a step fails.
+    """
+
+    def __init__(self, steps: Sequence[Any], classes: int | None = None, ignore: int = 255) -> None:
+        self.steps = [ROOT_TRANSFORMS.build(s) if isinstance(s, dict) else s for s in steps]
+        self.classes = classes
+        self.ignore = ignore
+
+    @property
+    def with_mask(self) -> bool:
+        """Whether masks are loaded, as mmdet's LoadAnnotations says of itself."""
+        return any(getattr(step, 'with_mask', False) for step in self.steps)
+
+    def __call__(self, results: Any) -> Any:
+        for step in self.steps:
+            before = set(results)
+            labels = 'img' in results and 'Annotations' in type(step).__name__
+            own = results.get('seg_map_path') if labels else None
+            file = own or results.get('img_path')
+            if 'img' not in results:
+                self._stop(check_file, file)
+            elif own and self.classes is not None:
+                self._stop(_first_of_label_map, own)
+            try:
+                results = step(results)
+            except DataError:
+                raise
+            except Exception as error:  # any transform, any reason
+                name, reason = type(step).__name__, str(error).partition('\n')[0]
+                raise DataError(
+                    f'{file}: {name} fails: {type(error).__name__}: {reason}'
+                ) from error
+            if results is None:
+                return None
+            new = set(results) - before
+            if 'img' in new:
+                _check_size(results)
+            if 'gt_seg_map' in new and self.classes is not None:
+                self._check_labels(results, self.classes)
+        return results
+
+    def _stop(self, check: Any, file: Any) -> None:
+        """Raise what ``check`` finds; what is in a remote store is left to the step itself."""
+        finding = check(file) if isinstance(file, str) and '://' not in file else None
+        if finding is not None:
+            raise DataError(str(finding))
+
+    def _check_labels(self, results: Any, classes: int) -> None:
+        labels, file = results['gt_seg_map'], results.get('seg_map_path')
+        height, width = results['ori_shape'][:2]
+        if labels.shape != (height, width):
+            shape = ' x '.join(map(str, labels.shape[1::-1]))
+            raise DataError(
+                f'{file}: a label map of {shape} pixels for a picture of {width} x {height}'
+            )
+        wrong = wrong_labels(labels, classes, self.ignore)
+        if wrong:
+            raise DataError(f'{file}: {wrong}')
+
+
+def _first_of_label_map(file: str) -> Finding | None:
+    return next(check_label_map(file), None)
+
+
+def _check_size(results: Any) -> None:
+    """mmdet's data sets hand on the size that the annotations give; mmseg's have none."""
+    if 'height' not in results or 'width' not in results:
+        return
+    height, width = results['ori_shape'][:2]
+    if (results['height'], results['width']) != (height, width):
+        raise DataError(
+            f'{results.get("img_path")}: {width} x {height} pixels, but {results["width"]} x '
+            f'{results["height"]} by its annotations'
+        )
+
+
+def annotation_problems(dataset: Any) -> Iterator[str]:
+    """What is wrong with the annotation files of a data set, wrapped in others or not.
+
+    A file that the command line has checked before is not read again.
+    """
+    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
+    for part in inner:
+        if part is not None:
+            yield from annotation_problems(part)
+    if not is_coco(type(dataset)) or '://' in dataset.ann_file:
+        return
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    coco = read_coco(
+        Path(dataset.ann_file),
+        dataset.metainfo.get('classes'),
+        masks=any(getattr(step, 'with_mask', False) for step in steps),
+        test=dataset.test_mode,
+    )
+    errors = [f'{finding} ({finding.kind})' for finding in coco.findings if finding.error]
+    yield from errors[:SHOWN]
+    if len(errors) > SHOWN:
+        yield f'{dataset.ann_file}: {len(errors) - SHOWN} more problems'
+
+
+def is_coco(cls: type) -> bool:
+    """Whether a data set reads annotations in COCO's format, as mmdet's CocoDataset does."""
+    names = {base.__name__ for base in cls.__mro__}
+    return 'CocoDataset' in names and not names & _OTHER_FORMATS
