@@ -517,8 +517,12 @@ def test_a_second_signal_ends_training_at_once(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
 
     runner = make_runner(tmp_path, custom_hooks=[DEFAULT, At(2, twice)])
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # test workers ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner.train()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_put_back_after_training(tmp_path: Path) -> None:
