@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.reference import refdata
 from tests.small import SMALL
-from vitbackbones.backbones import SepViT
+from vitbackbones.backbones import SepViT, sepvit
 from vitbackbones.backbones.sepvit import Block, Windows
 from vitbackbones.layers import invert, window_groups
 
@@ -191,6 +191,24 @@ def test_padding_takes_part_as_published_unless_masked() -> None:
 def test_one_row_for_all_padding_equals_padded_windows(size) -> None:
     x = torch.randn(2, *size, 8)
     torch.testing.assert_close(run(block(), x), run(block(), x, pad=True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('piece', [1, 24, 40])
+@torch.no_grad()
+def test_windows_in_pieces_equal_all_at_once(piece: int, monkeypatch) -> None:
+    layer, x = block(), torch.randn(2, 10, 11, 8)
+    whole = run(layer, x)
+    monkeypatch.setattr(sepvit, 'PIECE', piece)
+    torch.testing.assert_close(run(layer, x), whole, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_hook_sees_all_windows_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(sepvit, 'PIECE', 1)
+    layer, shapes = block(), []
+    layer.attn.DSA_qkv.register_forward_hook(lambda *args: shapes.append(tuple(args[2].shape)))
+    run(layer, torch.randn(2, 8, 8, 8))
+    assert shapes == [(2, 4 * (16 + 1), 24)]
 
 
 @pytest.mark.parametrize(

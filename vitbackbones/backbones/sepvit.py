@@ -25,11 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitbackbones.layers import (
+    PIECE,
     DropPath,
     Mlp,
     add_to,
     channels_first,
     invert,
+    is_plain,
     lean,
     linear,
     one_graph,
@@ -52,8 +54,12 @@ class SepViTArch(Arch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if tuple(map(len, self.window_sizes)) != self.depths:
-            raise ValueError(f'window_sizes must list one size per block, depths={self.depths}')
+        lengths = [len(w) if isinstance(w, tuple) else None for w in self.window_sizes]
+        if lengths != [*self.depths]:
+            raise ValueError(
+                f'window_sizes={self.window_sizes} must list one size per block, '
+                f'depths={self.depths}'
+            )
         if any(dim % heads for dim, heads in zip(self.dims, self.num_heads, strict=True)):
             raise ValueError(f'dims={self.dims} must be multiples of num_heads={self.num_heads}')
 
@@ -225,26 +231,36 @@ class SeparableAttention(nn.Module):
 
     def _depthwise(self, x: Tensor, windows: Windows) -> Tensor:
         """DSA with its residual: (B, R, C), same shape; overwrites ``x`` where nobody needs it."""
-        b, _, c = x.shape
+        b, rows, _ = x.shape
         lengths = [n * t for n, t, _ in windows.shapes]
-        outputs = []
-        for (n, t, padded), part in zip(
-            windows.shapes, linear(self.DSA_qkv, x).split(lengths, 1), strict=True
-        ):
-            part = part.flatten(0, 1).view(-1, t, 3, self.num_heads, c // self.num_heads)
-            q, k, v = part.permute(2, 0, 3, 1, 4)  # (B * N, heads, T, d) each
-            mask = None
-            if padded:  # the second key counts that many times: its logarithm is added
-                mask = q.new_zeros(t)
-                mask[1] = math.log(padded)
-                mask = mask.expand(1, 1, t, t)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            outputs.append(y.transpose(1, 2).reshape(b, n * t, c))
+        if lean(x) and b * rows > PIECE and is_plain(self.DSA_qkv, nn.Linear):
+            for (_, t, padded), group in zip(windows.shapes, x.split(lengths, 1), strict=True):
+                for part in group.split(max(PIECE // (b * t), 1) * t, 1):
+                    part += self._within(linear(self.DSA_qkv, part), t, padded)
+            return x
+        parts = linear(self.DSA_qkv, x).split(lengths, 1)
+        outputs = [
+            self._within(part, t, padded)
+            for (_, t, padded), part in zip(windows.shapes, parts, strict=True)
+        ]
         if not lean(x):
             return x + torch.cat(outputs, 1)
         for part, y in zip(x.split(lengths, 1), outputs, strict=True):
             part += y
         return x
+
+    def _within(self, qkv: Tensor, t: int, padded: int) -> Tensor:
+        """Attention in each of N windows of T tokens: (B, N * T, 3 * C) -> (B, N * T, C)."""
+        b, length, _ = qkv.shape
+        qkv = qkv.reshape(-1, t, 3, self.num_heads, qkv.shape[2] // (3 * self.num_heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * N, heads, T, d) each
+        mask = None
+        if padded:  # the second key counts that many times: its logarithm is added
+            mask = q.new_zeros(t)
+            mask[1] = math.log(padded)
+            mask = mask.expand(1, 1, t, t)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return y.transpose(1, 2).reshape(b, length, -1)
 
     def _between(self, token: Tensor) -> Tensor:
         """What windows take from one another: tokens (B, Nw, C) -> (B, heads, Nw, Nw)."""

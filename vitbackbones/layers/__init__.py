@@ -2,19 +2,21 @@
 
 from .attention import biased_attention
 from .drop import DropPath
-from .inference import add_to, lean
+from .inference import add_to, is_plain, lean
 from .layout import channels_first
 from .linear import linear
-from .mlp import Mlp
+from .mlp import PIECE, Mlp
 from .window import invert, one_graph, window_groups
 
 __all__ = [
+    'PIECE',
     'DropPath',
     'Mlp',
     'add_to',
     'biased_attention',
     'channels_first',
     'invert',
+    'is_plain',
     'lean',
     'linear',
     'one_graph',
