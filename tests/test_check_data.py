@@ -505,6 +505,13 @@ def test_label_maps_of_16_bits_are_good_while_8_would_do(maps: LabelMaps) -> Non
     assert training_data(maps.config)[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [2]
 
 
+def test_a_label_map_fits_the_upright_picture(maps: LabelMaps) -> None:
+    upright(maps.root / 'pictures' / 'a.jpg')
+    status, found = check(maps.config, '--images')
+    assert (status, {*found}) == (0, {'EXIF rotation'})
+    assert training_data(maps.config)[0]['inputs'].shape == (3, HEIGHT, WIDTH)
+
+
 FULL = np.ones((HEIGHT, WIDTH))
 # what is done to a label map, kind, whether only decoding finds it
 LABEL_ERRORS: dict[str, tuple[Callable[[LabelMaps], Any], str, bool]] = {
