@@ -58,7 +58,7 @@ setup(
     },
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.1',
+        'torch>=2.4',
         'mmengine>=0.10.6',
         'setuptools<82',  # mmengine 0.10.7 imports pkg_resources
         'numpy',

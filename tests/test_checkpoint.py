@@ -1097,6 +1097,14 @@ def test_importing_the_package_registers_the_list() -> None:
     assert names >= {'HistoryBuffer', 'ConfigDict', 'ndarray'}
 
 
+def test_reading_goes_on_after_others_have_struck_types_off_the_list(tmp_path: Path) -> None:
+    """As the fork of mmengine does each time that it has read a file."""
+    content = {'state_dict': {'w': torch.ones(1)}, 'loss': HistoryBuffer([2.0], [1])}
+    path = save(content, tmp_path / 'buffer.pth')
+    torch.serialization.clear_safe_globals()
+    assert read_checkpoint(path)['loss'].data[0].tolist() == [2.0]
+
+
 # ----------------------------------------------------------------------------------- converting
 
 

@@ -496,6 +496,22 @@ def test_doctor_knows_what_breaks_and_how_to_mend_it() -> None:
         ({'mmcv': '2.2.0'}, 'mmcv==2.1.0'),
         ({'mmengine': '0.10.4'}, 'mmengine==0.10.7'),
         ({'torch': '2.1.0'}, 'numpy<2'),
-        ({'onedl-mmcv': '2.3.6'}, 'uninstall'),
+        ({'onedl-mmcv': '2.3.6'}, 'uninstall -y mmcv && '),
+        ({'onedl-mmengine': '0.10.12'}, '--no-deps onedl-mmengine'),
     ):
         assert any(fix in b.fix for b in BREAKAGES if b.holds({**good, **change})), change
+
+
+@pytest.mark.parametrize(
+    ('mmengine', 'mmcv'), [('mmengine', 'mmcv==2.1.0'), ('onedl-mmengine', 'onedl-mmcv==2.3.6')]
+)
+def test_doctor_mends_mmcv_with_the_family_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch, mmengine: str, mmcv: str
+) -> None:
+    from vitbackbones.cli import doctor
+
+    monkeypatch.setattr(doctor, '_fails', lambda module: module == 'mmcv._ext')
+    name, number = mmcv.split('==')
+    for installed in ({mmengine: '0.10.12'}, {mmengine: '0.10.12', name: number}):
+        (broken,) = [b for b in doctor.BREAKAGES if b.holds(installed)]
+        assert f' {mmcv} ' in broken.fix

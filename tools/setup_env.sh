@@ -5,7 +5,9 @@
 #   test  that, and the test tools
 #   lint  the checkers, and torch for its types
 #
-# VENV is the environment's folder (.venv), PYTHON the interpreter it is made from (python3).
+# VENV is the environment's folder (.venv), PYTHON the interpreter it is made from (python3). Files in
+# the folder VERSIONS go before those of the same name in requirements/: another set of versions.
+# What openmmlab.txt does not name is left out: mmcv, or the frameworks, or timm of an empty timm.txt.
 # Every finished step leaves a stamp in VENV, a hash of what the step depends on. An interrupted
 # set-up therefore goes on where it stopped, and a change repeats only the steps that it concerns.
 set -euo pipefail
@@ -14,10 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 goal=${1:-}
 case $goal in
     run | test | lint) ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
+VERSIONS=${VERSIONS:-requirements}
 python=$VENV/bin/python
 stamps=$VENV/.setup
 checked=
@@ -41,15 +44,21 @@ step() {
     mv "$stamps/$name.new" "$stamps/$name"
 }
 
-# What a requirements file says, without its comments.
-content() { grep -v '^#' "requirements/$1.txt"; }
+# The requirements file of a name.
+file() { if [[ -f $VERSIONS/$1.txt ]]; then echo "$VERSIONS/$1.txt"; else echo "requirements/$1.txt"; fi; }
 
-# The line of requirements/openmmlab.txt that pins a package.
-pin() { grep "^$1==" requirements/openmmlab.txt; }
+# What a requirements file says, without its comments.
+content() { sed '/^#/d' "$(file "$1")"; }
+
+# The line of openmmlab.txt that pins a package, or the fork of it that installs the same modules.
+pin() { sed -nE "/^(onedl-)?$1==/p" "$(file openmmlab)"; }
+
+# What openmmlab.txt has besides mmengine and mmcv.
+frameworks() { content openmmlab | sed -E '/^(onedl-)?(mmengine|mmcv)==/d'; }
 
 pip() { "$python" -m pip --disable-pip-version-check --quiet --quiet "$@"; }  # errors only
 
-pip_install() { pip install --constraint requirements/build.txt "$@"; }
+pip_install() { pip install --constraint "$(file build)" "$@"; }
 
 check_prerequisites() {
     checked=yes
@@ -75,15 +84,16 @@ check_prerequisites() {
 
 install_venv() { "$PYTHON" -m venv "$VENV"; }
 
-install_build() { pip install --requirement requirements/build.txt; }
+install_build() { pip install --requirement "$(file build)"; }
 
 install_torch() {
-    pip_install --requirement requirements/torch.txt
+    pip_install --requirement "$(file torch)"
     "$python" -W ignore -c 'import torch'
 }
 
+# mmengine's fork no longer brings OpenCV, which mmcv needs.
 install_mmengine() {
-    pip_install "$(pin mmengine)"
+    pip_install "$(pin mmengine)" opencv-python
     headless_opencv
     "$python" -W ignore -c 'import mmengine'
 }
@@ -145,10 +155,10 @@ PYTHON
         "(about 17 minutes on two cores; log: $log)"
     if [[ ! -f $sources/setup.py ]]; then
         rm -rf "$VENV"/mmcv-source-* "$VENV/mmcv-sdist"
-        pip download --no-binary mmcv --no-deps --no-build-isolation --dest "$VENV/mmcv-sdist" \
+        pip download --no-binary :all: --no-deps --no-build-isolation --dest "$VENV/mmcv-sdist" \
             "$(pin mmcv)"
         mkdir "$sources.new"
-        tar -xzf "$VENV"/mmcv-sdist/mmcv-*.tar.gz --strip-components=1 -C "$sources.new"
+        tar -xzf "$VENV"/mmcv-sdist/*.tar.gz --strip-components=1 -C "$sources.new"
         mv "$sources.new" "$sources"
         rm -r "$VENV/mmcv-sdist"
     fi
@@ -161,7 +171,10 @@ PYTHON
 }
 
 install_openmmlab() {
-    pip_install --constraint requirements/openmmlab.txt mmdet mmsegmentation ftfy regex
+    local packages
+    mapfile -t packages < <(frameworks)
+    pip_install "${packages[@]}"
+    headless_opencv  # they may ask for the other one again
     "$python" -W ignore -c 'import mmdet.apis, mmseg.apis'
 }
 
@@ -171,11 +184,13 @@ install_package() {
 }
 
 install_test() {
-    pip_install --requirement requirements/test.txt
-    pip install --no-deps --requirement requirements/timm.txt
+    pip_install --requirement "$(file test)"
+    if [[ -n $(content timm) ]]; then
+        pip install --no-deps --requirement "$(file timm)"
+    fi
 }
 
-install_lint() { pip_install --requirement requirements/lint.txt; }
+install_lint() { pip_install --requirement "$(file lint)"; }
 
 # -------------------------------------------------------------------------------- goals
 
@@ -183,11 +198,15 @@ step venv "$VENV" "virtual environment $VENV"
 step build "$(content build)" 'build tools'
 step torch "$(content torch)" "$(content torch)"
 if [[ $goal != lint ]]; then
-    # The operators fit one version of torch only.
-    mmcv_key="$(content torch) $(pin mmcv)"
     step mmengine "$(pin mmengine)" "$(pin mmengine)"
-    step mmcv "$mmcv_key" "$(pin mmcv), with operators"
-    step openmmlab "$(content openmmlab)" "$(pin mmdet), $(pin mmsegmentation)"
+    if [[ -n $(pin mmcv) ]]; then
+        # The operators fit one version of torch only.
+        mmcv_key="$(content torch) $(pin mmcv)"
+        step mmcv "$mmcv_key" "$(pin mmcv), with operators"
+    fi
+    if [[ -n $(frameworks) ]]; then
+        step openmmlab "$(content openmmlab)" "$(frameworks | tr '\n' ' ')"
+    fi
     step package "$PWD $(cat setup.py pyproject.toml vitbackbones/__init__.py)" 'vitbackbones'
 fi
 if [[ $goal == test ]]; then

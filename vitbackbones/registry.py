@@ -10,6 +10,7 @@ been imported, and in a child registry of the scope ``vitbackbones``, so that
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import distributions
 from typing import TypeVar
 
 from mmengine.config import utils as config_utils
@@ -51,6 +52,9 @@ TRANSFORMS = Registry(
 # scope to what mmengine then locates on disk; naming a module of ours rather than the distribution
 # makes it work from a wheel, an editable install and PYTHONPATH alike.
 config_utils.MODULE2PACKAGE[SCOPE] = 'vitbackbones.registry'
+# The fork of mmsegmentation is a distribution of another name than the table has for `mmseg::`.
+if any(distributions(name='onedl-mmsegmentation')):
+    config_utils.MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 T = TypeVar('T', bound=type)
 

@@ -299,6 +299,8 @@ def _read_torch(
     try:
         if not allow_pickle:
             screen(path)
+            # Again: onedl-mmengine lists some of these types too, and strikes them off afterwards.
+            register_safe_globals()
         return torch.load(
             path, map_location=map_location, weights_only=not allow_pickle, mmap=mmap or None
         )

@@ -101,6 +101,35 @@ def _fails(module: str) -> bool:
     return False
 
 
+def _mmcv(name: str, number: str, mmengine: str) -> tuple[Breakage, Breakage]:
+    """What breaks mmcv, of OpenMMLab or the fork: each is mended by its own family."""
+    build = 'MMCV_WITH_OPS=1 pip install --no-build-isolation'
+    return (
+        Breakage(
+            lambda v: name in v and _fails('mmcv._ext'),
+            "mmcv was built without its operators (No module named 'mmcv._ext', or of another "
+            'torch)',
+            f'{build} --force-reinstall --no-deps --no-cache-dir --no-binary {name} '
+            f'{name}=={number}   # compiles for minutes',
+        ),
+        Breakage(
+            lambda v: mmengine in v and not ('mmcv' in v or 'onedl-mmcv' in v),
+            'mmcv is not installed: no detector or segmentor can be built',
+            f'{build} {name}=={number}   # after torch; compiles',
+        ),
+    )
+
+
+def _twice(name: str, fork: str) -> Breakage:
+    """Both installed: whichever came last owns the files, and uninstalling either breaks both."""
+    return Breakage(
+        _all(_has(name), _has(fork)),
+        f'{name} and {fork} install the same modules, one over the other',
+        f'pip uninstall -y {name} && pip install --force-reinstall --no-deps {fork}'
+        '   # or the other way round',
+    )
+
+
 BREAKAGES = (
     Breakage(
         _all(_newer('setuptools', '82'), _has('mmengine'), _older('mmengine', '0.11.0rc0')),
@@ -112,17 +141,8 @@ BREAKAGES = (
         'import cv2 fails, as it does without libGL on a bare container',
         'pip uninstall -y opencv-python && pip install --force-reinstall opencv-python-headless',
     ),
-    Breakage(
-        lambda v: ('mmcv' in v or 'onedl-mmcv' in v) and _fails('mmcv._ext'),
-        "mmcv was built without its operators (No module named 'mmcv._ext', or of another torch)",
-        'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
-        '--no-build-isolation --no-binary mmcv mmcv==2.1.0   # compiles for minutes',
-    ),
-    Breakage(
-        lambda v: not ('mmcv' in v or 'onedl-mmcv' in v),
-        'mmcv is not installed: no detector or segmentor can be built',
-        'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0   # after torch; compiles',
-    ),
+    *_mmcv('mmcv', '2.1.0', 'mmengine'),
+    *_mmcv('onedl-mmcv', '2.3.6', 'onedl-mmengine'),
     Breakage(
         _all(_newer('mmcv', '2.2.0'), lambda v: 'mmdet' in v or 'mmsegmentation' in v),
         'mmdet 3.3 and mmsegmentation 1.2 assert mmcv < 2.2.0',
@@ -143,11 +163,8 @@ BREAKAGES = (
         'this torch was built for numpy 1: "A module that was compiled using NumPy 1.x"',
         "pip install 'numpy<2'",
     ),
-    Breakage(
-        lambda v: (
-            ('mmcv' in v and 'onedl-mmcv' in v) or ('mmengine' in v and 'onedl-mmengine' in v)
-        ),
-        'two packages own the same modules: those of OpenMMLab and their onedl- forks',
-        'pip uninstall -y mmengine mmcv mmdet mmsegmentation   # keep one family and reinstall it',
-    ),
+    _twice('mmengine', 'onedl-mmengine'),
+    _twice('mmcv', 'onedl-mmcv'),
+    _twice('mmdet', 'onedl-mmdetection'),
+    _twice('mmsegmentation', 'onedl-mmsegmentation'),
 )

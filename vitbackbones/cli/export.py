@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> None:
         try:
             importlib.import_module(name)
         except ImportError:
-            raise UserError(f"{name} is missing: pip install 'vitbackbones[export]'") from None
+            # Not the extra: over the forks of OpenMMLab's packages, pip would install mmengine too.
+            raise UserError(f'{name} is missing: pip install {" ".join(PACKAGES)}') from None
 
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     init_default_scope(cfg.default_scope)
