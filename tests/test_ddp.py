@@ -1,32 +1,37 @@
-"""Two processes train as one: equal losses on equal global batches.
+"""Two and four processes train as one: equal losses and weights on equal global batches.
 
-Runs of the command line, with gloo between the processes. That the losses of two ranks average to
-those of one process with both their pictures holds where
+Runs of the command line, with gloo between the processes. That the losses of the ranks average to
+those of one process with all their pictures holds where
 
 - nothing is drawn at random: no sampling of boxes, drop path, dropout, flips or shuffling;
 - no picture looks at another: LayerNorm and GroupNorm, no BatchNorm;
-- both ranks divide their loss by the same number. mmseg divides by the pixels, which are as many
+- all ranks divide their loss by the same number. mmseg divides by the pixels, which are as many
   for each; mmdet's RetinaNet by the positive anchors of the rank's own pictures, which it does not
   exchange. So all pictures here have boxes at the same places (and of different classes).
 
-The losses after the first step hold the two runs' updates against each other as well: they differ
-unless the gradients were averaged over the ranks.
+The losses after the first step hold the runs' updates against each other as well: they differ
+unless the gradients were averaged over the ranks. So do the weights at the end, where AdamW leaves
+them alone: of a gradient that is zero but for rounding, that of an attention's key bias, say, it
+makes a whole step. Its ``eps`` is therefore above rounding here.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from PIL import Image
 from torch import multiprocessing
 
@@ -44,7 +49,7 @@ model = dict(
     neck=dict(in_channels={channels}[1:], out_channels=16),
     bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-3))  # so that a wrong update shows in the next loss
+optim_wrapper = dict(optimizer=dict(lr=1e-3, eps=1e-4))  # a wrong update shows in the next loss
 dataset = dict(
     type='CocoDataset',
     ann_file='{data}/coco.json',
@@ -65,7 +70,7 @@ model = dict(
     decode_head=dict(in_channels={channels}, channels=16, dropout_ratio=0.0, norm_cfg=norm),
     auxiliary_head=dict(in_channels={channels}[2], channels=16, dropout_ratio=0.0, norm_cfg=norm),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-2))
+optim_wrapper = dict(optimizer=dict(lr=1e-2, eps=1e-4))
 dataset = dict(
     type='ADE20KDataset',
     data_prefix=dict(img_path='{data}/images', seg_map_path='{data}/labels'),
@@ -76,6 +81,7 @@ dataset = dict(
     ],
 )
 """
+CONFIGS = dict(retinanet=DETECTOR, upernet=SEGMENTOR)
 TRAINING = """
 train_dataloader = dict(
     _delete_=True,
@@ -94,7 +100,7 @@ custom_hooks = [dict(type='RecordLosses')]
 
 @HOOKS.register_module()
 class RecordLosses(Hook):
-    """Writes the losses of every step, of every rank to a file of its own."""
+    """Writes losses of every step and final weights, of every rank to files of its own."""
 
     def before_train(self, runner: Runner) -> None:
         self.losses: list[dict[str, float]] = []
@@ -107,33 +113,95 @@ class RecordLosses(Hook):
     def after_train(self, runner: Runner) -> None:
         file = Path(runner.work_dir, f'losses_{runner.rank}.json')
         file.write_text(json.dumps(self.losses))
+        state = runner.model.state_dict()
+        weights = {name.removeprefix('module.'): value for name, value in state.items()}
+        torch.save(weights, Path(runner.work_dir, f'weights_{runner.rank}.pth'))
 
 
-def train(rank: int, ranks: int, port: int, folder: Path, config: str) -> None:
-    """One process of a run with ``ranks`` processes."""
+def enter(rank: int, ranks: int, port: int, folder: Path, config: str) -> str:
+    """Become one of ``ranks`` processes; the config's name."""
     torch.set_num_threads(1)
     os.chdir(folder)
-    Path(f'{rank}_of_{ranks}.py').write_text(config)
+    name = f'{rank}_of_{ranks}.py'
+    Path(name).write_text(config)
     place = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=ranks, RANK=rank)
     os.environ |= {key: str(value) for key, value in place.items()} | {'LOCAL_RANK': str(rank)}
+    return name
+
+
+def train(rank: int, ranks: int, *place: Any) -> None:
+    """One process of a run with ``ranks`` processes."""
+    name = enter(rank, ranks, *place)
     launcher = 'pytorch' if ranks > 1 else 'none'
-    words = ('--work-dir', f'run_{ranks}', '--launcher', launcher)
-    assert main(['train', f'{rank}_of_{ranks}.py', *words]) == 0
+    assert main(['train', name, '--work-dir', f'run_{ranks}', '--launcher', launcher]) == 0
 
 
-def losses(folder: Path, config: str, ranks: int) -> list[dict[str, float]]:
-    """Train in ``ranks`` processes; the losses of each step, averaged over them."""
+def train_sharded(rank: int, ranks: int, *place: Any) -> None:
+    """The same by mmengine's FlexibleRunner, with FSDP if several."""
+    cfg = Config.fromfile(enter(rank, ranks, *place))
+    if ranks > 1:
+        torch.distributed.init_process_group('gloo')  # mmengine would ask for a GPU first
+    options = {key: cfg[key] for key in ('model', 'optim_wrapper', 'train_dataloader')}
+    strategy = dict(
+        type='FSDPStrategy',
+        model_wrapper=dict(
+            type='MMFullyShardedDataParallel', device_id=torch.device('cpu'), use_orig_params=True
+        ),
+        # 'full' would move weights off the GPU: without one, what is saved has been freed by then.
+        state_dict_cfg=dict(
+            state_dict_type='FULL_STATE_DICT',
+            state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+            optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
+        ),
+    )
+    runner = FlexibleRunner(
+        **options,
+        strategy=strategy if ranks > 1 else None,
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=STEPS),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=STEPS)),
+        custom_hooks=cfg.custom_hooks,
+        randomness=cfg.randomness,
+        launcher='pytorch' if ranks > 1 else 'none',
+        default_scope='mmdet',
+        work_dir=f'sharded_{ranks}',
+        experiment_name='sharded',
+    )
+    runner.train()
+    held = sum(param.numel() for param in runner.model.parameters())
+    Path(f'held_{rank}').write_text(f'{held}')
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def start(target: Callable[..., None], folder: Path, name: str, ranks: int) -> Path:
+    """Run ``target`` in ``ranks`` processes; their folder."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     arch = SMALL['SepViT']
     values = dict(root=ROOT, data=folder / 'data', channels=list(arch['dims']))
     values['arch'] = {**arch, '_delete_': True}
-    text = (config + TRAINING).format(**values, batch=BATCH // ranks, steps=STEPS, side=SIDE)
-    multiprocessing.spawn(train, (ranks, port, folder, text), nprocs=ranks)
-    files = [folder / f'run_{ranks}/losses_{rank}.json' for rank in range(ranks)]
+    text = CONFIGS[name] + TRAINING
+    text = text.format(**values, batch=BATCH // ranks, steps=STEPS, side=SIDE)
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    args = (ranks, port, place, text)
+    multiprocessing.start_processes(target, args, nprocs=ranks, start_method='fork')
+    return place
+
+
+@functools.cache
+def run(folder: Path, name: str, ranks: int) -> tuple[list[dict[str, float]], list[Weights]]:
+    """Losses of each step, averaged over ``ranks`` processes, and the weights each ends with."""
+    return results(start(train, folder, name, ranks) / f'run_{ranks}', ranks)
+
+
+def results(work_dir: Path, ranks: int) -> tuple[list[dict[str, float]], list[Weights]]:
+    files = [work_dir / f'losses_{rank}.json' for rank in range(ranks)]
     steps = zip(*(json.loads(file.read_text()) for file in files), strict=True)
-    return [{key: sum(rank[key] for rank in step) / ranks for key in step[0]} for step in steps]
+    losses = [{key: sum(rank[key] for rank in step) / ranks for key in step[0]} for step in steps]
+    return losses, [torch.load(work_dir / f'weights_{rank}.pth') for rank in range(ranks)]
 
 
 @pytest.fixture(scope='module')
@@ -162,12 +230,51 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    'config', [pytest.param(DETECTOR, id='retinanet'), pytest.param(SEGMENTOR, id='upernet')]
-)
-def test_losses_of_two_ranks_average_to_those_of_one_process(folder: Path, config: str) -> None:
-    one, two = (losses(folder, config, ranks) for ranks in (1, 2))
-    assert len(one) == len(two) == STEPS
-    for alone, together in zip(one, two, strict=True):
+several = pytest.mark.parametrize('ranks', [2, 4])
+models = pytest.mark.parametrize('name', CONFIGS)
+
+
+@models
+@several
+def test_losses_of_the_ranks_average_to_those_of_one_process(
+    name: str, ranks: int, folder: Path
+) -> None:
+    (one, _), (several, _) = (run(folder, name, number) for number in (1, ranks))
+    assert len(one) == len(several) == STEPS
+    for alone, together in zip(one, several, strict=True):
         assert together == pytest.approx(alone, rel=0, abs=1e-4)
     assert abs(one[0]['loss'] - one[-1]['loss']) > 1e-2  # the updates do change the loss
+
+
+@models
+@several
+def test_weights_of_all_ranks_end_equal_to_those_of_one_process(
+    name: str, ranks: int, folder: Path
+) -> None:
+    (_, (alone,)), (_, together) = (run(folder, name, number) for number in (1, ranks))
+    assert len(together) == ranks
+    for weights in together:
+        torch.testing.assert_close(weights, together[0], rtol=0, atol=0)
+    torch.testing.assert_close(together[0], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.endurance
+@models
+@several
+def test_ranks_that_share_the_weights_train_as_one_process(
+    name: str, ranks: int, folder: Path
+) -> None:
+    # Not the runs above: their runner draws other weights to start from.
+    one, (alone,) = results(start(train_sharded, folder, name, 1) / 'sharded_1', 1)
+    place = start(train_sharded, folder, name, ranks)
+    several, (weights, *others) = results(place / f'sharded_{ranks}', ranks)
+    assert others == [{}] * (ranks - 1)
+    for single, together in zip(one, several, strict=True):
+        assert together == pytest.approx(single, rel=0, abs=1e-4)
+    torch.testing.assert_close(weights, alone, rtol=0, atol=1e-4)
+    saved = torch.load(place / f'sharded_{ranks}/iter_{STEPS}.pth')['state_dict']
+    torch.testing.assert_close(saved, weights, rtol=0, atol=0)
+    held = [int((place / f'held_{rank}').read_text()) for rank in range(ranks)]
+    trained = sum(value.numel() for value in weights.values())
+    assert sum(held) <= trained + ranks
+    assert max(held) <= trained // ranks + 1

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,35 @@ class Signal(Hook):
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         if self.stage == 'val_iter' and runner.iter == self.iteration:
             os.kill(os.getpid(), self.number)
+
+
+def _fail() -> None:
+    raise ValueError('picture 7.jpg is odd')
+
+
+ENDS = {
+    'killed': lambda: os.kill(os.getpid(), signal.SIGKILL),
+    'exit without a word': lambda: os._exit(0),
+    'exit': lambda: sys.exit(3),
+    'exception': _fail,
+}
+
+
+@HOOKS.register_module('ToyEnd')
+class End(Hook):
+    """Ends one of several ranks in an iteration; with ``hang`` the others wait for it for ever.
+
+    As in a collective of NCCL's: without it, gloo notices that a connection has ended.
+    """
+
+    def __init__(self, rank: int, how: str, iteration: int = 2, hang: bool = True) -> None:
+        self.rank, self.how, self.iteration, self.hang = rank, how, iteration, hang
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == self.iteration and runner.rank == self.rank:
+            ENDS[self.how]()
+        elif runner.iter + 1 == self.iteration and self.hang:
+            threading.Event().wait()
 
 
 def make_runner(work_dir: Path, *args: Any, **options: Any) -> Runner:

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.dist import init_dist
 from mmengine.registry import DATASETS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
 
 from vitbackbones.backbones.base import Backbone
 
@@ -175,6 +177,8 @@ def adapt_to_device(cfg: Config) -> None:
     if (not gpu or dist.get('backend') == 'gloo') and _replace_norm(cfg.model, 'SyncBN', 'BN'):
         say(f'{"gloo" if gpu else "no GPU"}: SyncBN becomes BN')
     if gpu:
+        if cfg.get('launcher', 'none') != 'none':
+            _let_processes_meet(cfg)
         return
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
     if wrapper.get('type') == 'AmpOptimWrapper':
@@ -184,6 +188,14 @@ def adapt_to_device(cfg: Config) -> None:
         say('no GPU: AmpOptimWrapper becomes bfloat16 autocast without loss scaling')
     if cfg.get('launcher', 'none') != 'none':
         _use_gloo(cfg)
+
+
+def _let_processes_meet(cfg: Config) -> None:
+    """What the Runner does first, before the checks: one that fails there tells the others."""
+    env = cfg.get('env_cfg') or {}
+    set_multi_processing(**(env.get('mp_cfg') or {}), distributed=True)
+    if not torch.distributed.is_initialized():
+        init_dist(cfg.launcher, **(env.get('dist_cfg') or {}))
 
 
 def _use_gloo(cfg: Config) -> None:

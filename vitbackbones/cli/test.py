@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import load_whole, read_checkpoint
+from vitbackbones.engine.ranks import together
 
 from .config import (
     adapt_to_device,
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
     runner = build_tester(cfg, args.checkpoint)
     if args.show_dir:
         runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
-    runner.test()
+    with together():
+        runner.test()
 
 
 def build_tester(cfg: Config, source: str) -> Runner:

@@ -15,6 +15,7 @@ from vitbackbones.datacheck.loading import DataError
 from vitbackbones.engine.bad_numbers import BadNumbersError
 from vitbackbones.engine.newest import newest_checkpoint
 from vitbackbones.engine.preflight import PreflightError
+from vitbackbones.engine.ranks import together
 
 from .config import (
     adapt_to_device,
@@ -76,6 +77,11 @@ def run(args: argparse.Namespace) -> None:
     add_hooks(cfg)
     start = starting_point(cfg, args.resume)
     adapt_to_device(cfg)
+    with together():
+        _train(cfg, start)
+
+
+def _train(cfg: Config, start: dict[str, Any] | None) -> None:
     require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_config(cfg, ('train', 'val'))
     check_annotations(cfg, ('train', 'val'))
