@@ -15,6 +15,7 @@ import functools
 import inspect
 import itertools
 import math
+import re
 import socket
 import traceback
 from collections.abc import Iterator
@@ -297,6 +298,59 @@ def test_archs_of_another_number_of_stages_are_refused(cls: type[Backbone]) -> N
         depths = (0, *fields['depths'][1:])
         with pytest.raises(ValueError, match=rf'{name}: depths=.* must be at least 1'):
             cls({**SMALL[name], 'depths': depths})
+
+
+@every_backbone
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('out_indices', 2),
+        ('out_indices', (1.0,)),
+        ('frozen_stages', 1.0),
+        ('frozen_stages', '1'),
+        ('in_channels', 3.0),
+        ('in_channels', '3'),
+        ('drop_path_rate', '0.1'),
+    ],
+)
+def test_options_of_another_type_are_refused_by_name(
+    cls: type[Backbone], option: str, value: Any
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f'{cls.__name__}: {option}={value!r} must')):
+        cls(SMALL[cls.__name__], **{option: value})
+
+
+@every_backbone
+@pytest.mark.parametrize('arch', [None, 3, ('tiny',)], ids=str)
+def test_an_arch_is_a_name_or_a_dict(cls: type[Backbone], arch: Any) -> None:
+    message = re.escape(f'{cls.__name__}: unknown arch {arch!r}, choose from ')
+    with pytest.raises(ValueError, match=message):
+        cls(arch)
+
+
+@every_backbone
+@pytest.mark.parametrize('number', [0, -1, 1.5, math.nan, '1', None])
+def test_arch_fields_are_positive_whole_numbers(cls: type[Backbone], number: Any) -> None:
+    name = cls.__name__
+    for field in dataclasses.fields(cls.arch_type):
+        value = SMALL[name].get(field.name, field.default)
+        if 'int' not in field.type or (number is None and 'None' in field.type):
+            continue
+        wrong = (*value[:-1], number) if isinstance(value, tuple) else number
+        message = re.escape(f'{name}: {field.name}={wrong!r} must be at least 1, and whole')
+        with pytest.raises(ValueError, match=message):
+            cls({**SMALL[name], field.name: wrong})
+
+
+@every_backbone
+@pytest.mark.parametrize('number', [math.nan, math.inf, '1'])
+def test_arch_fields_are_finite_numbers(cls: type[Backbone], number: Any) -> None:
+    name = cls.__name__
+    for field in dataclasses.fields(cls.arch_type):
+        if 'float' in field.type:
+            message = re.escape(f'{name}: {field.name}={number!r} must be finite')
+            with pytest.raises(ValueError, match=message):
+                cls({**SMALL[name], field.name: number})
 
 
 def test_wrong_inputs_are_refused_with_the_shape_received(net: Backbone) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,26 @@ def test_pooling_of_the_global_query_depends_on_the_window_alone(
     assert tuple(counts) == pools
 
 
-@pytest.mark.parametrize('window_size', [(7, 7, 7), (7, 7, 0, 7), (7, 7, 7, 7, 7)])
-def test_wrong_windows_are_refused(window_size: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r'window_size=\(7, 7, .*\) must be 4 positive numbers'):
+@pytest.mark.parametrize(
+    'window_size', [(7, 7, 7), (7, 7, 0, 7), (7, 7, 7, 7, 7), (7, 7, 7.0, 7), 7, None], ids=str
+)
+def test_wrong_windows_are_refused(window_size: Any) -> None:
+    message = re.escape(f'window_size={window_size} must be 4 positive numbers')
+    with pytest.raises(ValueError, match=message):
         small(window_size=window_size)
+
+
+@pytest.mark.parametrize('dim', [1, 2, 3])
+def test_the_narrowest_networks_have_gates_that_follow_the_map(dim: int) -> None:
+    gate = gcvit.SqueezeExcitation(dim)
+    x = torch.rand(2, dim, 4, 4) + 1
+    one, other = gate(x) / x
+    assert not torch.allclose(one, other)
+
+
+def test_layer_scale_may_be_a_whole_number() -> None:
+    net = GCViT({**SMALL['GCViT'], 'layer_scale': 1})
+    assert net.levels[0].blocks[0].gamma1.dtype == torch.float32
 
 
 # ------------------------------------------------------------------------------ masked padding

@@ -101,6 +101,8 @@ def test_window_token_names_its_choices() -> None:
 def test_an_arch_lists_one_window_per_block() -> None:
     with pytest.raises(ValueError, match='one size per block'):
         SepViT({**SMALL['SepViT'], 'window_sizes': ((3,), (3,), (3, 4), (3,))})
+    with pytest.raises(ValueError, match=r'window_sizes=\(3, 3, 3, 3\) must list one size per'):
+        SepViT({**SMALL['SepViT'], 'window_sizes': (3, 3, 3, 3)})
     with pytest.raises(ValueError, match='one entry per stage'):
         SepViT({**SMALL['SepViT'], 'dims': (8, 16, 24)})
     with pytest.raises(ValueError, match='must be multiples of num_heads'):

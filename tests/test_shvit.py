@@ -118,6 +118,11 @@ def test_impossible_widths_are_refused(arch: dict[str, Any], culprit: str) -> No
         SHViT({**SMALL['SHViT'], **arch})
 
 
+def test_the_narrowest_stage_still_has_a_gate() -> None:
+    net = SHViT({**SMALL['SHViT'], 'dims': (8, 2, 2), 'partial_dims': (1, 2, 2)}).eval()
+    assert [y.shape[1] for y in net(torch.randn(1, 3, 64, 64))] == [8, 2, 2]
+
+
 # ------------------------------------------------------------------------- layers and weight decay
 
 

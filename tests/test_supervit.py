@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,9 +156,11 @@ def test_blocks_after_the_last_tap_and_unlisted_levels_are_not_built() -> None:
     assert set(state) - set(net.adapt_state_dict(state)) == unbuilt != set()
 
 
-@pytest.mark.parametrize('taps', [(), (1, 2), (0, 1, 2, 5), (-1,), (0, 1, 2, 3, 4)], ids=str)
-def test_wrong_taps_are_refused_with_the_choices(taps: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r'taps=\(.*\) must be one block, or one per .* 0\.\.4'):
+@pytest.mark.parametrize(
+    'taps', [(), (1, 2), (0, 1, 2, 5), (-1,), (0, 1, 2, 3, 4), (0.0,), ('0',), 4], ids=str
+)
+def test_wrong_taps_are_refused_with_the_choices(taps: Any) -> None:
+    with pytest.raises(ValueError, match=r'taps=.* must be one block, or one per .* 0\.\.4'):
         small(taps=taps)
 
 

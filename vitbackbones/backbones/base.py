@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -103,32 +105,32 @@ class Backbone(BaseModule):
         super().__init__(init_cfg=self._check_init_cfg(init_cfg))
         self.arch = self._resolve_arch(arch)
         name, stages = type(self).__name__, len(self.strides)
-        out_indices = tuple(range(stages) if out_indices is None else out_indices)
-        if not out_indices or any(i not in range(stages) for i in out_indices):
+        indices = whole_numbers(range(stages) if out_indices is None else out_indices)
+        if not indices or any(i not in range(stages) for i in indices):
             raise ValueError(
                 f'{name}: out_indices={out_indices} must name stages out of {tuple(range(stages))}'
             )
-        if any(a >= b for a, b in itertools.pairwise(out_indices)):
+        if any(a >= b for a, b in itertools.pairwise(indices)):
             raise ValueError(f'{name}: out_indices={out_indices} must be strictly increasing')
-        if frozen_stages not in range(-1, stages + 1):
+        if not _is_whole(frozen_stages) or frozen_stages not in range(-1, stages + 1):
             raise ValueError(
-                f'{name}: frozen_stages={frozen_stages} must be -1 (nothing), 0 (the stem) or a '
+                f'{name}: frozen_stages={frozen_stages!r} must be -1 (nothing), 0 (the stem) or a '
                 f'number of stages up to {stages}'
             )
-        if in_channels < 1:
-            raise ValueError(f'{name}: in_channels={in_channels} must be at least 1')
+        if not _is_whole(in_channels) or in_channels < 1:
+            raise ValueError(f'{name}: in_channels={in_channels!r} must be at least 1, and whole')
         rate = self.arch.drop_path_rate if drop_path_rate is None else drop_path_rate
-        if not 0 <= rate < 1:
-            raise ValueError(f'{name}: drop_path_rate={rate} must be in [0, 1)')
+        if not (_is_finite(rate) and 0 <= rate < 1):
+            raise ValueError(f'{name}: drop_path_rate={rate!r} must be in [0, 1)')
 
         self.in_channels = in_channels
-        self.out_indices = out_indices
+        self.out_indices = indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.drop_path_rate = rate
-        self.num_stages = max(out_indices) + 1  # stages that are built
-        self.out_strides = tuple(self.strides[i] for i in out_indices)
+        self.num_stages = max(indices) + 1  # stages that are built
+        self.out_strides = tuple(self.strides[i] for i in indices)
 
     @staticmethod
     def registered() -> dict[str, type[Backbone]]:
@@ -138,11 +140,13 @@ class Backbone(BaseModule):
 
     @classmethod
     def _resolve_arch(cls, arch: str | Mapping[str, Any]) -> Arch:
-        if isinstance(arch, str):
-            if arch not in cls.archs:
-                choices = ', '.join(map(repr, cls.archs))
-                raise ValueError(f'{cls.__name__}: unknown arch {arch!r}, choose from {choices}')
+        if isinstance(arch, str) and arch in cls.archs:
             return cls.archs[arch]
+        if not isinstance(arch, Mapping):
+            choices = ', '.join(map(repr, cls.archs))
+            raise ValueError(
+                f'{cls.__name__}: unknown arch {arch!r}, choose from {choices}, or give a dict'
+            )
         fields = {f.name: f.default for f in dataclasses.fields(cls.arch_type)}
         stages = len(cls.strides)
         arch = {key: _as_tuple(value) for key, value in arch.items()}
@@ -160,8 +164,11 @@ class Backbone(BaseModule):
                 raise ValueError(
                     f'{cls.__name__}: {field.name}={value} must have one entry per stage, {stages}'
                 )
-        if any(depth < 1 for depth in arch.get('depths', ())):
-            raise ValueError(f'{cls.__name__}: depths={arch["depths"]} must be at least 1')
+            if not all(_fits(number, str(field.type)) for number in _flat(value)):
+                raise ValueError(
+                    f'{cls.__name__}: {field.name}={value!r} must be '
+                    + ('at least 1, and whole' if 'int' in str(field.type) else 'finite')
+                )
         try:
             return cls.arch_type(**arch)
         except ValueError as error:
@@ -286,6 +293,37 @@ class Backbone(BaseModule):
 
 def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether ``value`` may be in a field of an arch that is annotated with ``kind``."""
+    if value is None and 'None' in kind:
+        return True
+    if 'int' in kind:
+        return _is_whole(value) and value >= 1
+    return 'float' not in kind or _is_finite(value)
+
+
+def whole_numbers(values: Any) -> tuple[int, ...] | None:
+    """``values`` as a tuple, or None if they are anything but several whole numbers."""
+    values = tuple(values) if isinstance(values, Iterable) else (None,)
+    return values if all(map(_is_whole, values)) else None
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from vitbackbones.layers import (
     DropPath,
     Mlp,
+    add_to,
     biased_attention,
     channels_first,
     invert,
@@ -36,7 +37,7 @@ from vitbackbones.layers import (
 )
 from vitbackbones.registry import MODELS, register
 
-from .base import Arch, Backbone, init_transformer
+from .base import Arch, Backbone, init_transformer, whole_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +156,11 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        hidden_dim = max(1, dim // 4)
         self.fc = nn.Sequential(
-            nn.Linear(dim, dim // 4, bias=False),
+            nn.Linear(dim, hidden_dim, bias=False),
             nn.GELU(),
-            nn.Linear(dim // 4, dim, bias=False),
+            nn.Linear(hidden_dim, dim, bias=False),
             nn.Sigmoid(),
         )
 
@@ -299,7 +301,8 @@ class WindowAttention(nn.Module):
         qkv = linear(self.qkv, windows.split(x))  # (B, R, 2 C or 3 C)
         parts = qkv.split([n * wh * ww for n, wh, ww in windows.shapes], 1)
         groups = zip(parts, windows.shapes, strict=True)
-        y = torch.cat([self._attend(part, query, *shape) for part, shape in groups], 1)
+        outputs = [self._attend(part, query, *shape) for part, shape in groups]
+        y = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
         return linear(self.proj, windows.merge(y)).view(x.shape)
 
     def _attend(self, qkv: Tensor, query: Tensor | None, n: int, wh: int, ww: int) -> Tensor:
@@ -351,17 +354,19 @@ class WindowAttention(nn.Module):
         """(heads, T, T) or (heads, T, T + 1): of every query (row) for every key (column)."""
         ws = self.window_size
         side = 2 * ws - 1
-        table = table.t().contiguous()  # (heads, side * side)
+        maps = table.t().unflatten(1, (side, side))  # (heads, side, side)
         y, x = torch.arange(wh, device=table.device), torch.arange(ww, device=table.device)
         rows = y[:, None] - y + ws - 1  # of the table, for query row (first axis) and key row
         cols = x[:, None] - x + ws - 1
-        index = rows[:, None, :, None] * side + cols[:, None]  # (wh, ww, wh, ww)
-        bias = table.index_select(1, index.flatten()).view(-1, wh * ww, wh * ww)
+        # First one run of keys per row of the table and query column, then those as wholes.
+        runs = maps.index_select(2, cols.flatten()).view(-1, side * ww, ww)
+        index = rows[:, None] * ww + x[:, None]  # (wh, ww, wh)
+        bias = runs.index_select(1, index.flatten()).view(-1, wh * ww, wh * ww)
         if not self._lacks_keys(wh, ww):
             return bias
         # The keys that lack are below (whole rows of the window) or to the right of those present.
         # Matrices of zeros and ones add up what their positions have in the table.
-        maps = table.float().unflatten(1, (side, side))
+        maps = maps.float()
         largest = maps.detach().amax((1, 2), keepdim=True)
         below = _reach(y, wh, ws, ws), _reach(x, 0, ws, ws)
         right = _reach(y, 0, wh, ws), _reach(x, ww, ws, ws)
@@ -403,17 +408,17 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim)
         self.gamma1 = self.gamma2 = None
         if layer_scale is not None:
-            self.gamma1 = nn.Parameter(torch.full((dim,), layer_scale))
-            self.gamma2 = nn.Parameter(torch.full((dim,), layer_scale))
+            self.gamma1 = nn.Parameter(torch.full((dim,), float(layer_scale)))
+            self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale)))
 
     def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
         y = self.attn(self.norm1(x), query if self.global_query else None, windows)
-        x = self._add(x, y, self.gamma1)
-        return self._add(x, self.mlp(self.norm2(x)), self.gamma2)
+        x = self._add(x, y, self.gamma1, self.attn)
+        return self._add(x, self.mlp(self.norm2(x)), self.gamma2, self.mlp)
 
-    def _add(self, x: Tensor, y: Tensor, gamma: Tensor | None) -> Tensor:
+    def _add(self, x: Tensor, y: Tensor, gamma: Tensor | None, branch: nn.Module) -> Tensor:
         y = self.drop_path(y)
-        return x + y if gamma is None else torch.addcmul(x, gamma, y)
+        return add_to(x, y, branch) if gamma is None else torch.addcmul(x, gamma, y)
 
 
 class Level(nn.Module):
@@ -488,13 +493,13 @@ class GCViT(Backbone):
             drop_path_rate=drop_path_rate,
             init_cfg=init_cfg,
         )
-        window_size = tuple(window_size)
-        if len(window_size) != len(self.strides) or any(ws < 1 for ws in window_size):
+        sizes = whole_numbers(window_size)
+        if sizes is None or len(sizes) != len(self.strides) or min(sizes) < 1:
             raise ValueError(
                 f'GCViT: window_size={window_size} must be {len(self.strides)} positive numbers, '
                 'one per level'
             )
-        self.window_size = window_size
+        self.window_size = sizes
         self.mask_padding = mask_padding
         a = self.arch
         rates = self.drop_path_rates(a.depths)
@@ -503,7 +508,7 @@ class GCViT(Backbone):
 
         self.patch_embed = PatchEmbed(in_channels, a.dim)
         self.levels: Any = nn.ModuleList()  # of Level, which the annotation could not say
-        for i, (dim, heads, ws) in enumerate(zip(dims, a.num_heads, window_size, strict=False)):
+        for i, (dim, heads, ws) in enumerate(zip(dims, a.num_heads, sizes, strict=False)):
             blocks = [
                 Block(
                     dim,

@@ -204,7 +204,7 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden_dim = int(dim / 4 + 4) // 8 * 8  # a quarter, to the nearest multiple of 8
+        hidden_dim = max(8, int(dim / 4 + 4) // 8 * 8)  # a quarter, to a multiple of 8
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1)
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
 

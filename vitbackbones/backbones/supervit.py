@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from vitbackbones.layers import DropPath, Mlp, linear
 from vitbackbones.registry import MODELS, register
 
-from .base import Arch, Backbone, init_transformer
+from .base import Arch, Backbone, init_transformer, whole_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,6 @@ class SuperViTArch(Arch):
         super().__post_init__()
         if self.dim % self.num_heads:
             raise ValueError(f'dim={self.dim} must be a multiple of num_heads={self.num_heads}')
-        if self.depth < 1:
-            raise ValueError(f'depth={self.depth} must be at least 1')
 
 
 ARCHS = {
@@ -478,13 +476,17 @@ class SuperViT(Backbone, Trunk):
         if taps is None:
             quarters = self._quarters()
             return tuple(quarters[i] - 1 for i in self.out_indices)
-        taps = tuple(taps)
-        if len(taps) not in (1, outputs) or any(tap not in range(depth) for tap in taps):
+        blocks = whole_numbers(taps)
+        if (
+            blocks is None
+            or len(blocks) not in (1, outputs)
+            or not set(blocks) <= set(range(depth))
+        ):
             raise ValueError(
                 f'SuperViT: taps={taps} must be one block, or one per output level '
                 f'({outputs} here), out of 0..{depth - 1}'
             )
-        return taps * outputs if len(taps) == 1 else taps
+        return blocks * outputs if len(blocks) == 1 else blocks
 
     def stage_modules(self) -> list[list[nn.Module]]:
         ends = self._quarters()
