@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import functools
 import hashlib
 import json
@@ -123,6 +124,7 @@ def _reconstruct(kind: type, shape: Any, dtype: Any) -> np.ndarray:
 _SAFE_GLOBALS = (
     argparse.Namespace,
     ConfigDict,
+    codecs.encode,  # bytes are pickled as a call of it, which torch 2.4 does not allow by itself
     _named(f'{HistoryBuffer.__module__}.HistoryBuffer', _Buffer),
     _named('builtins.getattr', _statistic),
     _named('builtins.bytes', _no_bytes),
