@@ -16,13 +16,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
+from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from vitbackbones.cli.check_data import CHUNK
 from vitbackbones.cli.config import load_config
 from vitbackbones.cli.datasets import check_files_as_they_come
 from vitbackbones.cli.main import main
-from vitbackbones.datacheck.annotations import read_coco
+from vitbackbones.datacheck.annotations import read_coco, run_lengths_in
 from vitbackbones.datacheck.findings import KINDS
 from vitbackbones.datacheck.loading import DataError, annotation_problems
 
@@ -153,6 +154,16 @@ def run_lengths(*counts: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Change
     return of('annotations', segmentation=dict(size=list(size), counts=list(counts)))
 
 
+def compressed(text: str) -> Change:
+    return of('annotations', segmentation=dict(size=[HEIGHT, WIDTH], counts=text))
+
+
+def encoded(height: int, width: int) -> str:
+    """Run lengths, as pycocotools compresses them, of a mask that is 1 in its upper half."""
+    mask = np.arange(height)[:, None] < np.full(width, height / 2)  # (H, W)
+    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))['counts'].decode()
+
+
 NAN = float('nan')
 ANNOTATION_ERRORS = {
     'NaN': (of('annotations', bbox=[NAN, 4, 20, 16]), 'box not finite', 'annotation 11 of a.jpg'),
@@ -179,6 +190,26 @@ ANNOTATION_ERRORS = {
     'RLE size': (run_lengths(9, 3063, size=(64, 48)), 'mask of another size', '48 x 64 pixels'),
     'RLE sum': (run_lengths(9, 9), 'mask of another size', 'add up to 18 pixels, not 3072'),
     'RLE counts': (run_lengths(-1, 3073), 'bad mask', 'annotation 11 of a.jpg'),
+    'compressed, sum too small': (
+        compressed(encoded(20, 20)),
+        'mask of another size',
+        'add up to 400 pixels, not 3072',
+    ),
+    'compressed, sum too large': (
+        compressed(encoded(HEIGHT + 1, WIDTH)),
+        'mask of another size',
+        'add up to 3136 pixels, not 3072',
+    ),
+    'compressed, empty': (compressed(''), 'mask of another size', 'add up to 0 pixels'),
+    'compressed, cut off': (compressed(encoded(HEIGHT, WIDTH) + 'P'), 'bad mask', 'annotation 11'),
+    'compressed, negative': (compressed('0O1PS3'), 'bad mask', 'no number of pixels'),
+    'compressed, other characters': (
+        compressed(encoded(HEIGHT, WIDTH) + 'p'),
+        'bad mask',
+        'annotation 11 of a.jpg',
+    ),
+    'compressed, not ASCII': (compressed('0\u0130'), 'bad mask', 'annotation 11 of a.jpg'),
+    'compressed, endless run': (compressed('P' * 99_999 + '0'), 'bad mask', 'annotation 11'),
     'NaN polygon': (
         of('annotations', segmentation=[[NAN, 4, 24, 4, 24, 20]]),
         'bad mask',

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseModule
@@ -53,6 +53,7 @@ from vitbackbones.checkpoint import (
 )
 from vitbackbones.cli import convert
 from vitbackbones.cli.errors import UserError
+from vitbackbones.cli.train import starting_point
 
 LARGE = 60e6  # parameters
 SMALLEST = {
@@ -786,6 +787,14 @@ def test_an_address_is_downloaded_once(server: str, tmp_path: Path) -> None:
     assert same(other, net.state_dict())
     path.unlink()
     load_pretrained(other, f'{server}/own.pth')
+
+
+def test_training_starts_from_the_very_file_that_was_read(server: str, tmp_path: Path) -> None:
+    path = Path(save({'state_dict': {'a': torch.ones(1)}}, tmp_path / 'www' / 'start.pth'))
+    cfg = Config(dict(load_from=f'{server}/start.pth'))
+    assert starting_point(cfg, None)['state_dict']['a'] == 1
+    save({'state_dict': {'a': torch.zeros(1)}}, path)
+    assert torch.load(cfg.load_from, weights_only=True)['state_dict']['a'] == 1
 
 
 def test_addresses_that_differ_in_the_query_are_different_files(

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,22 @@ def test_a_failing_step_leaves_the_old_content_and_nothing_else(
         write_atomically(tmp_path / 'file', b'new')
     assert (tmp_path / 'file').read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['file']
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_folders_will_do(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def flush(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, 'fsync', flush)
+    write_atomically(tmp_path / 'file', b'new')
+    assert (tmp_path / 'file').read_bytes() == b'new'
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
@@ -553,6 +570,22 @@ def test_a_validation_that_a_signal_ended_is_made_up_for(
     assert validated.at == [i * PER_EPOCH for i in range(epoch, 4)]
 
 
+def test_a_best_checkpoint_of_another_training_stays(tmp_path: Path) -> None:
+    a, b = tmp_path / 'a', tmp_path / 'b'
+    checkpoint = dict(save_best='error', rule='less')
+    make_runner(a, checkpoint=checkpoint).train()
+    (best,) = a.glob('best_*')
+    # As a stranger may have written it: whatever comes next is better, and replaces this.
+    hub = torch.load(a / 'epoch_2.pth', weights_only=True)['message_hub']
+    hub['runtime_info'] |= dict(best_score=1e9, best_ckpt=str(best))
+    b.mkdir()
+    shutil.copy(a / 'epoch_2.pth', b)
+    change(b / 'epoch_2.pth', message_hub=hub)
+    make_runner(b, checkpoint=checkpoint, resume=True).train()
+    assert best.exists()
+    assert len(list(b.glob('best_*'))) == 1
+
+
 def test_the_best_checkpoint_is_that_of_an_undisturbed_training(tmp_path: Path) -> None:
     checkpoint = dict(save_best='error', rule='less')
     make_runner(tmp_path / 'a', checkpoint=checkpoint).train()
@@ -672,6 +705,14 @@ def test_the_command_ends_with_the_signal_s_status_and_resumes(
     write_config(place)
     assert command('--resume') == 0
     assert_same(saved(place / 'run')['state_dict'], undisturbed['epochs'])
+
+
+def test_the_config_in_a_checkpoint_is_not_run(place: Path) -> None:
+    assert command() == 0
+    meta = torch.load('run/epoch_2.pth', weights_only=True)['meta']
+    change(place / 'run/epoch_2.pth', meta={**meta, 'config': "open('canary', 'w')"})
+    assert command('--resume', 'run/epoch_2.pth') == 0
+    assert not Path('canary').exists()
 
 
 def test_the_command_says_what_it_skipped(

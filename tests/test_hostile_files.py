@@ -255,6 +255,20 @@ def memory() -> Iterator[tuple[str, bytes]]:
         b'}(' + op('a')[:-2] + b'h\x64' + op('b')[:-2] + b'h\x64' + b'uq\x64' for _ in range(40)
     )
     yield 'doubled-config.pth', archive(beside(call('mmengine.config.config.ConfigDict', config)))
+    for name, begin, double in (
+        ('lists', b']', b'](h\x64h\x64e'),
+        ('dicts', b'}', mapping(op('a')[:-2], b'h\x64', op('b')[:-2], b'h\x64')),
+    ):
+        shared = begin + b'q\x64' + (double + b'q\x64') * 60
+        yield f'doubled-{name}.pth', archive(beside(shared))
+        yield f'doubled-{name}-older.pth', older(mapping(op('a'), older_tensor(), op('x'), shared))
+    yield 'in-itself-list.pth', archive(beside(b']q\x64h\x64a'))
+    yield 'in-itself-dict.pth', archive(beside(b'}q\x64' + op('b') + b'h\x64s'))
+    yield 'in-itself-tuple.pth', archive(beside(b']q\x64h\x64\x85a'))
+    yield 'in-itself-attribute.pth', archive(
+        beside(call('collections.OrderedDict') + b'q\x64' + mapping(op('b'), b'h\x64') + b'b')
+    )
+    yield 'deep-lists.pth', archive(beside(b']' * 20_000 + b'a' * 19_999))
     yield 'deep-list.pth', archive(b']' * 20_000 + b'a' * 19_999)
     yield 'deep-marks.pth', archive(b'(' * 50_000)
     for name, opcode in (
@@ -485,6 +499,8 @@ def test_the_files_are_many_and_all_different(folder: Path, names: list[str]) ->
         ('bytes.pth', archive(beside(op([b'x', bytearray(b'y'), bytearray()])))),
         ('whole.safetensors', safetensors()),
         ('beside.pth', archive(beside(op({'epoch': (1, ('x', 2.0), [])})))),
+        ('shared.pth', archive(beside(b']q\x64' + b'](h\x64h\x64eq\x64' * 20))),
+        ('deep.pth', archive(beside(b']' * 90 + b'a' * 89))),
         # The length of its header begins like a pickle.
         ('pickle-like.safetensors', safetensors(json.dumps({'a': entry()}).encode().ljust(0x280))),
     ],

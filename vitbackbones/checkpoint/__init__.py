@@ -12,6 +12,7 @@ from .reading import (
     CheckpointError,
     find_weights,
     hash_in_name,
+    local_file,
     read_checkpoint,
     register_safe_globals,
 )
@@ -25,6 +26,7 @@ __all__ = [
     'hash_in_name',
     'load_pretrained',
     'load_whole',
+    'local_file',
     'read_checkpoint',
     'register_safe_globals',
     'starting_weights',

@@ -175,7 +175,7 @@ def read_checkpoint(
     """
     source = os.fspath(source)
     label = source
-    if re.match('https?://', source):
+    if is_address(source):
         path, sha256 = _download(source, sha256)
         label = f'{source} (kept as {path}; delete that to download it again)'
     else:
@@ -215,6 +215,20 @@ def read_checkpoint(
         for state in (held, *(held[key] for key in holders(held))):
             _check_bytes([value for _, value in _items(state)], label)
     return held
+
+
+def is_address(source: str) -> bool:
+    """Whether weights are downloaded from there."""
+    return re.match('https?://', source) is not None
+
+
+def local_file(source: str) -> str:
+    """The file that :func:`read_checkpoint` reads: that of torch hub's cache for an address.
+
+    Raises:
+        CheckpointError: it cannot be downloaded.
+    """
+    return str(_download(source, None)[0]) if is_address(source) else source
 
 
 def _download(url: str, sha256: str | None) -> tuple[Path, str | None]:

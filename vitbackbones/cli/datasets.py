@@ -65,6 +65,9 @@ def sources(cfg: Config, split: str) -> Iterator[Source]:
         if kind is None:
             say(f'{split}: data sets of type {dataset.get("type")} are not checked')
             continue
+        if '://' in _place(dataset):
+            say(f'{split}: {_place(dataset)} is no local file and not checked')
+            continue
         source = Source(
             name=_place(dataset),
             classes=_classes(cfg, dataset),

@@ -47,18 +47,28 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir(cfg, args.config, args.work_dir, demo=args.demo)
-    runner = build_tester(cfg, args.checkpoint)
-    if args.show_dir:
-        runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
+    adapt_to_test(cfg)
     with together():
+        runner = build_tester(cfg, args.checkpoint)
+        if args.show_dir:
+            runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
         runner.test()
+
+
+def adapt_to_test(cfg: Config) -> None:
+    """Take training out of the config: its data need not be there; and what needs a missing GPU."""
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg.pop(key, None)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'load_from'):
+        cfg.pop(key, None)
+    adapt_to_device(cfg)
 
 
 def build_tester(cfg: Config, source: str) -> Runner:
     """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
 
     Args:
-        cfg: is changed to that end.
+        cfg: changed by :func:`adapt_to_test`.
         source: path or URL of the checkpoint.
 
     Raises:
@@ -67,12 +77,6 @@ def build_tester(cfg: Config, source: str) -> Runner:
     """
     checkpoint = read_checkpoint(source)
     require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
-    # The training data need not be there.
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        cfg.pop(key, None)
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'load_from'):
-        cfg.pop(key, None)
-    adapt_to_device(cfg)
     check_config(cfg, ('test',))
     runner = build_runner(cfg, training=False)
     load_whole(runner.model, checkpoint, source)

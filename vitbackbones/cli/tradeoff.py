@@ -42,7 +42,7 @@ from vitbackbones.engine.sandwich import KEEP_RATES, SCALES
 
 from .config import add_config_arguments, as_list, build_backbone, load_config, say, work_dir
 from .errors import UserError
-from .test import build_tester
+from .test import adapt_to_test, build_tester
 
 NAME = 'tradeoff'
 
@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     cfg.work_dir = str(folder)
     cfg.log_level = 'WARNING'
     with redirect_stdout(io.StringIO()):  # pycocotools speaks of every file that it reads
+        adapt_to_test(cfg)
         runner = build_tester(cfg, args.checkpoint)
     study = Study(runner, cfg, points, metrics, folder)
     try:

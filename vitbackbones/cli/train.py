@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from vitbackbones.checkpoint import check_fits, read_checkpoint, starting_weights
+from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, starting_weights
 from vitbackbones.datacheck.loading import DataError
 from vitbackbones.engine.bad_numbers import BadNumbersError
 from vitbackbones.engine.newest import newest_checkpoint
@@ -159,6 +159,7 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
     if not path or ('://' in path and not path.startswith('http')):
         return None
     checkpoint = read_checkpoint(path)
+    cfg.load_from = local_file(path)  # mmengine would download it once more, and run what came
     if path.endswith('.safetensors'):
         raise UserError(
             f'{path}: mmengine starts from files of torch; `vitbackbones convert {path} start.pth` '

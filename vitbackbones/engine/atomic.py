@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from vitbackbones.checkpoint import CheckpointError
 
+# What file systems and folders that cannot be flushed say.
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF}
 PART = '.part'  # ends the name of a file that is being written
 
 
@@ -40,12 +43,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let the new name survive a power cut, too."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Let the new name survive a power cut, too, on file systems that can promise it."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:  # the file itself is on the disk
+        if error.errno not in CANNOT_SYNC:
+            raise
 
 
 class AtomicBackend(LocalBackend):

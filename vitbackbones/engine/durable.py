@@ -73,6 +73,7 @@ class DurableHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if runner._resume:
+            checkpoint['meta'].pop('config', None)  # mmengine would run it, for a number of GPUs
             self._resumed = checkpoint['meta']
 
     def before_train(self, runner: Runner) -> None:

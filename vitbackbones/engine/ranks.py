@@ -143,13 +143,16 @@ class _Watch:
         left = False
         while not left:
             for key, _ in self._selector.select():
+                if isinstance(key.fileobj, socket.socket) and key.fileobj.fileno() < 0:
+                    continue  # forgotten since
                 if key.data is None:
                     left = True
                 elif isinstance(key.data, _Peer):
                     self._hear(key.data)
                 else:
-                    connection, _ = key.data.accept()
-                    self._register(connection, _Peer(connection))
+                    with suppress(OSError):  # who called has hung up, or nobody is to call any more
+                        connection, _ = key.data.accept()
+                        self._register(connection, _Peer(connection))
         for each in self._sockets():
             self._forget(each)
         self._selector.close()

@@ -81,8 +81,11 @@ class DurableCheckpointHook(CheckpointHook):
         best = {getattr(self, 'best_ckpt_path', None)}
         best |= set(getattr(self, 'best_ckpt_path_dict', {}).values())
         for path in later.paths:
-            if path not in best:
-                self._delete(path)
+            # A resumed checkpoint names the best one, maybe of another training's folder.
+            name = Path(path).name
+            own = self._path(name)
+            if name.startswith('best_') and own not in best:
+                self._delete(own)
 
     def _write(self, runner: Runner, name: str, meta: dict[str, Any], **options: Any) -> None:
         self.last_ckpt = self._path(name)
