@@ -337,7 +337,7 @@ def test_a_broken_config_is_named(refused, tmp_path: Path) -> None:
     [
         ('model.backbone.arch=huge', "unknown arch 'huge', choose from 'lite', 'tiny'"),
         ('model.backbone.drop_path=0.1', "SepViT has no option 'drop_path', choose from arch,"),
-        ('model.backbone.out_indices=[1,7]', 'out_indices=(1, 7) must name stages out of'),
+        ('model.backbone.out_indices=[1,7]', 'out_indices=[1, 7] must name stages out of'),
         ('modle.backbone.arch=tiny', 'did you mean model?'),
         ('model.bbox_head.num_classes=3', 'num_classes=3, but the data set has 80 classes'),
         ('model.backbone.out_indices=1', "'out_indices': 1"),
