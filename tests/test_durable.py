@@ -42,7 +42,7 @@ from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.cli.main import main
 from vitbackbones.cli.train import add_hooks
 from vitbackbones.engine.atomic import write_atomically
-from vitbackbones.engine.data_order import shield_workers
+from vitbackbones.engine.data_order import Advance, shield_workers
 from vitbackbones.engine.newest import newest_checkpoint
 
 every_kind = pytest.mark.parametrize('kind', KINDS)
@@ -321,6 +321,13 @@ def test_batches_go_on_with_their_numbers_and_none_is_loaded_twice(
     assert records['resumed'].batches == records['undisturbed'].batches[PER_EPOCH + 2 :]
     # A loop over iterations has drawn a batch before it was resumed.
     assert len(loaded) <= BATCH * (2 * PER_EPOCH - 2)
+
+
+def test_batches_that_were_trained_on_are_passed_over_or_skipped() -> None:
+    one, other = (Advance(3, iter('abc')) for _ in range(2))
+    assert [next(one) for _ in range(5)] == [None, None, None, 'a', 'b']
+    other.skip_iter(3)  # as onedl-mmengine does
+    assert list(other) == ['a', 'b', 'c']
 
 
 def test_the_samples_of_an_epoch_are_augmented_differently_each_time(tmp_path: Path) -> None:

@@ -89,6 +89,26 @@ class Batches:
                 return
 
 
+class Advance:
+    """Batches for a loop that first passes over those it has trained on, ``trained`` of them.
+
+    mmengine takes them one by one, onedl-mmengine asks to skip them; here there is nothing to load.
+    """
+
+    def __init__(self, trained: int, batches: Iterator[Any]) -> None:
+        self._batches = itertools.chain(itertools.repeat(None, trained), batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def skip_iter(self, number: int) -> None:
+        for _ in range(number):
+            next(self)
+
+
 def is_endless(loop: Any) -> bool:
     return isinstance(loop, IterBasedTrainLoop)
 
@@ -128,9 +148,7 @@ def follow_position(runner: Runner) -> None:
     vars(loader)['batch_sampler'] = Batches(batches, loop, seed)
     loader._iterator = None
     if is_endless(loop):
-        # The loop takes as many batches as it has trained on before it goes on.
-        trained: Iterator[Any] = itertools.repeat(None, loop.iter)
-        loop.dataloader_iterator = itertools.chain(trained, iter(loader))
+        loop.dataloader_iterator = Advance(loop.iter, iter(loader))
     else:
         first = iterations_into_epoch(loop)
         run_iter = loop.run_iter
