@@ -23,7 +23,7 @@ from vitbackbones.cli.check_data import CHUNK
 from vitbackbones.cli.config import load_config
 from vitbackbones.cli.datasets import check_files_as_they_come
 from vitbackbones.cli.main import main
-from vitbackbones.datacheck.annotations import read_coco, run_lengths_in
+from vitbackbones.datacheck.annotations import read_coco, run_lengths
 from vitbackbones.datacheck.findings import KINDS
 from vitbackbones.datacheck.loading import DataError, annotation_problems
 
@@ -150,7 +150,7 @@ def twice(key: str) -> Change:
     return lambda content: content[key].append(copy.deepcopy(content[key][0]))
 
 
-def run_lengths(*counts: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Change:
+def runs(*counts: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Change:
     return of('annotations', segmentation=dict(size=list(size), counts=list(counts)))
 
 
@@ -187,9 +187,9 @@ ANNOTATION_ERRORS = {
     ),
     'number for a name': (of('images', file_name=5), 'missing field', 'picture 1 (5) has no name'),
     'width 0': (of('images', width=0), 'missing field', 'a.jpg) has the width 0'),
-    'RLE size': (run_lengths(9, 3063, size=(64, 48)), 'mask of another size', '48 x 64 pixels'),
-    'RLE sum': (run_lengths(9, 9), 'mask of another size', 'add up to 18 pixels, not 3072'),
-    'RLE counts': (run_lengths(-1, 3073), 'bad mask', 'annotation 11 of a.jpg'),
+    'RLE size': (runs(9, 3063, size=(64, 48)), 'mask of another size', '48 x 64 pixels'),
+    'RLE sum': (runs(9, 9), 'mask of another size', 'add up to 18 pixels, not 3072'),
+    'RLE counts': (runs(-1, 3073), 'bad mask', 'annotation 11 of a.jpg'),
     'compressed, sum too small': (
         compressed(encoded(20, 20)),
         'mask of another size',
@@ -200,9 +200,9 @@ ANNOTATION_ERRORS = {
         'mask of another size',
         'add up to 3136 pixels, not 3072',
     ),
-    'compressed, empty': (compressed(''), 'mask of another size', 'add up to 0 pixels'),
+    'compressed, empty': (compressed(''), 'bad mask', 'annotation 11 of a.jpg'),
     'compressed, cut off': (compressed(encoded(HEIGHT, WIDTH) + 'P'), 'bad mask', 'annotation 11'),
-    'compressed, negative': (compressed('0O1PS3'), 'bad mask', 'no number of pixels'),
+    'compressed, negative': (compressed('OQP3'), 'bad mask', 'no number of pixels'),
     'compressed, other characters': (
         compressed(encoded(HEIGHT, WIDTH) + 'p'),
         'bad mask',
@@ -302,6 +302,24 @@ def test_classes_that_are_not_chosen_are_noted(coco: Coco) -> None:
 def test_rounding_is_no_box_across_the_edge(coco: Coco) -> None:
     coco.save(of('annotations', bbox=[44, 4, 20.6, 16]))
     assert check(coco.config) == (0, {})
+
+
+def test_good_compressed_masks_are_not_reported(coco: Coco) -> None:
+    coco.save(compressed(encoded(HEIGHT, WIDTH)))
+    assert check(coco.config) == (0, {})
+
+
+@pytest.mark.parametrize('share', [0, 0.01, 0.5, 1])
+def test_run_lengths_are_those_that_pycocotools_compresses(share: float) -> None:
+    rng = np.random.default_rng(0)
+    for height, width in ((1, 1), (7, 5), (40, 60), (300, 200)):
+        mask = (rng.random((height, width)) < share).astype(np.uint8)
+        text = coco_mask.encode(np.asfortranarray(mask))['counts'].decode()
+        lengths = run_lengths(text)
+        assert lengths is not None
+        # Runs of zeros and of ones take turns, column by column.
+        pixels_of_runs = np.repeat(np.arange(len(lengths)) % 2, lengths)
+        assert np.array_equal(pixels_of_runs, mask.T.reshape(-1))
 
 
 def test_masks_that_are_not_loaded_are_not_checked(coco: Coco) -> None:

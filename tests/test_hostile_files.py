@@ -16,6 +16,7 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -251,22 +252,26 @@ def memory() -> Iterator[tuple[str, bytes]]:
     )
     doubled = op(()) + b'q\x64' + b'h\x64\x86q\x64' * 60
     yield 'doubled-key.pth', archive(mapping(op('a'), tensor(), doubled, op(1)))
-    config = b'}q\x64' + b''.join(
-        b'}(' + op('a')[:-2] + b'h\x64' + op('b')[:-2] + b'h\x64' + b'uq\x64' for _ in range(40)
-    )
-    yield 'doubled-config.pth', archive(beside(call('mmengine.config.config.ConfigDict', config)))
-    for name, begin, double in (
+    for name, empty, double in (
         ('lists', b']', b'](h\x64h\x64e'),
         ('dicts', b'}', mapping(op('a')[:-2], b'h\x64', op('b')[:-2], b'h\x64')),
     ):
-        shared = begin + b'q\x64' + (double + b'q\x64') * 60
-        yield f'doubled-{name}.pth', archive(beside(shared))
-        yield f'doubled-{name}-older.pth', older(mapping(op('a'), older_tensor(), op('x'), shared))
+        levels = b'](' + empty + b'q\x64' + (double + b'q\x64') * 60 + b'e'
+        yield f'doubled-{name}.pth', archive(beside(levels))
+        config = call('mmengine.config.config.ConfigDict', mapping(op('c'), levels))
+        yield f'doubled-config-{name}.pth', archive(beside(config))
+        yield f'doubled-{name}-older.pth', older(mapping(op('a'), older_tensor(), op('x'), levels))
+    yield 'filled-later.pth', archive(beside(filled_later(40)))
+    often = b'](' + op(bytes(100_000)) + b'q\x64' + b'h\x64' * 1000 + b'e'
+    yield 'repeated-bytes.pth', archive(beside(often))
     yield 'in-itself-list.pth', archive(beside(b']q\x64h\x64a'))
     yield 'in-itself-dict.pth', archive(beside(b'}q\x64' + op('b') + b'h\x64s'))
     yield 'in-itself-tuple.pth', archive(beside(b']q\x64h\x64\x85a'))
-    yield 'in-itself-attribute.pth', archive(
-        beside(call('collections.OrderedDict') + b'q\x64' + mapping(op('b'), b'h\x64') + b'b')
+    yield (
+        'in-itself-attribute.pth',
+        archive(
+            beside(call('collections.OrderedDict') + b'q\x64' + mapping(op('b'), b'h\x64') + b'b')
+        ),
     )
     yield 'deep-lists.pth', archive(beside(b']' * 20_000 + b'a' * 19_999))
     yield 'deep-list.pth', archive(b']' * 20_000 + b'a' * 19_999)
@@ -308,6 +313,14 @@ def memory() -> Iterator[tuple[str, bytes]]:
     extended = tarfile.TarInfo('extended')
     extended.type = tarfile.XHDTYPE
     yield 'tar-recursion.pth', extended.tobuf(tarfile.USTAR_FORMAT) * 2000
+
+
+def filled_later(levels: int) -> bytes:
+    """Lists that are empty as long as tuples are made of them."""
+    names = [b'h' + bytes([i]) for i in range(100, 101 + levels)]
+    lists = [b']' + name.replace(b'h', b'q', 1) for name in names]
+    pairs = [outer + inner + inner + b'\x86a' for outer, inner in pairwise(names)]
+    return b'](' + b''.join(lists + pairs) + b'e'
 
 
 def overlapping() -> bytes:
@@ -499,7 +512,8 @@ def test_the_files_are_many_and_all_different(folder: Path, names: list[str]) ->
         ('bytes.pth', archive(beside(op([b'x', bytearray(b'y'), bytearray()])))),
         ('whole.safetensors', safetensors()),
         ('beside.pth', archive(beside(op({'epoch': (1, ('x', 2.0), [])})))),
-        ('shared.pth', archive(beside(b']q\x64' + b'](h\x64h\x64eq\x64' * 20))),
+        ('shared.pth', archive(beside(b'](]q\x64' + b'](h\x64h\x64eq\x64' * 14 + b'e'))),
+        ('many.pth', archive(beside(op([0] * 1_100_000)))),
         ('deep.pth', archive(beside(b']' * 90 + b'a' * 89))),
         # The length of its header begins like a pickle.
         ('pickle-like.safetensors', safetensors(json.dumps({'a': entry()}).encode().ljust(0x280))),

@@ -6,7 +6,8 @@ enough ends the process that hashes it. Refused here are
 
 - calls of ``bytearray`` with a size, of tensor and storage classes, of codecs that lengthen, and
   attributes that would get something called without such an opcode;
-- tuples and configs that are small in the file and large or deep when they are gone through;
+- tuples, configs, lists and dicts that are small in the file and large or deep when they are gone
+  through, or endless since they hold themselves;
 - storages that the file holds less of than they claim, or nothing, which would leave in them
   whatever was in memory before;
 - archives whose members are compressed or overlap, have one name twice or lie outside its folder.
@@ -26,8 +27,9 @@ from typing import Any
 
 import torch
 
-MAX_DEPTH = 100  # of tuples in one another; torch needs four, training scripts a few more
+MAX_DEPTH = 100  # of containers in one another; torch needs four, training scripts a few more
 MAX_SIZE = 100_000  # of what one tuple or config stands for, counting parts as often as they occur
+MAX_TREE = 1_000_000  # of what all of a file stands for, unless it holds an eighth of that itself
 
 
 class _Global(str):
@@ -183,7 +185,49 @@ def _run(content: Any, declare: _Declare) -> _Item:
             stack.append(_Item())
         elif name not in ('PROTO', 'STOP'):
             raise pickle.UnpicklingError(f'the opcode {name} is none of those that weights need')
-    return stack.pop()
+    result = stack.pop()
+    _check_tree(result)
+    return result
+
+
+def _check_tree(root: _Item) -> None:
+    """Refuse what those who go through it part by part, as optimizers do, would not get done with.
+
+    To be called at the end: lists and dicts are filled after others have been made of them.
+    """
+    begun = 0, 0
+    known: dict[_Item, tuple[int, int]] = {}  # size and depth
+    held = 0
+    todo = [root]
+    while todo:
+        item = todo[-1]
+        own, inner = len(item.parts), []
+        for part in item.parts:
+            if part.parts:
+                inner.append(part)
+            elif isinstance(part.value, str):  # bytes are made of them
+                own += len(part.value)
+        if inner and item not in known:
+            known[item] = begun
+            for part in inner:
+                if part not in known:
+                    todo.append(part)
+                elif known[part] == begun:  # so is only what leads here
+                    raise pickle.UnpicklingError('it holds a list or dict that holds itself')
+            continue
+        todo.pop()
+        if known.get(item, begun) != begun:
+            continue
+        held += own
+        size, depth = own, 1
+        for part in inner:
+            size += known[part][0]
+            depth = max(depth, known[part][1] + 1)
+        if depth > MAX_DEPTH:
+            raise pickle.UnpicklingError(f'its lists and dicts are {depth} deep')
+        known[item] = size, depth
+    if known[root][0] > max(8 * held, MAX_TREE):
+        raise pickle.UnpicklingError(f'its {held} parts stand for many times as many')
 
 
 def _tuple(items: list[_Item]) -> _Item:

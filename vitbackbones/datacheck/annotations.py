@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .findings import Finding
 
 #: Boxes of COCO's own files reach beyond the picture by rounding.
@@ -228,14 +230,38 @@ def _mask_problem(mask: Any, image: Mapping[str, Any]) -> tuple[str, str] | None
             f'run lengths for {size[1]} x {size[0]} pixels, the picture has '
             f'{image.get("width")} x {image.get("height")}'
         )
-    if isinstance(counts, list):
-        if not all(isinstance(n, int) and n >= 0 for n in counts):
-            return 'bad mask', 'a run length is no number of pixels'
-        if sum(counts) != size[0] * size[1]:
-            return 'mask of another size', (
-                f'its run lengths add up to {sum(counts)} pixels, not {size[0] * size[1]}'
-            )
+    lengths = run_lengths(counts) if isinstance(counts, str) else counts
+    if lengths is None:
+        return 'bad mask', 'its compressed run lengths are cut off or damaged'
+    if not all(isinstance(n, int) and n >= 0 for n in lengths):
+        return 'bad mask', 'a run length is no number of pixels'
+    if sum(lengths) != size[0] * size[1]:  # the rest would be whatever was in memory before
+        return 'mask of another size', (
+            f'its run lengths add up to {sum(lengths)} pixels, not {size[0] * size[1]}'
+        )
     return None
+
+
+def run_lengths(text: str) -> list[int] | None:
+    """The run lengths of a mask that pycocotools has compressed; None where the text is damaged.
+
+    A character less '0' is five bits of a number, from the lowest, and 32 if more follow; the
+    highest bit of the last is the sign. From the fourth number on they are differences to the run
+    before the last.
+    """
+    codes = np.frombuffer(text.encode('utf-8', 'surrogatepass'), np.uint8).astype(np.int64) - 48
+    last = codes < 32
+    if not codes.size or not last[-1] or codes.min() < 0 or codes.max() > 63:
+        return None
+    starts = np.flatnonzero(np.concatenate(([True], last[:-1])))
+    places = np.arange(codes.size) - np.repeat(starts, np.diff(starts, append=codes.size))
+    if places.max() > 6:  # runs are numbers of 32 bits
+        return None
+    numbers = np.add.reduceat((codes & 31) << 5 * places, starts)
+    numbers -= np.where(codes[last] & 16, 32 << 5 * places[last], 0)
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers.tolist()
 
 
 def _picture(image: Mapping[str, Any]) -> str:
