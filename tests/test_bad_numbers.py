@@ -66,10 +66,10 @@ def test_a_bad_iteration_changes_neither_weights_nor_statistics(
 class ScaledOnCPU(AmpOptimWrapper):
     """mmengine's wrapper with loss scaling, which it refuses without a GPU."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, scale: float = 1024.0, fixed: bool = False, **options: Any) -> None:
         super(AmpOptimWrapper, self).__init__(**options)
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)
-        self._scale_update_param = None
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale)
+        self._scale_update_param = scale if fixed else None
         self.cast_dtype = torch.bfloat16
 
 
@@ -97,14 +97,55 @@ def test_three_in_a_row_end_training_and_two_do_not(tmp_path: Path) -> None:
         train(tmp_path / 'b', 3, 4, 5)
 
 
-def test_infinite_gradients_of_a_finite_loss_count_as_well(tmp_path: Path) -> None:
-    class Steep(Model):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            losses = super().forward(*args, **kwargs)
-            return dict(loss=losses['loss'] + (0 * self.head.bias).sqrt().sum())
+class Steep(Model):
+    """A finite loss with a gradient that is none, in all iterations or in some, counted from 1."""
 
+    def __init__(self, *iterations: int) -> None:
+        super().__init__()
+        self.iterations, self.passes = iterations, 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        losses = super().forward(*args, **kwargs)
+        self.passes += 1
+        if not self.iterations or self.passes in self.iterations:
+            losses['loss'] = losses['loss'] + (0 * self.head.bias).sqrt().sum()
+        return losses
+
+
+def test_infinite_gradients_of_a_finite_loss_count_as_well(tmp_path: Path) -> None:
     with pytest.raises(BadNumbersError, match='iteration 3: a gradient is not finite'):
         train(tmp_path, model=Steep(), validate=False)
+
+
+def scaled(scale: float, **options: Any) -> dict[str, Any]:
+    optimizer = dict(type='AdamW', lr=1e-2)
+    return dict(type=ScaledOnCPU, optimizer=optimizer, scale=scale, **options)
+
+
+@pytest.mark.parametrize('every', [1, 2], ids=['each iteration', 'each second one'])
+def test_gradients_that_no_loss_scale_makes_finite_end_training(every: int, tmp_path: Path) -> None:
+    wrapper = scaled(2**-7, accumulative_counts=every)  # below 2**-10 after four overflows
+    last = 4 * every + 2
+    expected = rf'iteration {last}: gradients overflow at a loss scale of \S+, the 3\.'
+    with pytest.raises(BadNumbersError, match=expected):
+        train(tmp_path, model=Steep(), validate=False, optim_wrapper=wrapper)
+
+
+def test_overflows_at_a_fixed_loss_scale_count(tmp_path: Path) -> None:
+    def run(name: str, *iterations: int) -> None:
+        model, wrapper = Steep(*iterations), scaled(512.0, fixed=True)
+        train(tmp_path / name, model=model, validate=False, optim_wrapper=wrapper)
+
+    run('a', 1, 2, 4, 5)
+    expected = r"iteration 6: gradients overflow at loss_scale=512; 'dynamic' .* it, the 3\."
+    with pytest.raises(BadNumbersError, match=expected):
+        run('b', 1, 2, 4, 5, 6)
+
+
+def test_a_fixed_loss_scale_bears_gradients_that_add_up(tmp_path: Path) -> None:
+    wrapper = scaled(512.0, fixed=True, accumulative_counts=5)
+    runner, _ = train(tmp_path, validate=False, optim_wrapper=wrapper)
+    assert runner.iter == 3 * PER_EPOCH
 
 
 def test_the_patience_is_chosen(tmp_path: Path) -> None:

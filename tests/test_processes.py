@@ -33,6 +33,7 @@ from mmengine.runner.checkpoint import find_latest_checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from tests.toy_training import BATCH, ENDS, EPOCHS, KINDS, PER_EPOCH, make_runner, settings
+from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.cli.config import adapt_to_device
 from vitbackbones.cli.errors import UserError
 from vitbackbones.cli.main import main
@@ -416,6 +417,95 @@ def test_another_number_of_processes_goes_on_with_weights_optimizer_and_schedule
         assert f'an epoch {lengths}: epoch 2 starts with its first one' in said
     iterations = EPOCHS * (batches(now) if kind == 'epochs' else PER_EPOCH)
     assert saved(folder)['meta']['iter'] == iterations
+
+
+# ------------------------------------------------------------- disks that are not shared
+
+
+def forget(run: Path) -> None:
+    shutil.rmtree(run)
+
+
+def fall_behind(run: Path) -> None:
+    (run / 'epoch_3.pth').unlink()
+    (run / 'last_checkpoint').unlink()  # names the file of the other machine
+
+
+def train_apart(run: Path) -> None:
+    path = run / 'epoch_3.pth'
+    content = torch.load(path, weights_only=True)
+    content['meta']['time'] = '20200101_000000'
+    torch.save(content, path)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Path:
+    """Folders of two machines with a finished training each, in ``run``, by their ranks."""
+    write_config(tmp_path / '0', validate=False, randomness=dict(seed=None))
+    assert [code for code, _ in train(1, tmp_path / '0')] == [0]
+    shutil.copytree(tmp_path / '0', tmp_path / '1')
+    return tmp_path
+
+
+FOUND = r'epoch_3\.pth \(iteration 18, saved \d+_\d+\)'
+differences = pytest.mark.parametrize(
+    ('differ', 'other'),
+    [
+        (forget, 'none'),
+        (fall_behind, r'epoch_2\.pth \(iteration 12, .*\)'),
+        (train_apart, r'epoch_3\.pth \(iteration 18, saved 20200101_000000\)'),
+    ],
+)
+
+
+@pytest.mark.parametrize('place', [0, 1])
+@differences
+def test_processes_that_found_different_checkpoints_end_and_say_which(
+    differ: Callable[[Path], None], other: str, place: int, machines: Path
+) -> None:
+    differ(machines / f'{place}/run')
+
+    def body(rank: int) -> int:
+        os.chdir(machines / str(rank))
+        words = ['--work-dir', 'run', '--launcher', 'pytorch', '--resume']
+        return main(['train', 'config.py', *words])
+
+    for code, text in launch(2, body, machines):
+        assert code == 2
+        assert 'vitbackbones train: processes found different checkpoints' in text
+        assert re.search(rf'\n  - rank {place}: {other}\n', text)
+        assert re.search(rf'\n  - rank {1 - place}: {FOUND}\n', text)
+
+
+@differences
+def test_without_our_command_they_end_as_well(
+    differ: Callable[[Path], None], other: str, machines: Path
+) -> None:
+    differ(machines / '1/run')
+
+    def body(rank: int) -> None:
+        torch.distributed.init_process_group('gloo')
+        runner = make_runner(
+            machines / f'{rank}/run',
+            resume=True,
+            launcher='pytorch',
+            cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
+            env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        )
+        with pytest.raises(CheckpointError, match=rf'rank 0: {FOUND}\n  - rank 1: {other}\n'):
+            runner.train()
+
+    assert [code for code, _ in launch(2, body, machines)] == [0, 0]
+
+
+def test_copies_of_a_checkpoint_are_resumed_from(machines: Path) -> None:
+    def body(rank: int) -> int:
+        os.chdir(machines / str(rank))
+        fall_behind(Path('run'))
+        words = ['--work-dir', 'run', '--launcher', 'pytorch', '--resume']
+        return main(['train', 'config.py', *words])
+
+    assert [code for code, _ in launch(2, body, machines)] == [0, 0]
 
 
 # ---------------------------------------------------------------------- the same every time

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, starting_weights
 from vitbackbones.datacheck.loading import DataError
 from vitbackbones.engine.bad_numbers import BadNumbersError
-from vitbackbones.engine.newest import newest_checkpoint
+from vitbackbones.engine.newest import check_same, newest_checkpoint
 from vitbackbones.engine.preflight import PreflightError
 from vitbackbones.engine.ranks import together
 
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train(cfg: Config, start: dict[str, Any] | None) -> None:
+    # Before the Runner: processes without a seed, which is in the checkpoint, would wait for one.
+    check_same(cfg.get('load_from'), start['meta'] if start and cfg.get('resume') else {})
     require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_config(cfg, ('train', 'val'))
     check_annotations(cfg, ('train', 'val'))

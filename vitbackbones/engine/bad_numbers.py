@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,6 +22,11 @@ from vitbackbones.checkpoint.reading import examples
 from vitbackbones.registry import HOOKS, register
 
 from .newest import newest_checkpoint
+
+# Losses are scaled up so that small gradients do not vanish; scales below 1 serve nothing. At this
+# one a gradient of half precision overflows from 7e7 on, which no training recovers from, and it
+# takes 27 overflows in a row from torch's first scale: lowering it further is no cure.
+LOWEST_SCALE = 2**-10
 
 
 class BadNumbersError(RuntimeError):
@@ -56,16 +61,22 @@ class BadNumbersHook(Hook):
         self.patience = patience
         self._row = 0
         self._skipped = False
+        self._stepped = False
+        self._scaled: list[AmpOptimWrapper] = []
         self._watch: _Watch | None = None
         self._statistics: list[tuple[Tensor, Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         for each in wrappers:
             # Where losses are scaled, the scaler skips, and gradients overflow now and then.
-            if isinstance(each.optimizer, Optimizer) and not hasattr(each, 'loss_scaler'):
-                each.optimizer.register_step_pre_hook(self._skip_bad_step)
+            scaled = hasattr(each, 'loss_scaler')
+            if isinstance(each.optimizer, Optimizer):
+                each.optimizer.register_step_pre_hook(
+                    self._note_step if scaled else self._skip_bad_step
+                )
+        self._scaled = [each for each in wrappers if isinstance(each, AmpOptimWrapper)]
         self._statistics = [
             (buffer, buffer.clone())
             for module in runner.model.modules()
@@ -74,7 +85,7 @@ class BadNumbersHook(Hook):
         ]
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        self._skipped = False
+        self._skipped = self._stepped = False
         for now, before in self._statistics:
             before.copy_(now)
         if self._row == self.patience - 1:
@@ -96,7 +107,8 @@ class BadNumbersHook(Hook):
             for name, value in (outputs or {}).items()
             if 'loss' in name and not _finite(value)
         }
-        if not _anywhere(bool(bad) or self._skipped):
+        overflow = self._overflow()
+        if not _anywhere(bool(bad or overflow) or self._skipped):
             self._row = 0
             return
         self._row += 1
@@ -104,6 +116,7 @@ class BadNumbersHook(Hook):
             now.copy_(before)
         what = f'iteration {runner.iter + 1}: ' + (
             ', '.join(f'{name} is {float(value)}' for name, value in bad.items())
+            or overflow
             or ('a gradient is not finite' if self._skipped else 'another process lost its numbers')
         )
         pictures = examples(dict.fromkeys(_pictures(data_batch)), 16) or 'of unknown names'
@@ -118,6 +131,20 @@ class BadNumbersHook(Hook):
             f'  - pictures: {pictures}\n'
             f'  - first module with a non-finite output: {(watch and watch.first) or "none"}'
         )
+
+    def _overflow(self) -> str:
+        """How the losses are scaled, if another scale does not make gradients finite."""
+        for wrapper in self._scaled:
+            scale = wrapper.loss_scaler.get_scale()
+            if wrapper._scale_update_param is None:
+                if scale < LOWEST_SCALE:
+                    return f'gradients overflow at a loss scale of {scale:.1e}'
+            elif wrapper.should_update() and not self._stepped:
+                return f"gradients overflow at loss_scale={scale:g}; 'dynamic' would lower it"
+        return ''
+
+    def _note_step(self, *args: Any) -> None:
+        self._stepped = True
 
     def _skip_bad_step(self, optimizer: Optimizer, *args: Any) -> None:
         params = [param for group in optimizer.param_groups for param in group['params']]

@@ -20,7 +20,7 @@ from .data_order import (
     iterations_into_epoch,
     shield_workers,
 )
-from .newest import newest_checkpoint
+from .newest import check_same, newest_checkpoint
 from .random_states import Randomness, restore
 from .saving import DurableCheckpointHook
 from .signals import StopHook
@@ -77,7 +77,12 @@ class DurableHook(Hook):
             self._resumed = checkpoint['meta']
 
     def before_train(self, runner: Runner) -> None:
-        """Take up data and random numbers where the resumed training stopped."""
+        """Take up data and random numbers where the resumed training stopped.
+
+        Raises:
+            CheckpointError: processes have resumed from different checkpoints.
+        """
+        check_same(runner._load_from, self._resumed)
         if is_main_process():
             for part in Path(runner.work_dir).glob(f'*{PART}'):
                 part.unlink()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmengine.dist import all_gather_object
 from torch import Tensor
 
 from vitbackbones.checkpoint import CheckpointError, read_checkpoint
+from vitbackbones.checkpoint.reading import examples
 
 from .atomic import PART
 
@@ -59,6 +62,30 @@ def newest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
         lines = '\n  - '.join([f'no checkpoint in {work_dir} can be resumed from:', *broken])
         raise CheckpointError(f'{lines}\nTo start from the beginning, delete them')
     return None, skipped
+
+
+def check_same(path: str | None, meta: Mapping[str, Any]) -> None:
+    """Compare the checkpoint that this process resumes from with those of all others.
+
+    Args:
+        path: of the checkpoint; what differs may be where it is, not its name.
+        meta: of the checkpoint; empty where training starts from the beginning.
+
+    Raises:
+        CheckpointError: they differ, in all processes.
+    """
+    own = 'none'
+    if path and meta:
+        # Trainings of one config write files of one name at the same iterations.
+        own = f'{Path(path).name} (iteration {meta.get("iter")}, saved {meta.get("time")})'
+    ranks: dict[str, list[int]] = {}
+    for rank, found in enumerate(all_gather_object(own)):
+        ranks.setdefault(found, []).append(rank)
+    if len(ranks) > 1:
+        lines = [f'rank {examples(numbers, 16)}: {found}' for found, numbers in ranks.items()]
+        message = 'processes found different checkpoints to resume from:'
+        remedy = 'Put the work directory on a disk that all machines share, or name the file'
+        raise CheckpointError('\n  - '.join([message, *lines]) + f'\n{remedy}')
 
 
 def _named(work_dir: Path) -> Path | None:
