@@ -277,4 +277,4 @@ def test_ranks_that_share_the_weights_train_as_one_process(
     held = [int((place / f'held_{rank}').read_text()) for rank in range(ranks)]
     trained = sum(value.numel() for value in weights.values())
     assert sum(held) <= trained + ranks
-    assert max(held) <= trained // ranks + 16  # not divided evenly
+    assert max(held) <= trained // ranks + 4  # FSDP aligns to 16 bytes
