@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.casvit import AdditiveAttention, ConvMlp, FusedAttention
 from vitbackbones.backbones.shvit import ConvBN
 from vitbackbones.deploy import fuse
-from vitbackbones.layers.conv import Pointwise, channels_last
+from vitbackbones.layers import conv
+from vitbackbones.layers.conv import Pointwise, channels_last, convolve
 
 both = pytest.mark.parametrize('cls', [CASViT, SHViT], ids=lambda cls: cls.__name__)
 
@@ -167,3 +169,43 @@ def test_only_channels_last_memory_of_a_cpu_is_chosen() -> None:
     assert channels_last(x).is_contiguous(memory_format=torch.channels_last)
     meta = x.to('meta')
     assert channels_last(meta) is meta
+
+
+OPTIONS = {
+    'plain': {},
+    'strided': {'stride': 2, 'padding': 1},
+    'oblong': {'stride': (1, 2), 'padding': (0, 2), 'dilation': (2, 1)},
+    'without bias': {'bias': False},
+    'grouped': {'groups': 2},
+    'same': {'padding': 'same'},
+    'circular': {'padding': 1, 'padding_mode': 'circular'},
+}
+
+
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize('heavy', [0, 10**6])
+@torch.no_grad()
+def test_a_convolution_of_a_small_map_is_a_product(
+    options: dict[str, Any], heavy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv, 'HEAVY', heavy)
+    layer = nn.Conv2d(4, 6, 3, **options)
+    x = channels_last(torch.randn(2, 4, 9, 7))
+    torch.testing.assert_close(convolve(layer, x), layer(x))
+
+
+@pytest.mark.parametrize('padding', [0, 1])
+@torch.no_grad()
+def test_only_maps_of_fewer_pixels_than_weights_become_products(padding: int) -> None:
+    layer, calls = nn.Conv2d(32, 64, 3, padding=padding), []
+    layer._conv_forward = lambda *args: calls.append(args) or nn.Conv2d._conv_forward(layer, *args)
+    for side in (3, 100):
+        convolve(layer, torch.randn(1, 32, side, side))
+    assert [x.shape[2] for x, *_ in calls] == [100]
+
+
+@torch.no_grad()
+def test_a_hook_on_the_convolution_of_a_small_map_is_heard() -> None:
+    layer, x = nn.Conv2d(32, 64, 3), torch.randn(1, 32, 3, 3)
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert torch.equal(convolve(layer, x), layer(x))

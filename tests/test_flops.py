@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from vitbackbones.analysis.flops import count_flops
 from vitbackbones.cli.flops import archs, blocks
+from vitbackbones.registry import MODELS
+
+from .small import SMALL
 
 # The authors' README and timm's benchmark differ; ours is timm's. For 384 and 512 pixels, and for
 # tiny2 and small2, the README stands alone.
@@ -28,3 +33,11 @@ def test_a_sepvit_block_costs_about_half_of_two_of_swin_or_twins() -> None:
     for _, _, _, swin, _, twins in blocks():
         assert 0.45 < float(swin) < 0.6
         assert 0.45 < float(twins) < 0.6
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_ways_through_the_network_that_are_faster_count_the_same(name: str) -> None:
+    net, x = MODELS.build({'type': name, 'arch': SMALL[name]}).eval(), torch.randn(1, 3, 72, 88)
+    with torch.no_grad():
+        fast = count_flops(lambda: net(x)).total
+    assert fast == count_flops(lambda: net(x)).total

@@ -12,13 +12,22 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests import torchvision_stub
 from tests.checkpoint_files import resized_table
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones import gcvit
-from vitbackbones.backbones.gcvit import ARCHS, MOST_KEPT, Block, GCViT, Windows
+from vitbackbones.backbones.gcvit import (
+    ARCHS,
+    MOST_KEPT,
+    Block,
+    GCViT,
+    Windows,
+    add_branch,
+    conv_branch,
+)
 from vitbackbones.checkpoint import load_pretrained
 
 REFERENCE = Path(refdata.__file__).parent
@@ -425,3 +434,48 @@ def test_tables_and_layer_scales_do_not_decay() -> None:
     }
     assert net.no_weight_decay() == want
     assert want < dict(net.named_parameters()).keys()
+
+
+BRANCHES = {
+    'nothing': lambda branch: None,
+    'hook on the whole': lambda branch: branch.register_forward_hook(double),
+    'hook on a layer': lambda branch: branch[0].register_forward_hook(double),
+    'hook on the gates': lambda branch: branch[2].register_forward_hook(double),
+    'another activation': lambda branch: branch.__setitem__(1, nn.ReLU()),
+    'another GELU': lambda branch: branch.__setitem__(1, nn.GELU('tanh')),
+    'another last layer': lambda branch: branch.__setitem__(3, nn.Conv2d(8, 8, 1)),
+    'a wider last layer': lambda branch: branch.__setitem__(3, nn.Conv2d(8, 8, 3, padding=1)),
+}
+
+
+def double(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+@pytest.mark.parametrize('change', BRANCHES)
+@pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
+@torch.no_grad()
+def test_a_residual_convolution_in_one_product_equals_its_layers(
+    change: str, memory_format: torch.memory_format
+) -> None:
+    branch = conv_branch(8)
+    BRANCHES[change](branch)
+    x = torch.randn(2, 8, 5, 7).contiguous(memory_format=memory_format)
+    before = x.clone()
+    torch.testing.assert_close(add_branch(x, branch), x + branch(x))
+    assert torch.equal(x, before)
+
+
+@torch.no_grad()
+def test_what_a_hook_on_its_first_layer_has_kept_is_not_overwritten() -> None:
+    branch, kept, x = conv_branch(8), [], torch.randn(1, 8, 5, 7)
+    branch[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    add_branch(x, branch)
+    torch.testing.assert_close(kept[0], F.conv2d(x, branch[0].weight, padding=1, groups=8))
+
+
+@pytest.mark.parametrize('size', [(7, 3), (3, 4), (8, 2), (4, 8), (3, 3)])
+def test_only_windows_side_by_side_change_the_order_of_pixels(size: tuple[int, int]) -> None:
+    windows = windows_of(torch.empty(1, *size, 2))
+    in_order = torch.equal(windows.order, torch.arange(size[0] * size[1]))
+    assert windows.in_order == in_order == (size[1] <= 3)

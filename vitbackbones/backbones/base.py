@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from vitbackbones import checkpoint as weights
+from vitbackbones.layers.inference import keep_freed_memory
 from vitbackbones.registry import MODELS
 
 #: What ``init_cfg`` may hold beside the file.
@@ -197,6 +198,7 @@ class Backbone(BaseModule):
     def finish(self) -> None:
         """Last line of every constructor: freeze before anything wraps the parameters."""
         self.train()
+        keep_freed_memory()
 
     def stage_modules(self) -> list[list[nn.Module]]:
         """The parts that ``frozen_stages`` speaks of: the stem, then one list per built stage."""

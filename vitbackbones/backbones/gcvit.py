@@ -27,14 +27,18 @@ from torch.nn import functional as F
 from vitbackbones.layers import (
     DropPath,
     Mlp,
+    add_mlp,
     add_to,
     biased_attention,
     channels_first,
     invert,
+    is_plain,
+    lean,
     linear,
     one_graph,
     window_groups,
 )
+from vitbackbones.layers.conv import is_pointwise
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer, whole_numbers
@@ -165,7 +169,11 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc(x.mean((2, 3)))[:, :, None, None]
+        return x * self.gates(x)[:, :, None, None]
+
+    def gates(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C)."""
+        return self.fc(x.mean((2, 3)))
 
 
 def conv_branch(dim: int) -> nn.Sequential:
@@ -175,6 +183,35 @@ def conv_branch(dim: int) -> nn.Sequential:
         nn.GELU(),
         SqueezeExcitation(dim),
         nn.Conv2d(dim, dim, 1, bias=False),
+    )
+
+
+def add_branch(x: Tensor, branch: nn.Sequential) -> Tensor:
+    """``x + branch(x)``, where ``branch`` is what :func:`conv_branch` makes."""
+    layers: Any = branch
+    conv, _, excitation, last = layers
+    if not lean(x) or not _is_known(branch):
+        return x + branch(x)
+    y = torch.ops.aten.gelu_(conv(x))
+    # One pass for gates, product and sum: each image has weights that hold its gates.
+    weights = last.weight.flatten(1) * excitation.gates(y)[:, None]  # (B, C', C)
+    rows, hidden = (z.permute(0, 2, 3, 1).flatten(1, 2) for z in (x, y))  # (B, H * W, C)
+    out = rows.new_empty(rows.shape)
+    for residual, image, weight, total in zip(rows, hidden, weights, out, strict=True):
+        torch.addmm(residual, image, weight.t(), out=total)
+    return out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _is_known(branch: nn.Sequential) -> bool:
+    """Whether it computes what :func:`conv_branch` has made it for."""
+    kinds = nn.Conv2d, nn.GELU, SqueezeExcitation, nn.Conv2d
+    _, act, _, last = branch
+    return (
+        is_plain(branch, nn.Sequential)
+        and all(map(is_plain, branch, kinds))
+        and act.approximate == 'none'
+        and is_pointwise(last)
+        and last.bias is None
     )
 
 
@@ -190,7 +227,9 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x).permute(0, 3, 1, 2)  # (B, C, H, W)
-        x = self.reduction(x + self.conv(x))  # (B, C', H', W'); the shortcut is normed as well
+        x = self.reduction(
+            add_branch(x, self.conv)
+        )  # (B, C', H', W'); the shortcut is normed as well
         return self.norm2(x.permute(0, 2, 3, 1))
 
 
@@ -217,7 +256,7 @@ class QueryConv(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(x + self.conv(x))
+        return self.pool(add_branch(x, self.conv))
 
 
 class GlobalQuery(nn.Module):
@@ -253,6 +292,7 @@ class Windows:
 
     def __init__(self, height: int, width: int, size: int, device: torch.device, pad: bool) -> None:
         self.pad = pad
+        self.in_order = not pad and width <= size  # as the pixels are anyway
         groups = window_groups(height, width, size, device, pad)
         self.shapes = [group.shape for group in groups]  # (N, wh, ww) each
         self.order = torch.cat([group.flatten() for group in groups])
@@ -261,13 +301,15 @@ class Windows:
     def split(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, R, C)."""
         rows = x.flatten(1, 2)
+        if self.in_order:
+            return rows
         if self.pad:
             rows = F.pad(rows, (0, 0, 0, 1))  # the row of all positions outside
         return rows.index_select(1, self.order)
 
     def merge(self, rows: Tensor) -> Tensor:
         """(B, R, C) -> (B, H * W, C)."""
-        return rows.index_select(1, self.inverse)
+        return rows if self.in_order else rows.index_select(1, self.inverse)
 
 
 class WindowAttention(nn.Module):
@@ -309,14 +351,16 @@ class WindowAttention(nn.Module):
         """Windows of one size: (B, N * T, 2 C or 3 C) -> (B, N * T, C)."""
         b, heads = qkv.shape[0], self.num_heads
         d = self.proj.in_features // heads
-        qkv = qkv.flatten(0, 1).view(-1, wh * ww, qkv.shape[2] // (heads * d), heads, d)
-        kv = qkv[:, :, -2:]  # (B * N, T, 2, heads, d)
+        qkv = qkv.reshape(b * n, wh * ww, -1, heads, d)
+        *queries, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B * N, heads, T, d) each
         if self._lacks_keys(wh, ww):
-            key_value = self.qkv.bias.to(kv.dtype).view(-1, *kv.shape[3:])[-2:]
-            kv = torch.cat([kv, key_value.expand(b * n, 1, -1, -1, -1)], 1)
-        k, v = kv.permute(2, 0, 3, 1, 4)  # (B * N, heads, T or T + 1, d) each
+            key, value = self.qkv.bias.to(k.dtype).view(-1, heads, 1, d)[-2:]
+            k, v = (  # (B * N, heads, T + 1, d)
+                torch.cat([present, lacking.expand(b * n, -1, -1, -1)], 2)
+                for present, lacking in ((k, key), (v, value))
+            )
         if query is None:
-            q = qkv[:, :, 0].transpose(1, 2)  # (B * N, heads, T, d)
+            (q,) = queries
         else:  # no copy for a single image
             q = query[:, None, :, :wh, :ww].flatten(3, 4).to(k.dtype)
             q = q.expand(-1, n, -1, -1, -1).flatten(0, 1)
@@ -413,12 +457,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
         y = self.attn(self.norm1(x), query if self.global_query else None, windows)
-        x = self._add(x, y, self.gamma1, self.attn)
-        return self._add(x, self.mlp(self.norm2(x)), self.gamma2, self.mlp)
-
-    def _add(self, x: Tensor, y: Tensor, gamma: Tensor | None, branch: nn.Module) -> Tensor:
-        y = self.drop_path(y)
-        return add_to(x, y, branch) if gamma is None else torch.addcmul(x, gamma, y)
+        scales = [1.0 if gamma is None else gamma for gamma in (self.gamma1, self.gamma2)]
+        x = add_to(x, self.drop_path(y), self.attn, scales[0])
+        return add_mlp(x, self.norm2, self.mlp, self.drop_path, scales[1])
 
 
 class Level(nn.Module):

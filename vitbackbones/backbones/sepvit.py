@@ -28,6 +28,7 @@ from vitbackbones.layers import (
     PIECE,
     DropPath,
     Mlp,
+    add_mlp,
     add_to,
     channels_first,
     invert,
@@ -37,6 +38,7 @@ from vitbackbones.layers import (
     one_graph,
     window_groups,
 )
+from vitbackbones.layers.conv import convolve
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -124,7 +126,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)  # copies the image alone
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))  # (B, C, H, W) -> (B, H', W', C')
+        return self.norm(
+            convolve(self.proj, x).permute(0, 2, 3, 1)
+        )  # (B, C, H, W) -> (B, H', W', C')
 
 
 class ConditionalPositionEncoding(nn.Module):
@@ -312,7 +316,7 @@ class Block(nn.Module):
             rows.append(self.win_token.to(x.dtype).expand_as(rows[1]))
         y = self.attn(self.norm1(torch.cat(rows, 1)), windows)
         x = add_to(x, self.drop_path(y.view(x.shape)), self.attn)
-        return add_to(x, self.drop_path(self.mlp(self.norm2(x))), self.mlp)
+        return add_mlp(x, self.norm2, self.mlp, self.drop_path)
 
 
 @register(MODELS)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, Mlp, linear
+from vitbackbones.layers import DropPath, Mlp, add_mlp, add_to, linear
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer, whole_numbers
@@ -221,14 +221,14 @@ class Block(nn.Module):
         :func:`select_tokens`, and the others skip the MLP.
         """
         y, scores = self.attn(self.norm1(x), scored=keep_rate < 1)
-        x = x.add(self.drop_path(y), alpha=self.residual_scale)
+        x = add_to(x, self.drop_path(y), self.attn, self.residual_scale)
         if scores is None:
             return self._add_mlp(x), None
         kept = select_tokens(scores, keep_rate)
         return put(x, kept, self._add_mlp(take(x, kept))), kept
 
     def _add_mlp(self, x: Tensor) -> Tensor:
-        return x.add(self.drop_path(self.mlp(self.norm2(x))), alpha=self.residual_scale)
+        return add_mlp(x, self.norm2, self.mlp, self.drop_path, self.residual_scale)
 
 
 class Trunk(nn.Module):

@@ -2,21 +2,23 @@
 
 from .attention import biased_attention
 from .drop import DropPath
-from .inference import add_to, is_plain, lean
+from .inference import add_to, is_plain, keep_freed_memory, lean
 from .layout import channels_first
 from .linear import linear
-from .mlp import PIECE, Mlp
+from .mlp import PIECE, Mlp, add_mlp
 from .window import invert, one_graph, window_groups
 
 __all__ = [
     'PIECE',
     'DropPath',
     'Mlp',
+    'add_mlp',
     'add_to',
     'biased_attention',
     'channels_first',
     'invert',
     'is_plain',
+    'keep_freed_memory',
     'lean',
     'linear',
     'one_graph',

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .inference import is_plain, lean
-from .linear import linear
+from .drop import DropPath
+from .inference import add_to, is_plain, lean
 
 #: In inference on CPUs the hidden layer is made for so many rows at a time, to stay in the cache.
 PIECE = 1536
@@ -22,13 +22,46 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A compiler sees to that itself, and training keeps the hidden layer anyway.
-        plain = all(is_plain(layer, nn.Linear) for layer in (self.fc1, self.fc2))
-        if not lean(x) or not plain or not is_plain(self.act, nn.GELU) or self.fc2.bias is None:
-            return self.fc2(self.act(self.fc1(x)))
-        rows = x.reshape(-1, x.shape[-1])
-        y = rows.new_empty(rows.shape[0], self.fc2.out_features)
-        for piece, out in zip(rows.split(PIECE), y.split(PIECE), strict=True):
-            hidden = self.act(linear(self.fc1, piece))
-            torch.mm(hidden, self.fc2.weight.t(), out=out).add_(self.fc2.bias)
-        return y.view(*x.shape[:-1], self.fc2.out_features)
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def add_mlp(
+    x: Tensor, norm: nn.Module, mlp: Mlp, drop_path: nn.Module, scale: Tensor | float = 1.0
+) -> Tensor:
+    """``x + scale * drop_path(mlp(norm(x)))``, in the memory of ``x`` if nobody else looks there.
+
+    Args:
+        x: (..., C), which the caller must have made: nobody else may need its values.
+        scale: a number, or one per channel (C,).
+    """
+    if not lean(x) or not x.is_contiguous() or not _is_known(norm, mlp, drop_path):
+        return add_to(x, drop_path(mlp(norm(x))), mlp, scale)
+    # A compiler sees to that itself, and training keeps the hidden layer anyway.
+    fc1, fc2 = mlp.fc1, mlp.fc2
+    rows = x.view(-1, x.shape[-1])
+    memory = x.new_empty(min(PIECE, len(rows)), fc1.out_features)
+    for piece in rows.split(PIECE):
+        # The bias after the product: torch would fill the output with it first, and more slowly.
+        hidden = torch.mm(norm(piece), fc1.weight.t(), out=memory[: len(piece)]).add_(fc1.bias)
+        torch.ops.aten.gelu_(hidden)
+        if isinstance(scale, Tensor):
+            piece.addcmul_(torch.mm(hidden, fc2.weight.t()).add_(fc2.bias), scale)
+        else:
+            # Not ``addmm_``, which torch's counter of operations does not know.
+            torch.addmm(piece, hidden, fc2.weight.t(), alpha=scale, out=piece)
+            piece.add_(fc2.bias, alpha=scale)
+    return x
+
+
+def _is_known(norm: nn.Module, mlp: Mlp, drop_path: nn.Module) -> bool:
+    """Whether all of it is what it was built as, in evaluation."""
+    layers = (mlp.fc1, mlp.fc2)
+    return (
+        is_plain(norm, nn.LayerNorm)
+        and is_plain(mlp, Mlp)
+        and is_plain(mlp.act, nn.GELU)
+        and mlp.act.approximate == 'none'
+        and all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers)
+        and is_plain(drop_path, DropPath)
+        and not drop_path.training
+    )
