@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from vitbackbones.backbones.sepvit import MOST_KEPT, Block, SepViT, Windows, kept_windows
-from vitbackbones.layers import DropPath, Mlp, add_mlp, add_to, channels_first, layout, linear, mlp
+from vitbackbones.layers import (
+    DropPath,
+    Mlp,
+    add_mlp,
+    add_to,
+    channels_first,
+    layout,
+    linear,
+    mlp,
+    rows_at,
+)
 
 
 class Doubled(nn.Linear):
@@ -241,3 +251,11 @@ def test_a_process_with_a_backbone_keeps_what_a_pass_frees() -> None:
     libc, *faults = words.stdout.split()
     if libc == 'glibc':
         assert sum(map(int, faults[4:])) < 1000  # of the 9,766 pages that are written each time
+
+
+@pytest.mark.parametrize('batch', [0, 1, 2])
+@pytest.mark.parametrize('grad', [False, True])
+def test_rows_are_taken_from_every_image(batch: int, grad: bool) -> None:
+    x, index = torch.randn(batch, 5, 3), torch.tensor([4, 0, 4])
+    with torch.set_grad_enabled(grad):
+        assert torch.equal(rows_at(x, index), x[:, index])

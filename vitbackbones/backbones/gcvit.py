@@ -36,9 +36,10 @@ from vitbackbones.layers import (
     lean,
     linear,
     one_graph,
+    rows_at,
     window_groups,
 )
-from vitbackbones.layers.conv import is_pointwise
+from vitbackbones.layers.conv import convolve, is_pointwise
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer, whole_numbers
@@ -227,9 +228,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x).permute(0, 3, 1, 2)  # (B, C, H, W)
-        x = self.reduction(
-            add_branch(x, self.conv)
-        )  # (B, C', H', W'); the shortcut is normed as well
+        x = add_branch(x, self.conv)  # the shortcut is normed as well
+        x = convolve(self.reduction, x)  # (B, C', H', W')
         return self.norm2(x.permute(0, 2, 3, 1))
 
 
@@ -305,11 +305,11 @@ class Windows:
             return rows
         if self.pad:
             rows = F.pad(rows, (0, 0, 0, 1))  # the row of all positions outside
-        return rows.index_select(1, self.order)
+        return rows_at(rows, self.order)
 
     def merge(self, rows: Tensor) -> Tensor:
         """(B, R, C) -> (B, H * W, C)."""
-        return rows if self.in_order else rows.index_select(1, self.inverse)
+        return rows if self.in_order else rows_at(rows, self.inverse)
 
 
 class WindowAttention(nn.Module):

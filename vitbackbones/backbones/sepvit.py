@@ -36,6 +36,7 @@ from vitbackbones.layers import (
     lean,
     linear,
     one_graph,
+    rows_at,
     window_groups,
 )
 from vitbackbones.layers.conv import convolve
@@ -126,9 +127,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)  # copies the image alone
-        return self.norm(
-            convolve(self.proj, x).permute(0, 2, 3, 1)
-        )  # (B, C, H, W) -> (B, H', W', C')
+        x = convolve(self.proj, x)  # (B, C, H', W')
+        return self.norm(x.permute(0, 2, 3, 1))
 
 
 class ConditionalPositionEncoding(nn.Module):
@@ -229,7 +229,7 @@ class SeparableAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, rows: Tensor, windows: Windows) -> Tensor:
-        x = self._depthwise(rows.index_select(1, windows.order), windows)  # (B, R, C)
+        x = self._depthwise(rows_at(rows, windows.order), windows)  # (B, R, C)
         weights = self._between(x.index_select(1, windows.tokens))
         return linear(self.proj, self._pointwise(x, weights, windows))
 
@@ -281,7 +281,7 @@ class SeparableAttention(nn.Module):
         b, _, c = x.shape
         nw = weights.shape[2]
         pieces = x.unflatten(2, (self.num_heads, -1)).flatten(1, 2)  # (B, R * heads, d)
-        v = pieces.index_select(1, windows.pieces)
+        v = rows_at(pieces, windows.pieces)
         v = v.view(b, self.num_heads, nw, -1)  # (B, heads, Nw, ws * ws * d)
         if windows.valid is None:
             own = torch.eye(nw, dtype=weights.dtype, device=x.device)  # the residual
@@ -292,7 +292,7 @@ class SeparableAttention(nn.Module):
             v = v.unflatten(3, (valid.shape[1], -1)) * valid[..., None]
             y = (weights @ v.flatten(3)).view_as(v) / total[..., None] + v
         pieces = y.reshape(b, -1, c // self.num_heads)
-        return pieces.index_select(1, windows.inverse).view(b, -1, c)
+        return rows_at(pieces, windows.inverse).view(b, -1, c)
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ from .inference import add_to, is_plain, keep_freed_memory, lean
 from .layout import channels_first
 from .linear import linear
 from .mlp import PIECE, Mlp, add_mlp
-from .window import invert, one_graph, window_groups
+from .window import invert, one_graph, rows_at, window_groups
 
 __all__ = [
     'PIECE',
@@ -22,5 +22,6 @@ __all__ = [
     'lean',
     'linear',
     'one_graph',
+    'rows_at',
     'window_groups',
 ]

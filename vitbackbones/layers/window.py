@@ -8,6 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .inference import lean
+
+
+def rows_at(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows (B, N, C) at the places ``index`` (M,): (B, M, C)."""
+    # torch shares the first axis alone among threads, and one image is what they wait for most.
+    if len(rows) == 1 and lean(rows):
+        return rows[0].index_select(0, index)[None]
+    return rows.index_select(1, index)
+
 
 def one_graph(height: int, width: int) -> bool:
     """Whether a graph is being made that is to serve other sizes than this."""
