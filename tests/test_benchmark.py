@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ def no_network() -> int:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Run the command into ``tmp_path/out``; its exit status."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Config, 'pretty_text', '')  # takes seconds to make, for the log alone
@@ -67,7 +69,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def command(*words: str) -> int:
         return main(['benchmark', '--out-dir', 'out', '--rounds', '2', *words])
 
-    return command
+    threads = torch.get_num_threads()
+    yield command
+    torch.set_num_threads(threads)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -165,6 +169,33 @@ def test_one_network_may_compete_with_itself(run: Run, tmp_path: Path) -> None:
     assert fused['parameters'] < plain['parameters']
 
 
+class Signed(nn.Module):
+    """A peer that leaves a file for every process it runs in, named after its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        Path(f'{os.getpid()}.{torch.get_num_threads()}.pid').touch()
+        return self.conv(x)
+
+
+def signed() -> nn.Module:
+    return Signed()
+
+
+def test_isolated_contestants_have_a_process_each(run: Run, tmp_path: Path) -> None:
+    words = ('--peers', f'{HERE}:Signed', f'{HERE}:signed', '--sizes', '64', '96', '--threads', '1')
+    assert run(*words, '--isolate') == 0
+    assert [len(r['seconds']) for r in results(tmp_path)] == [2] * 4
+    assert all(r['peak_memory'] > 0 for r in results(tmp_path))
+    assert 'isolate' in (tmp_path / 'out/benchmark.md').read_text().splitlines()[0]
+    assert sorted(path.name.endswith('.1.pid') for path in tmp_path.glob('*.pid')) == [True] * 3
+    assert (tmp_path / f'{os.getpid()}.1.pid').exists()  # where operations are counted
+    assert not multiprocessing.active_children()
+
+
 def test_all_are_all_published_variants() -> None:
     assert 'gcvit:tiny' in contestants.arch_names()
     assert len(contestants.arch_names()) == len(vitbackbones.list_backbones())
@@ -251,6 +282,47 @@ class Failing(nn.Module):
         return x
 
 
+class FailingLater(nn.Conv2d):
+    """A peer that runs out of luck in a process of its own: it raises, or takes that down."""
+
+    def __init__(self, calls: int = 0, dies: bool = False) -> None:
+        super().__init__(3, 8, 3)
+        self.calls, self.dies = calls, dies
+
+    def forward(self, x: Tensor) -> Tensor:
+        if multiprocessing.parent_process() is not None:
+            self.calls -= 1
+            if self.calls < 0 and self.dies:
+                os._exit(1)
+            assert self.calls >= 0, 'no more'
+        return super().forward(x)
+
+
+def failing_in_time() -> nn.Module:
+    return FailingLater(calls=3)  # two runs to prepare, one to warm up
+
+
+def dying() -> nn.Module:
+    return FailingLater(dies=True)
+
+
+@pytest.mark.parametrize(
+    ('peer', 'reason'),
+    [
+        ('FailingLater', 'AssertionError: no more'),
+        ('failing_in_time', 'AssertionError: no more'),
+        ('dying', 'its process has ended'),
+    ],
+)
+def test_an_isolated_peer_that_fails_is_named(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], peer: str, reason: str
+) -> None:
+    assert run('--peers', f'{HERE}:{peer}', '--sizes', '64', '--isolate') == 2
+    assert f'{HERE}:{peer} cannot run at 64 x 64: RuntimeError: {reason}' in capsys.readouterr().err
+    assert results(tmp_path)[0]['flops'] > 0
+    assert not multiprocessing.active_children()
+
+
 def broken() -> nn.Module:
     raise KeyError('depth')
 
@@ -319,6 +391,7 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
         (('--archs', 'shvit:s1+fast'), "'fast' is unknown, choose from compile, channels-last, d"),
         (('--peers', f'{HERE}:small+deploy'), "'deploy' is unknown, choose from compile, channels"),
         (('--cards', 'all', '--compile'), 'not with --compile'),
+        (('--cards', 'all', '--isolate'), 'not with --isolate'),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -4,4 +4,5 @@ import sys
 
 from vitbackbones.cli.main import main
 
-raise SystemExit(main(['benchmark', *sys.argv[1:]]))
+if __name__ == '__main__':  # and not in the processes of --isolate
+    raise SystemExit(main(['benchmark', *sys.argv[1:]]))

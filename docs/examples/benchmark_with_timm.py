@@ -13,4 +13,5 @@ from vitbackbones.cli.main import main
 with torchvision_stub.installed():
     import timm  # noqa: F401
 
-raise SystemExit(main(['benchmark', *sys.argv[1:]]))
+if __name__ == '__main__':  # and not in the processes of --isolate
+    raise SystemExit(main(['benchmark', *sys.argv[1:]]))

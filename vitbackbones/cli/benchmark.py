@@ -3,9 +3,10 @@
 Contestants are backbones of ours (--archs), of other packages (--peers) and whole detectors and
 segmentors (--configs), all with random weights. They run in turn within this process; the first,
 of --peers before --archs before --configs, is the unit of the ratios. A backbone or peer may take
-part several times: shvit:s4 shvit:s4+compile shvit:s4+deploy shvit:s4+channels-last. --cards
-measures what testing and training each config takes instead, one process after the other. The
-results are benchmark.md, .json and .png, or cards.md and .json, in the output folder; an
+part several times: shvit:s4 shvit:s4+compile shvit:s4+deploy shvit:s4+channels-last. With --isolate
+each has a process of its own, where no other's freed memory serves it, and they still run in turn.
+--cards measures what testing and training each config takes instead, one process after the other.
+The results are benchmark.md, .json and .png, or cards.md and .json, in the output folder; an
 interruption keeps what there is, and cards go on where they stopped.
 """
 
@@ -16,6 +17,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from rich.progress import Progress
 from vitbackbones.analysis import tables
 from vitbackbones.analysis.flops import count_flops
 from vitbackbones.analysis.machine import describe_machine, in_words
-from vitbackbones.analysis.memory import peak_memory, weight_memory
 from vitbackbones.analysis.plots import Bar, bar_plot
 from vitbackbones.analysis.timing import in_turn, quartiles, ratio, spread
 
@@ -35,6 +36,7 @@ from .contestants import DTYPES, MMDET, Contestant, Setting, arch_names, backbon
 from .cost_cards import cards, shipped
 from .errors import UserError
 from .infer import usable_device
+from .runners import Elsewhere, Here
 
 MIB = 2**20
 
@@ -81,6 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--channels-last', action='store_true', help='NHWC in memory')
     parser.add_argument('--deploy', action='store_true', help='fuse what is ours')
+    parser.add_argument(
+        '--isolate', action='store_true', help='each contestant in a process of its own'
+    )
     parser.add_argument('--threads', type=int, help="of torch on a CPU (torch's own choice)")
     parser.add_argument('--rounds', type=int, default=10, help='of all in turn (%(default)s)')
     parser.add_argument('--out-dir', default='work_dirs/benchmark', help='(%(default)s)')
@@ -133,7 +138,7 @@ def _setting(args: argparse.Namespace) -> Setting:
             'name contestants with --archs, --peers or --configs, or configs of --cards'
         )
     if args.cards:
-        others = ('archs', 'peers', 'configs', 'compile', 'channels_last', 'deploy')
+        others = ('archs', 'peers', 'configs', 'compile', 'channels_last', 'deploy', 'isolate')
         given = [name for name in others if getattr(args, name)]
         given += [
             name
@@ -187,37 +192,54 @@ class Contest:
         self.folder = folder
         archs = arch_names() if 'all' in args.archs else args.archs
         torch.manual_seed(0)
-        self.contestants: list[Contestant] = [
-            *(peer(word, setting) for word in dict.fromkeys(args.peers)),
-            *(backbone(word, args.arch_options, setting) for word in dict.fromkeys(archs)),
-            *(whole(word, None, setting) for word in dict.fromkeys(args.configs)),
+        makers = [
+            *(partial(peer, word, setting) for word in dict.fromkeys(args.peers)),
+            *(partial(backbone, word, args.arch_options, setting) for word in dict.fromkeys(archs)),
+            *(partial(whole, word, None, setting) for word in dict.fromkeys(args.configs)),
         ]
-        names = ('batch', 'device', 'dtype', 'mode', 'compile', 'channels_last', 'deploy', 'rounds')
+        self.isolate = args.isolate
+        self.contestants = [(make, make()) for make in makers]
+        names = [
+            'batch',
+            'device',
+            'dtype',
+            'mode',
+            'compile',
+            'channels_last',
+            'deploy',
+            'isolate',
+        ]
+        names += ['rounds', 'arch_options']
         self.content: dict[str, Any] = dict(
             machine=describe_machine(setting.device),
-            setting={name: getattr(args, name) for name in (*names, 'arch_options')},
+            setting={name: getattr(args, name) for name in names},
             results=[],
         )
 
     def measure(self, progress: Progress) -> None:
         task = progress.add_task('counting', total=len(self.sizes) * len(self.contestants))
         for size in self.sizes:
-            for contestant in self.contestants:
+            for _, contestant in self.contestants:
                 progress.update(task, description=f'counting {contestant.name}')
                 self.content['results'].append(self.count(contestant, size))
                 progress.advance(task)
-        for contestant in self.contestants:
-            if contestant.compiled is not None:
-                contestant.compiled.compile()
-        # What serves inference alone may have its weights laid out as the machine likes them.
-        with inductor.patch(freezing=not self.setting.train):
-            for size in self.sizes:
-                self.time(progress, size)
+        runners: dict[str, Here | Elsewhere] = {
+            c.name: Elsewhere(make, self.setting) if self.isolate else Here(c, self.setting)
+            for make, c in self.contestants
+        }
+        try:
+            # What serves inference alone may have its weights laid out as the machine likes them.
+            with inductor.patch(freezing=not self.setting.train):
+                for size in self.sizes:
+                    self.time(progress, size, runners)
+        finally:
+            for runner in runners.values():
+                runner.close()
 
     def count(self, contestant: Contestant, size: tuple[int, int]) -> dict[str, Any]:
         """What does not depend on the load of the machine."""
         forward, _ = contestant.at(*size)
-        with _blaming(contestant, size):
+        with _blaming(contestant.name, size):
             flops = count_flops(forward).total / self.setting.batch
         return dict(
             name=contestant.name,
@@ -228,20 +250,19 @@ class Contest:
             seconds=[],
         )
 
-    def time(self, progress: Progress, size: tuple[int, int]) -> None:
+    def time(
+        self, progress: Progress, size: tuple[int, int], runners: Mapping[str, Here | Elsewhere]
+    ) -> None:
         results = {r['name']: r for r in self.content['results'] if r['size'] == list(size)}
-        runs = {contestant.name: contestant.at(*size)[1] for contestant in self.contestants}
         device = self.setting.device
         torch.compiler.reset()  # what was compiled for one size is not to slow down another
-        total = (2 + self.rounds) * len(runs)
+        total = (2 + self.rounds) * len(runners)
         task = progress.add_task(f'{_by(size)}: memory', total=total)
-        for contestant in self.contestants:
-            run = runs[contestant.name]
-            with _blaming(contestant, size):
-                run()  # compiles; caches what is kept between calls
-            memory = weight_memory(contestant.model) + peak_memory(run, device)
-            results[contestant.name]['peak_memory'] = memory
+        for name, runner in runners.items():
+            with _blaming(name, size):
+                results[name]['peak_memory'] = runner.prepare(size)
             progress.advance(task)
+        runs = {name: _blaming(name, size)(runner.run) for name, runner in runners.items()}
         progress.update(task, description=f'{_by(size)}: timing')
         for name, seconds in in_turn(runs, self.rounds, device=device):
             if seconds is not None:
@@ -277,7 +298,8 @@ class Contest:
     def title(self) -> str:
         s = self.content['setting']
         words = [str(s['device']), s['dtype'], s['mode'], f'batch {s["batch"]}']
-        words += [key.replace('_', '-') for key in ('compile', 'channels_last', 'deploy') if s[key]]
+        flags = ('compile', 'channels_last', 'deploy', 'isolate')
+        words += [key.replace('_', '-') for key in flags if s[key]]
         words += [f'{key}={value}' for key, value in s['arch_options'].items()]
         if s['device'] == 'cpu':
             words.append(f'{self.content["machine"]["threads"]} thread(s)')
@@ -407,13 +429,13 @@ class Cards:
 
 
 @contextmanager
-def _blaming(contestant: Contestant, size: tuple[int, int]) -> Iterator[None]:
+def _blaming(name: str, size: tuple[int, int]) -> Iterator[None]:
     """Name who could not run: somebody's network may raise anything at a size or type."""
     try:
         yield
     except Exception as error:
         what = f'{type(error).__name__}: {error}'
-        raise UserError(f'{contestant.name} cannot run at {_by(size)}: {what}') from error
+        raise UserError(f'{name} cannot run at {_by(size)}: {what}') from error
 
 
 def _by(size: Sequence[int]) -> str:
