@@ -338,6 +338,17 @@ def test_one_key_for_all_padding_equals_padded_windows(
 # ------------------------------------------------------------------------------- kept biases
 
 
+@pytest.mark.parametrize('size', [(3, 3), (3, 1), (2, 3), (1, 1), (2, 2)])
+def test_biases_slid_equal_those_gathered(size: tuple[int, int]) -> None:
+    maps = torch.randn(2, 5, 5)
+    want = torch.empty(2, *size, *size)
+    for row, column, key_row, key_column in itertools.product(*map(range, size * 2)):
+        place = row - key_row + 2, column - key_column + 2
+        want[:, row, column, key_row, key_column] = maps[:, *place]
+    for biases in (gcvit._slid, gcvit._gathered):
+        assert torch.equal(biases(maps, *size), want.flatten(3).flatten(1, 2))
+
+
 @torch.no_grad()
 def test_kept_biases_follow_every_change_of_their_table() -> None:
     block = random_block(False, mask_padding=False)

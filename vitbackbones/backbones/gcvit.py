@@ -397,33 +397,47 @@ class WindowAttention(nn.Module):
     def _bias(self, table: Tensor, wh: int, ww: int) -> Tensor:
         """(heads, T, T) or (heads, T, T + 1): of every query (row) for every key (column)."""
         ws = self.window_size
-        side = 2 * ws - 1
-        maps = table.t().unflatten(1, (side, side))  # (heads, side, side)
-        y, x = torch.arange(wh, device=table.device), torch.arange(ww, device=table.device)
-        rows = y[:, None] - y + ws - 1  # of the table, for query row (first axis) and key row
-        cols = x[:, None] - x + ws - 1
-        # First one run of keys per row of the table and query column, then those as wholes.
-        runs = maps.index_select(2, cols.flatten()).view(-1, side * ww, ww)
-        index = rows[:, None] * ww + x[:, None]  # (wh, ww, wh)
-        bias = runs.index_select(1, index.flatten()).view(-1, wh * ww, wh * ww)
+        maps = table.t().unflatten(1, (2 * ws - 1, 2 * ws - 1))  # (heads, side, side)
+        bias = (_slid if torch.compiler.is_compiling() else _gathered)(maps, wh, ww)
         if not self._lacks_keys(wh, ww):
             return bias
         # The keys that lack are below (whole rows of the window) or to the right of those present.
-        # Matrices of zeros and ones add up what their positions have in the table.
         maps = maps.float()
         largest = maps.detach().amax((1, 2), keepdim=True)
-        below = _reach(y, wh, ws, ws), _reach(x, 0, ws, ws)
-        right = _reach(y, 0, wh, ws), _reach(x, ww, ws, ws)
-        total = sum(r @ (maps - largest).exp() @ c.t() for r, c in (below, right))
-        lacking = total.clamp(min=torch.finfo(total.dtype).tiny).log() + largest  # (heads, wh, ww)
+        weights = (maps - largest).exp()
+        below = _slide(_slide(weights, 1, ws - wh, 0, wh).sum(-1), 2, ws, 0, ww).sum(-1)
+        right = _slide(_slide(weights, 1, wh, ws - wh, wh).sum(-1), 2, ws - ww, 0, ww).sum(-1)
+        total = (below + right).clamp(min=torch.finfo(weights.dtype).tiny)
+        lacking = total.log() + largest  # (heads, wh, ww)
         return torch.cat([bias, lacking.flatten(1)[..., None].to(bias.dtype)], 2)
 
 
-def _reach(queries: Tensor, start: int, stop: int, window_size: int) -> Tensor:
-    """(T, 2 * ws - 1): 1 where a query's row of the table is for a key in start .. stop - 1."""
-    offset = torch.arange(2 * window_size - 1, device=queries.device) - window_size + 1
-    keys = queries[:, None] - offset
-    return ((keys >= start) & (keys < stop)).float()
+def _slide(x: Tensor, axis: int, size: int, first: int, count: int) -> Tensor:
+    """``size`` neighbours along an axis, as a new last axis, from each of ``count`` places on."""
+    return x.unfold(axis, size, 1).narrow(axis, first, count)
+
+
+def _gathered(maps: Tensor, wh: int, ww: int) -> Tensor:
+    """The biases (heads, T, T) out of a table (heads, side, side), by their places in it."""
+    ws, side = (maps.shape[1] + 1) // 2, maps.shape[1]
+    y, x = torch.arange(wh, device=maps.device), torch.arange(ww, device=maps.device)
+    rows = y[:, None] - y + ws - 1  # of the table, for query row (first axis) and key row
+    cols = x[:, None] - x + ws - 1
+    # First one run of keys per row of the table and query column, then those as wholes.
+    runs = maps.index_select(2, cols.flatten()).view(-1, side * ww, ww)
+    index = rows[:, None] * ww + x[:, None]  # (wh, ww, wh)
+    return runs.index_select(1, index.flatten()).view(-1, wh * ww, wh * ww)
+
+
+def _slid(maps: Tensor, wh: int, ww: int) -> Tensor:
+    """What :func:`_gathered` returns, without indices: a compiler can make constants of it.
+
+    Its backward pass takes twice as long.
+    """
+    ws = (maps.shape[1] + 1) // 2
+    runs = _slide(maps.flip(1, 2), 2, ww, ws - ww, ww).flip(2)  # (heads, side, ww, ww)
+    bias = _slide(runs, 1, wh, ws - wh, wh)  # (heads, wh upside down, ww, keys' ww, keys' wh)
+    return bias.mT.flip(1).reshape(-1, wh * ww, wh * ww)
 
 
 class Block(nn.Module):
