@@ -343,8 +343,8 @@ def test_biases_slid_equal_those_gathered(size: tuple[int, int]) -> None:
     maps = torch.randn(2, 5, 5)
     want = torch.empty(2, *size, *size)
     for row, column, key_row, key_column in itertools.product(*map(range, size * 2)):
-        place = row - key_row + 2, column - key_column + 2
-        want[:, row, column, key_row, key_column] = maps[:, *place]
+        bias = maps[:, row - key_row + 2, column - key_column + 2]
+        want[:, row, column, key_row, key_column] = bias
     for biases in (gcvit._slid, gcvit._gathered):
         assert torch.equal(biases(maps, *size), want.flatten(3).flatten(1, 2))
 

@@ -107,16 +107,17 @@ class ConvBN(Fusible):
         nn.init.constant_(self.bn.weight, bn_weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = is_plain(self.c, nn.Conv2d) and is_plain(self.bn, nn.BatchNorm2d)
-        plain = plain and self.c.bias is None and has_statistics(self.bn)
-        if not lean(x) or not plain or self.bn.training:
-            return self.bn(self.c(x))
+        c, bn = self.c, self.bn
+        plain = is_plain(c, nn.Conv2d) and is_plain(bn, nn.BatchNorm2d)
+        plain = plain and c.bias is None and has_statistics(bn)
+        if not lean(x) or not plain or bn.training:
+            return bn(c(x))
         # One map instead of two: what the convolution makes is overwritten by its norm.
-        if is_pointwise(self.c):
-            rows = F.linear(x.permute(0, 2, 3, 1), self.c.weight.flatten(1))  # (B, H, W, C')
+        if is_pointwise(c):
+            rows = F.linear(x.permute(0, 2, 3, 1), c.weight.flatten(1))  # (B, H, W, C')
         else:
-            rows = self.c(x).permute(0, 2, 3, 1)
-        scale, shift = scale_and_shift(self.bn)
+            rows = c(x).permute(0, 2, 3, 1)
+        scale, shift = scale_and_shift(bn)
         return torch.addcmul(shift, rows, scale, out=rows).permute(0, 3, 1, 2)
 
     def fuse(self) -> nn.Module:

@@ -57,14 +57,15 @@ def has_statistics(norm: nn.Module) -> TypeGuard[_BatchNorm]:
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """(C,) each: what a BatchNorm that :func:`has_statistics` multiplies by and adds."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach()
-    if norm.bias is None:
-        return scale, -norm.running_mean * scale
-    return scale, torch.addcmul(norm.bias.detach(), norm.running_mean, scale, value=-1)
+    mean, var, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    assert mean is not None
+    assert var is not None
+    scale = torch.rsqrt(var + norm.eps)
+    if weight is not None:
+        scale = scale * weight.detach()
+    if bias is None:
+        return scale, -mean * scale
+    return scale, torch.addcmul(bias.detach(), mean, scale, value=-1)
 
 
 def fold_after(conv: nn.Module, norm: nn.Module) -> nn.Module | None:
