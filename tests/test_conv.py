@@ -128,6 +128,14 @@ def test_hooks_are_called(module: nn.Module) -> None:
     assert set(seen) == set(layers_of(module))
 
 
+@pytest.mark.parametrize('act', [nn.GELU(), nn.GELU('tanh'), nn.ReLU()], ids=str)
+@torch.no_grad()
+def test_a_replaced_activation_of_an_mlp_is_used(act: nn.Module) -> None:
+    mlp, x = ConvMlp(8, 16), channels_last(torch.randn(2, 8, 5, 6))
+    mlp.act = act
+    torch.testing.assert_close(mlp(x), mlp.fc2(act(mlp.fc1(x))))
+
+
 @torch.no_grad()
 def test_a_replaced_projection_is_used() -> None:
     attn, x = AdditiveAttention(8).eval(), torch.randn(1, 8, 5, 6)

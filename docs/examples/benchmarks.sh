@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The measurements of docs/benchmarks.md but for its cost cards, one folder each: a quarter of an hour.
+# The measurements of docs/benchmarks.md but for its cost cards, one folder each: twenty minutes.
 #
 # bash docs/examples/benchmarks.sh [FOLDER]
 set -euo pipefail
@@ -9,17 +9,24 @@ out=${1:-work_dirs/benchmarks}
 benchmark=(python tools/benchmark.py --threads 2)
 alone=('out_indices=[2]' 'taps=[11]') # SuperViT without its pyramid
 
-"${benchmark[@]}" --peers mmdet:swin-t --archs sepvit:tiny gcvit:tiny casvit:t shvit:s4 \
-    --sizes 512x512 800x1216 --rounds 15 --out-dir "$out/swin"
-"${benchmark[@]}" --peers mmdet:swin-t --archs supervit:deit_s --arch-options "${alone[@]}" \
-    --sizes 512x512 800x1216 --rounds 15 --out-dir "$out/swin_supervit"
+for way in isolate together; do # each in a process of its own, and all in one
+    flag=$([ $way = together ] || echo --isolate)
+    "${benchmark[@]}" $flag --peers mmdet:swin-t --archs sepvit:tiny gcvit:tiny casvit:t shvit:s4 \
+        --sizes 512x512 800x1216 --rounds 15 --out-dir "$out/swin_$way"
+    "${benchmark[@]}" $flag --peers mmdet:swin-t --archs supervit:deit_s \
+        --arch-options "${alone[@]}" --sizes 512x512 800x1216 --rounds 15 \
+        --out-dir "$out/swin_supervit_$way"
+done
 "${benchmark[@]}" --mode train --peers mmdet:swin-t --archs sepvit:tiny gcvit:tiny casvit:t shvit:s4 \
     --rounds 5 --out-dir "$out/train"
 timm=(python docs/examples/benchmark_with_timm.py)
-"${timm[@]}" --threads 2 --peers timm:gcvit_tiny --archs gcvit:tiny \
-    --arch-options 'window_size=[7,7,14,7]' --sizes 224 --rounds 31 --out-dir "$out/timm_gcvit"
-"${timm[@]}" --threads 2 --peers timm:shvit_s4 --archs shvit:s4 --sizes 256 --rounds 51 \
-    --out-dir "$out/timm_shvit"
+for way in isolate together; do
+    flag=$([ $way = together ] || echo --isolate)
+    "${timm[@]}" $flag --threads 2 --peers timm:gcvit_tiny --archs gcvit:tiny --arch-options \
+        'window_size=[7,7,14,7]' --sizes 224 --rounds 51 --out-dir "$out/timm_gcvit_$way"
+    "${timm[@]}" $flag --threads 2 --peers timm:shvit_s4 --archs shvit:s4 --sizes 256 --rounds 101 \
+        --out-dir "$out/timm_shvit_$way"
+done
 "${timm[@]}" --threads 1 --batch 8 --peers timm:gcvit_tiny --archs gcvit:tiny \
     --arch-options 'window_size=[7,7,14,7]' --sizes 224 --rounds 9 --out-dir "$out/timm_gcvit8"
 "${timm[@]}" --threads 1 --batch 8 --peers timm:shvit_s4 --archs shvit:s4 --sizes 256 --rounds 31 \

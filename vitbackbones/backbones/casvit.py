@@ -25,8 +25,7 @@ from torch.nn import functional as F
 from vitbackbones.layers import DropPath, add_to, lean
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise, product
 from vitbackbones.layers.folding import Fusible, fold_after, fold_before, split
-from vitbackbones.layers.inference import is_plain
-from vitbackbones.layers.mlp import PIECE
+from vitbackbones.layers.mlp import PIECE, hidden_pieces, is_gelu
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer
@@ -170,7 +169,7 @@ class ConvMlp(nn.Module):
         self.fc2: nn.Module = nn.Conv2d(hidden_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = product(self.fc1) if lean(x) and is_plain(self.act, nn.GELU) else None
+        first = product(self.fc1) if lean(x) and is_gelu(self.act) else None
         second = product(self.fc2) if first else None
         if first is None or second is None:
             return self.fc2(self.act(self.fc1(x)))
@@ -178,8 +177,8 @@ class ConvMlp(nn.Module):
         b, c, h, w = x.shape
         rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
         y = torch.empty_like(rows)
-        for part, out in zip(rows.split(PIECE), y.split(PIECE), strict=True):
-            hidden = self.act(torch.mm(part, w1).add_(b1))
+        pieces = hidden_pieces(rows, w1, b1)
+        for (_, hidden), out in zip(pieces, y.split(PIECE), strict=True):
             torch.mm(hidden, w2, out=out).add_(b2)
         return y.view(b, h, w, c).permute(0, 3, 1, 2)
 

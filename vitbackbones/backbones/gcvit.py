@@ -32,6 +32,7 @@ from vitbackbones.layers import (
     biased_attention,
     channels_first,
     invert,
+    is_gelu,
     is_plain,
     lean,
     linear,
@@ -205,12 +206,12 @@ def add_branch(x: Tensor, branch: nn.Sequential) -> Tensor:
 
 def _is_known(branch: nn.Sequential) -> bool:
     """Whether it computes what :func:`conv_branch` has made it for."""
-    kinds = nn.Conv2d, nn.GELU, SqueezeExcitation, nn.Conv2d
-    _, act, _, last = branch
+    first, act, excitation, last = branch
     return (
         is_plain(branch, nn.Sequential)
-        and all(map(is_plain, branch, kinds))
-        and act.approximate == 'none'
+        and is_plain(first, nn.Conv2d)
+        and is_gelu(act)
+        and is_plain(excitation, SqueezeExcitation)
         and is_pointwise(last)
         and last.bias is None
     )

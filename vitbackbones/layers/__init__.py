@@ -5,7 +5,7 @@ from .drop import DropPath
 from .inference import add_to, is_plain, keep_freed_memory, lean
 from .layout import channels_first
 from .linear import linear
-from .mlp import PIECE, Mlp, add_mlp
+from .mlp import PIECE, Mlp, add_mlp, is_gelu
 from .window import invert, one_graph, rows_at, window_groups
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     'biased_attention',
     'channels_first',
     'invert',
+    'is_gelu',
     'is_plain',
     'keep_freed_memory',
     'lean',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -39,11 +41,7 @@ def add_mlp(
     # A compiler sees to that itself, and training keeps the hidden layer anyway.
     fc1, fc2 = mlp.fc1, mlp.fc2
     rows = x.view(-1, x.shape[-1])
-    memory = x.new_empty(min(PIECE, len(rows)), fc1.out_features)
-    for piece in rows.split(PIECE):
-        # The bias after the product: torch would fill the output with it first, and more slowly.
-        hidden = torch.mm(norm(piece), fc1.weight.t(), out=memory[: len(piece)]).add_(fc1.bias)
-        torch.ops.aten.gelu_(hidden)
+    for piece, hidden in hidden_pieces(rows, fc1.weight.t(), fc1.bias, norm):
         if isinstance(scale, Tensor):
             piece.addcmul_(torch.mm(hidden, fc2.weight.t()).add_(fc2.bias), scale)
         else:
@@ -53,15 +51,34 @@ def add_mlp(
     return x
 
 
+def hidden_pieces(
+    rows: Tensor, weight: Tensor, bias: Tensor, norm: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some rows of (N, C), and ``GELU(norm(rows) @ weight + bias)`` of them, until all had a turn.
+
+    All hidden layers lie in the same memory: each is gone when the next one comes.
+    """
+    memory = rows.new_empty(min(PIECE, len(rows)), len(bias))
+    for piece in rows.split(PIECE):
+        x = piece if norm is None else norm(piece)
+        # The bias after the product: torch would fill the output with it first, and more slowly.
+        hidden = torch.mm(x, weight, out=memory[: len(piece)]).add_(bias)
+        yield piece, torch.ops.aten.gelu_(hidden)
+
+
 def _is_known(norm: nn.Module, mlp: Mlp, drop_path: nn.Module) -> bool:
     """Whether all of it is what it was built as, in evaluation."""
     layers = (mlp.fc1, mlp.fc2)
     return (
         is_plain(norm, nn.LayerNorm)
         and is_plain(mlp, Mlp)
-        and is_plain(mlp.act, nn.GELU)
-        and mlp.act.approximate == 'none'
+        and is_gelu(mlp.act)
         and all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers)
         and is_plain(drop_path, DropPath)
         and not drop_path.training
     )
+
+
+def is_gelu(module: nn.Module) -> bool:
+    """Whether it is the plain, exact (erf) GELU."""
+    return is_plain(module, nn.GELU) and module.approximate == 'none'
