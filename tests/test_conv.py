@@ -202,14 +202,23 @@ def test_a_convolution_of_a_small_map_is_a_product(
     torch.testing.assert_close(convolve(layer, x), layer(x))
 
 
-@pytest.mark.parametrize('padding', [0, 1])
+@pytest.mark.parametrize(
+    ('weights', 'inputs', 'memory_format', 'convolved'),
+    [
+        (600, 100, torch.contiguous_format, False),
+        (594, 100, torch.contiguous_format, True),
+        (600, 100, torch.channels_last, True),  # which a product would have to copy
+    ],
+)
 @torch.no_grad()
-def test_only_maps_of_fewer_pixels_than_weights_become_products(padding: int) -> None:
-    layer, calls = nn.Conv2d(32, 64, 3, padding=padding), []
+def test_only_maps_of_far_fewer_pixels_than_weights_become_products(
+    weights: int, inputs: int, memory_format: torch.memory_format, convolved: bool
+) -> None:
+    layer = nn.Conv2d(2, weights // 6, (1, 3)).to(memory_format=memory_format)
+    calls = []
     layer._conv_forward = lambda *args: calls.append(args) or nn.Conv2d._conv_forward(layer, *args)
-    for side in (3, 100):
-        convolve(layer, torch.randn(1, 32, side, side))
-    assert [x.shape[2] for x, *_ in calls] == [100]
+    convolve(layer, torch.randn(1, 2, 5, inputs // 10))
+    assert bool(calls) == convolved
 
 
 @torch.no_grad()

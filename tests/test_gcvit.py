@@ -452,6 +452,7 @@ BRANCHES = {
     'hook on the whole': lambda branch: branch.register_forward_hook(double),
     'hook on a layer': lambda branch: branch[0].register_forward_hook(double),
     'hook on the gates': lambda branch: branch[2].register_forward_hook(double),
+    'a layer more': lambda branch: branch.append(nn.Identity()),
     'another activation': lambda branch: branch.__setitem__(1, nn.ReLU()),
     'another GELU': lambda branch: branch.__setitem__(1, nn.GELU('tanh')),
     'another last layer': lambda branch: branch.__setitem__(3, nn.Conv2d(8, 8, 1)),
@@ -475,6 +476,12 @@ def test_a_residual_convolution_in_one_product_equals_its_layers(
     before = x.clone()
     torch.testing.assert_close(add_branch(x, branch), x + branch(x))
     assert torch.equal(x, before)
+
+
+@torch.no_grad()
+def test_any_module_may_stand_in_for_a_residual_convolution() -> None:
+    x = torch.randn(1, 8, 5, 7)
+    assert torch.equal(add_branch(x, nn.Identity()), 2 * x)
 
 
 @torch.no_grad()

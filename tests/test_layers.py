@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.small import SMALL
+from vitbackbones.backbones import GCViT, SuperViT
 from vitbackbones.backbones.sepvit import MOST_KEPT, Block, SepViT, Windows, kept_windows
 from vitbackbones.layers import (
     DropPath,
@@ -182,6 +184,54 @@ def test_a_residual_does_not_overwrite_what_a_hook_has_kept(watched: str) -> Non
     torch.testing.assert_close(kept[0], y - x)
 
 
+WITHOUT_SCALES = {
+    GCViT: {**SMALL['GCViT'], 'layer_scale': None},
+    SuperViT: {**SMALL['SuperViT'], 'residual_scale': 1.0},
+    SepViT: SMALL['SepViT'],
+}
+
+
+@pytest.mark.parametrize('cls', WITHOUT_SCALES)
+def test_what_any_hook_has_kept_is_not_overwritten(cls: Any) -> None:
+    net, kept = cls(WITHOUT_SCALES[cls]).eval(), []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        kept.extend((x, x.clone()) for x in (*inputs, output) if isinstance(x, Tensor))
+
+    for module in net.modules():
+        module.register_forward_hook(keep)
+    x = torch.randn(1, 3, 72, 88)
+    want = net(x)
+    assert len(kept) > 50
+    kept.clear()
+    with torch.no_grad():
+        for one, other in zip(net(x), want, strict=True):
+            torch.testing.assert_close(one, other)
+    assert all(torch.equal(one, other) for one, other in kept)
+
+
+@pytest.mark.parametrize('cls', WITHOUT_SCALES)
+def test_the_ways_of_inference_and_training_agree_without_scales(cls: Any) -> None:
+    net = cls(WITHOUT_SCALES[cls]).eval()
+    for shape in ((0, 3, 72, 88), (1, 3, 72, 88), (2, 3, 64, 104)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            got = net(x)
+        for one, other in zip(got, net(x), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def test_hooks_on_all_modules_of_a_process_hear_every_layer() -> None:
+    net, heard = SepViT(SMALL['SepViT']).eval(), set()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: heard.add(module))
+    try:
+        net(torch.randn(1, 3, 64, 64))
+    finally:
+        handle.remove()
+    assert {m for m in net.modules() if isinstance(m, (nn.Linear, nn.GELU, Mlp))} <= heard
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('grad', [False, True])
 def test_a_residual_keeps_the_larger_type_and_the_input(dtype: torch.dtype, grad: bool) -> None:
@@ -242,7 +292,11 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(platform.libc_ver()[0], *[faults() for _ in range(9)])
 """
-BUILD = "from vitbackbones.backbones import SHViT; SHViT('s1')"
+BUILD = """
+from vitbackbones.backbones import SHViT
+with torch.device('meta'):
+    SHViT('s1')
+"""
 
 
 def test_a_process_with_a_backbone_keeps_what_a_pass_frees() -> None:

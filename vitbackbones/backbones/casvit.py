@@ -199,8 +199,8 @@ class Block(Fusible):
         x = add_to(
             x, self.local_perception(x), self.local_perception
         )  # never dropped, as published
-        x = add_to(x, self.drop_path(self.attn(self.norm1(x))), self.attn)
-        return add_to(x, self.drop_path(self.mlp(self.norm2(x))), self.mlp)
+        x = add_to(x, self.drop_path(self.attn(self.norm1(x))), self.attn, self.drop_path)
+        return add_to(x, self.drop_path(self.mlp(self.norm2(x))), self.mlp, self.drop_path)
 
     def fuse(self) -> nn.Module:
         """Fold both norms into the pointwise convolutions behind them, and spare maps."""

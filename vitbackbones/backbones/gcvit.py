@@ -188,28 +188,26 @@ def conv_branch(dim: int) -> nn.Sequential:
     )
 
 
-def add_branch(x: Tensor, branch: nn.Sequential) -> Tensor:
+def add_branch(x: Tensor, branch: nn.Module) -> Tensor:
     """``x + branch(x)``, where ``branch`` is what :func:`conv_branch` makes."""
-    layers: Any = branch
-    conv, _, excitation, last = layers
     if not lean(x) or not _is_known(branch):
         return x + branch(x)
+    layers: Any = branch
+    conv, _, excitation, last = layers
     y = torch.ops.aten.gelu_(conv(x))
-    # One pass for gates, product and sum: each image has weights that hold its gates.
-    weights = last.weight.flatten(1) * excitation.gates(y)[:, None]  # (B, C', C)
-    rows, hidden = (z.permute(0, 2, 3, 1).flatten(1, 2) for z in (x, y))  # (B, H * W, C)
-    out = rows.new_empty(rows.shape)
-    for residual, image, weight, total in zip(rows, hidden, weights, out, strict=True):
-        torch.addmm(residual, image, weight.t(), out=total)
-    return out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    y.mul_(excitation.gates(y)[:, :, None, None])
+    rows, hidden = (z.permute(0, 2, 3, 1).flatten(0, 2) for z in (x, y))  # (B * H * W, C)
+    out = torch.addmm(rows, hidden, last.weight.flatten(1).t())
+    return out.view(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
 
 
-def _is_known(branch: nn.Sequential) -> bool:
+def _is_known(branch: nn.Module) -> bool:
     """Whether it computes what :func:`conv_branch` has made it for."""
+    if not is_plain(branch, nn.Sequential) or len(branch) != 4:
+        return False
     first, act, excitation, last = branch
     return (
-        is_plain(branch, nn.Sequential)
-        and is_plain(first, nn.Conv2d)
+        is_plain(first, nn.Conv2d)
         and is_gelu(act)
         and is_plain(excitation, SqueezeExcitation)
         and is_pointwise(last)
@@ -352,7 +350,7 @@ class WindowAttention(nn.Module):
         """Windows of one size: (B, N * T, 2 C or 3 C) -> (B, N * T, C)."""
         b, heads = qkv.shape[0], self.num_heads
         d = self.proj.in_features // heads
-        qkv = qkv.reshape(b * n, wh * ww, -1, heads, d)
+        qkv = qkv.reshape(b * n, wh * ww, qkv.shape[2] // (heads * d), heads, d)
         *queries, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B * N, heads, T, d) each
         if self._lacks_keys(wh, ww):
             key, value = self.qkv.bias.to(k.dtype).view(-1, heads, 1, d)[-2:]
@@ -473,7 +471,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
         y = self.attn(self.norm1(x), query if self.global_query else None, windows)
         scales = [1.0 if gamma is None else gamma for gamma in (self.gamma1, self.gamma2)]
-        x = add_to(x, self.drop_path(y), self.attn, scales[0])
+        x = add_to(x, self.drop_path(y), self.attn, self.drop_path, scale=scales[0])
         return add_mlp(x, self.norm2, self.mlp, self.drop_path, scales[1])
 
 

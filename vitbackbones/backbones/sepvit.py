@@ -237,7 +237,8 @@ class SeparableAttention(nn.Module):
         """DSA with its residual: (B, R, C), same shape; overwrites ``x`` where nobody needs it."""
         b, rows, _ = x.shape
         lengths = [n * t for n, t, _ in windows.shapes]
-        if lean(x) and b * rows > PIECE and is_plain(self.DSA_qkv, nn.Linear):
+        in_place = lean(x) and is_plain(self.DSA_qkv, nn.Linear)
+        if in_place and b * rows > PIECE:
             for (_, t, padded), group in zip(windows.shapes, x.split(lengths, 1), strict=True):
                 for part in group.split(max(PIECE // (b * t), 1) * t, 1):
                     part += self._within(linear(self.DSA_qkv, part), t, padded)
@@ -247,7 +248,7 @@ class SeparableAttention(nn.Module):
             self._within(part, t, padded)
             for (_, t, padded), part in zip(windows.shapes, parts, strict=True)
         ]
-        if not lean(x):
+        if not in_place:
             return x + torch.cat(outputs, 1)
         for part, y in zip(x.split(lengths, 1), outputs, strict=True):
             part += y
@@ -255,8 +256,8 @@ class SeparableAttention(nn.Module):
 
     def _within(self, qkv: Tensor, t: int, padded: int) -> Tensor:
         """Attention in each of N windows of T tokens: (B, N * T, 3 * C) -> (B, N * T, C)."""
-        b, length, _ = qkv.shape
-        qkv = qkv.reshape(-1, t, 3, self.num_heads, qkv.shape[2] // (3 * self.num_heads))
+        b, length, width = qkv.shape
+        qkv = qkv.unflatten(1, (-1, t)).flatten(0, 1).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * N, heads, T, d) each
         mask = None
         if padded:  # the second key counts that many times: its logarithm is added
@@ -264,7 +265,7 @@ class SeparableAttention(nn.Module):
             mask[1] = math.log(padded)
             mask = mask.expand(1, 1, t, t)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return y.transpose(1, 2).reshape(b, length, -1)
+        return y.transpose(1, 2).reshape(b, length, width // 3)
 
     def _between(self, token: Tensor) -> Tensor:
         """What windows take from one another: tokens (B, Nw, C) -> (B, heads, Nw, Nw)."""
@@ -278,11 +279,10 @@ class SeparableAttention(nn.Module):
         Reads tokens (B, R, C). Pieces of the width of a head are gathered so that every head's lie
         together for the product.
         """
-        b, _, c = x.shape
-        nw = weights.shape[2]
-        pieces = x.unflatten(2, (self.num_heads, -1)).flatten(1, 2)  # (B, R * heads, d)
+        heads, nw = weights.shape[1:3]
+        pieces = x.unflatten(2, (heads, -1)).flatten(1, 2)  # (B, R * heads, d)
         v = rows_at(pieces, windows.pieces)
-        v = v.view(b, self.num_heads, nw, -1)  # (B, heads, Nw, ws * ws * d)
+        v = v.unflatten(1, (heads, nw, -1)).flatten(3)  # (B, heads, Nw, ws * ws * d)
         if windows.valid is None:
             own = torch.eye(nw, dtype=weights.dtype, device=x.device)  # the residual
             y = (weights + own) @ v.to(weights.dtype)
@@ -291,8 +291,8 @@ class SeparableAttention(nn.Module):
             total = (weights @ valid).clamp(min=torch.finfo(weights.dtype).tiny)
             v = v.unflatten(3, (valid.shape[1], -1)) * valid[..., None]
             y = (weights @ v.flatten(3)).view_as(v) / total[..., None] + v
-        pieces = y.reshape(b, -1, c // self.num_heads)
-        return rows_at(pieces, windows.inverse).view(b, -1, c)
+        pieces = y.reshape(y.shape[0], windows.pieces.shape[0], x.shape[2] // heads)
+        return rows_at(pieces, windows.inverse).unflatten(1, (-1, heads)).flatten(2)
 
 
 class Block(nn.Module):
@@ -315,7 +315,7 @@ class Block(nn.Module):
         if self.win_token is not None:
             rows.append(self.win_token.to(x.dtype).expand_as(rows[1]))
         y = self.attn(self.norm1(torch.cat(rows, 1)), windows)
-        x = add_to(x, self.drop_path(y.view(x.shape)), self.attn)
+        x = add_to(x, self.drop_path(y.view(x.shape)), self.attn, self.drop_path)
         return add_mlp(x, self.norm2, self.mlp, self.drop_path)
 
 

@@ -134,7 +134,7 @@ class Residual(Fusible):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return add_to(x, self.drop_path(self.m(x)), self.m)
+        return add_to(x, self.drop_path(self.m(x)), self.m, self.drop_path)
 
     def fuse(self) -> nn.Module:
         """A convolution adds its input by itself, with one more in the middle of its kernels."""

@@ -221,7 +221,7 @@ class Block(nn.Module):
         :func:`select_tokens`, and the others skip the MLP.
         """
         y, scores = self.attn(self.norm1(x), scored=keep_rate < 1)
-        x = add_to(x, self.drop_path(y), self.attn, self.residual_scale)
+        x = add_to(x, self.drop_path(y), self.attn, self.drop_path, scale=self.residual_scale)
         if scores is None:
             return self._add_mlp(x), None
         kept = select_tokens(scores, keep_rate)

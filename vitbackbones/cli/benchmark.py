@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -223,18 +223,21 @@ class Contest:
                 progress.update(task, description=f'counting {contestant.name}')
                 self.content['results'].append(self.count(contestant, size))
                 progress.advance(task)
-        runners: dict[str, Here | Elsewhere] = {
-            c.name: Elsewhere(make, self.setting) if self.isolate else Here(c, self.setting)
-            for make, c in self.contestants
-        }
-        try:
+        runners: dict[str, Here | Elsewhere] = {}
+        with ExitStack() as stack:
+            while self.contestants:
+                make, contestant = self.contestants.pop(0)
+                if self.isolate:
+                    elsewhere = closing(Elsewhere(make, self.setting))
+                    runners[contestant.name] = stack.enter_context(elsewhere)
+                else:
+                    runners[contestant.name] = Here(contestant, self.setting)
+            del contestant  # with its weights, if it runs elsewhere
+            torch.cuda.empty_cache()
             # What serves inference alone may have its weights laid out as the machine likes them.
             with inductor.patch(freezing=not self.setting.train):
                 for size in self.sizes:
                     self.time(progress, size, runners)
-        finally:
-            for runner in runners.values():
-                runner.close()
 
     def count(self, contestant: Contestant, size: tuple[int, int]) -> dict[str, Any]:
         """What does not depend on the load of the machine."""

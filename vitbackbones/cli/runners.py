@@ -35,9 +35,6 @@ class Here:
         self.run()  # compiles; caches what is kept between calls
         return weight_memory(self.contestant.model) + peak_memory(self.run, self.device)
 
-    def close(self) -> None:
-        pass
-
 
 class Elsewhere:
     """A contestant in a process of its own, with the methods of :class:`Here`.
@@ -81,12 +78,13 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to answer
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    runner = Here(make(), setting)
+    runner = None
     with inductor.patch(freezing=not setting.train):
         while True:
             size = pipe.recv()
             answer: int | str = 0
             try:
+                runner = runner or Here(make(), setting)
                 if size is None:
                     runner.run()
                     synchronize(setting.device)

@@ -7,30 +7,34 @@ from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
 M = TypeVar('M', bound=nn.Module)
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the process keep up to 64 MiB of freed memory, where it has glibc.
+    """Let the process keep memory that a pass frees for the next one, where it has glibc.
 
-    glibc gives memory back to the system beyond a threshold, twice the largest block that was
-    mapped and freed; what the next pass needs is then mapped anew, page by page, for up to a
-    fifth of its time. A block of 32 MiB, the largest that counts, takes no time itself: nobody
-    writes to it.
+    glibc maps large blocks one by one, and gives them back to the system when they are freed, as
+    it does with what is free at the end of its heap. What the next pass needs is then mapped anew,
+    page by page, for up to a fifth of its time. What is large grows with the largest block that was
+    ever freed, up to 32 MiB, and what the heap keeps at its end to twice that. So one block of
+    that size is enough, and takes no time itself: nobody writes to it.
     """
-    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8)
+    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8, device='cpu')
 
 
 def lean(x: Tensor) -> bool:
-    """Whether nothing but the numbers counts: inference in float32 on a CPU, not traced."""
+    """Whether nothing but the numbers counts: inference in float32 on a CPU, with none to watch."""
     return (
         x.is_cpu
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and not hooks._global_forward_hooks
+        and not hooks._global_forward_pre_hooks
         and not _autocast()
     )
 
@@ -57,14 +61,16 @@ def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
     )
 
 
-def add_to(x: Tensor, y: Tensor, branch: nn.Module, scale: Tensor | float = 1.0) -> Tensor:
-    """``x + scale * y``, in the memory of what ``branch`` has made, ``y``, if nobody looks there.
+def add_to(x: Tensor, y: Tensor, *branch: nn.Module, scale: Tensor | float = 1.0) -> Tensor:
+    """``x + scale * y``, in the memory of ``y`` if nobody else looks there.
 
-    ``scale`` is a number, or one per channel, the last axis.
+    Args:
+        branch: the modules that may have returned ``y``.
+        scale: a number, or one per channel, the last axis.
     """
     if isinstance(scale, Tensor):
         return torch.addcmul(x, scale, y)
-    if scale != 1 or torch.is_grad_enabled() or y.dtype != x.dtype or _is_watched(branch):
+    if scale != 1 or torch.is_grad_enabled() or y.dtype != x.dtype or any(map(_is_watched, branch)):
         return x.add(y, alpha=scale)
     return y.add_(x)
 

@@ -37,7 +37,7 @@ def add_mlp(
         scale: a number, or one per channel (C,).
     """
     if not lean(x) or not x.is_contiguous() or not _is_known(norm, mlp, drop_path):
-        return add_to(x, drop_path(mlp(norm(x))), mlp, scale)
+        return add_to(x, drop_path(mlp(norm(x))), mlp, drop_path, scale=scale)
     # A compiler sees to that itself, and training keeps the hidden layer anyway.
     fc1, fc2 = mlp.fc1, mlp.fc2
     rows = x.view(-1, x.shape[-1])
@@ -45,9 +45,7 @@ def add_mlp(
         if isinstance(scale, Tensor):
             piece.addcmul_(torch.mm(hidden, fc2.weight.t()).add_(fc2.bias), scale)
         else:
-            # Not ``addmm_``, which torch's counter of operations does not know.
-            torch.addmm(piece, hidden, fc2.weight.t(), alpha=scale, out=piece)
-            piece.add_(fc2.bias, alpha=scale)
+            piece.addmm_(hidden, fc2.weight.t(), alpha=scale).add_(fc2.bias, alpha=scale)
     return x
 
 

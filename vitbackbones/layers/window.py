@@ -14,7 +14,7 @@ from .inference import lean
 def rows_at(rows: Tensor, index: Tensor) -> Tensor:
     """The rows (B, N, C) at the places ``index`` (M,): (B, M, C)."""
     # torch shares the first axis alone among threads, and one image is what they wait for most.
-    if len(rows) == 1 and lean(rows):
+    if lean(rows) and len(rows) == 1:
         return rows[0].index_select(0, index)[None]
     return rows.index_select(1, index)
 
