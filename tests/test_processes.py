@@ -5,6 +5,7 @@ Losses and weights beside those of one process are in test_ddp.py.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import os
 import re
@@ -59,6 +60,7 @@ def launch(number: int, body: Callable[[int], Any], folder: Path) -> Ends:
         os.setsid()
         sys.stderr = (folder / f'{rank}.err').open('w')
         os.dup2(sys.stderr.fileno(), 2)
+        faulthandler.dump_traceback_later(LIMIT - 2)  # whoever hangs says where
         os.chdir(folder)
         torch.set_num_threads(1)
         here = place | dict(RANK=rank, LOCAL_RANK=rank)
@@ -75,6 +77,8 @@ def launch(number: int, body: Callable[[int], Any], folder: Path) -> Ends:
         while waiting and (done := wait(waiting, LIMIT)):
             ended += [time.monotonic()] * len(done)
             waiting = [process for process in waiting if process not in done]
+        stacks = [(folder / f'{rank}.err').read_text() for rank in range(number)]
+        assert ended, f'nobody ended, not even who was to die: {stacks}'
         print(f'the last process ended {ended[-1] - ended[0]:.1f} s after the first')
     finally:
         for process in processes:
