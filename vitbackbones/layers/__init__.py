@@ -2,7 +2,7 @@
 
 from .attention import biased_attention
 from .drop import DropPath
-from .inference import add_to, is_plain, keep_freed_memory, lean
+from .inference import add_to, is_plain, lean
 from .layout import channels_first
 from .linear import linear
 from .mlp import PIECE, Mlp, add_mlp, is_gelu
@@ -19,7 +19,6 @@ __all__ = [
     'invert',
     'is_gelu',
     'is_plain',
-    'keep_freed_memory',
     'lean',
     'linear',
     'one_graph',
