@@ -72,6 +72,18 @@ def test_further_sizes_need_no_further_graphs(name: str) -> None:
 
 
 @every_backbone
+@torch.no_grad()
+def test_norms_are_of_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile takes any four axes for (B, C, H, W), and brings others out of their order."""
+    axes, norm = [0], torch.nn.functional.layer_norm
+    monkeypatch.setattr(
+        torch.nn.functional, 'layer_norm', lambda x, *a: axes.append(x.ndim) or norm(x, *a)
+    )
+    build(name).eval()(torch.randn(1, 3, *SIZES[0]))
+    assert max(axes) <= 3
+
+
+@every_backbone
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
 @torch.no_grad()
 def test_a_trace_for_one_size_has_the_same_outputs(name: str) -> None:

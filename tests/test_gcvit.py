@@ -274,6 +274,11 @@ def windows_of(x: Tensor, pad: bool = False) -> Windows:
     return Windows(x.shape[1], x.shape[2], 3, x.device, pad)
 
 
+def run(block: Block, x: Tensor, query: Tensor | None, pad: bool = False) -> Tensor:
+    """The block for a map (B, H, W, C), of which it gets the rows."""
+    return block(x.flatten(1, 2), query, windows_of(x, pad)).view(x.shape)
+
+
 def random_block(global_query: bool, mask_padding: bool) -> Block:
     block = Block(8, 2, 3, 2, 1.0, 0.0, global_query=global_query, mask_padding=mask_padding)
     for p in block.parameters():
@@ -291,7 +296,7 @@ def test_masked_padding_equals_windows_cut_off_at_the_edge(
     x = torch.randn(2, *size, 8)
     query = torch.randn(2, 2, 3, 3, 4)  # a level's query is there for its local blocks too
     want = block_without_padding(block, x, query if global_query else None)
-    torch.testing.assert_close(block(x, query, windows_of(x)), want)
+    torch.testing.assert_close(run(block, x, query), want)
 
 
 @pytest.mark.parametrize('global_query', [False, True])
@@ -300,7 +305,7 @@ def test_unmasked_padding_takes_part(global_query: bool) -> None:
     block = random_block(global_query, mask_padding=False)
     x, query = torch.randn(1, 4, 8, 8), torch.randn(1, 2, 3, 3, 4)
     want = block_without_padding(block, x, query if global_query else None)
-    whole = block(x, query, windows_of(x))
+    whole = run(block, x, query)
     torch.testing.assert_close(whole[:, :3, :6], want[:, :3, :6])  # windows inside the map
     assert (whole[:, 3:] - want[:, 3:]).abs().max() > 1e-2
 
@@ -331,8 +336,8 @@ def test_one_key_for_all_padding_equals_padded_windows(
 ) -> None:
     block = random_block(global_query, mask_padding=False)
     x, query = torch.randn(2, *size, 8), torch.randn(2, 2, 3, 3, 4)
-    padded = block(x, query, windows_of(x, pad=True))
-    torch.testing.assert_close(block(x, query, windows_of(x)), padded)
+    padded = run(block, x, query, pad=True)
+    torch.testing.assert_close(run(block, x, query), padded)
 
 
 # ------------------------------------------------------------------------------- kept biases
@@ -353,12 +358,12 @@ def test_biases_slid_equal_those_gathered(size: tuple[int, int]) -> None:
 def test_kept_biases_follow_every_change_of_their_table() -> None:
     block = random_block(False, mask_padding=False)
     x = torch.randn(1, 4, 8, 8)
-    before = block(x, None, windows_of(x))
+    before = run(block, x, None)
     table = block.attn.relative_position_bias_table
     table.data.add_(1 + torch.randn_like(table))  # as EMA hooks write: no version is counted
-    changed = block(x, None, windows_of(x))
+    changed = run(block, x, None)
     block.attn._kept.clear()
-    assert torch.equal(changed, block(x, None, windows_of(x)))
+    assert torch.equal(changed, run(block, x, None))
     assert not torch.allclose(before, changed, atol=1e-3)
 
 
@@ -367,13 +372,13 @@ def test_kept_biases_are_bounded_and_dropped_in_training(monkeypatch: pytest.Mon
     for size in itertools.product(range(1, 8), range(1, 8)):
         x = torch.randn(1, *size, 8)
         with torch.no_grad():
-            block(x, None, windows_of(x))
+            run(block, x, None)
         assert 0 < len(block.attn._kept) <= MOST_KEPT
-    block(x, None, windows_of(x))
+    run(block, x, None)
     assert not block.attn._kept
     monkeypatch.setattr(gcvit, 'LARGEST_KEPT', 0)
     with torch.no_grad():
-        block(x, None, windows_of(x))
+        run(block, x, None)
     assert not block.attn._kept
 
 

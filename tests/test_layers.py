@@ -247,7 +247,7 @@ def test_a_residual_keeps_the_larger_type_and_the_input(dtype: torch.dtype, grad
 
 @pytest.mark.parametrize('grad', [False, True])
 def test_a_block_adds_in_single_precision_under_autocast(grad: bool) -> None:
-    x = torch.randn(1, 5, 7, 16)
+    x = torch.randn(1, 5 * 7, 16)
     windows = Windows(5, 7, 4, 2, x.device)
     block = Block(16, 2, 2, 0.0, learnable_token=False).eval()
     with torch.set_grad_enabled(grad), torch.autocast('cpu', torch.bfloat16):
@@ -258,11 +258,11 @@ def test_a_block_adds_in_single_precision_under_autocast(grad: bool) -> None:
 @pytest.mark.parametrize('batch', [1, 2])
 def test_maps_are_transposed_pixel_by_pixel(grad: bool, batch: int, monkeypatch) -> None:
     monkeypatch.setattr(layout, 'PIECE', 4)
-    x = torch.randn(batch, 3, 5, 2, requires_grad=grad)
+    x = torch.randn(batch, 3 * 5, 2, requires_grad=grad)
     with torch.set_grad_enabled(grad):
-        y = channels_first(x)
+        y = channels_first(x, 3, 5)
     assert y.is_contiguous()
-    assert torch.equal(y, x.permute(0, 3, 1, 2))
+    assert torch.equal(y, x.view(batch, 3, 5, 2).permute(0, 3, 1, 2))
     assert y.requires_grad == grad
 
 

@@ -124,9 +124,9 @@ def block() -> Block:
 
 
 def run(layer: Block, x: torch.Tensor, **options: bool) -> torch.Tensor:
-    return layer(
-        x, Windows(x.shape[1], x.shape[2], WINDOW, layer.attn.num_heads, x.device, **options)
-    )
+    """A block for a map (B, H, W, C), of which it gets the rows."""
+    windows = Windows(*x.shape[1:3], WINDOW, layer.attn.num_heads, x.device, **options)
+    return layer(x.flatten(1, 2), windows).view(x.shape)
 
 
 def attend_plainly(layer: Block, x: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from vitbackbones.layers import (
     DropPath,
+    LayerNorm2d,
     Mlp,
     add_mlp,
     add_to,
@@ -38,6 +39,8 @@ from vitbackbones.layers import (
     linear,
     one_graph,
     rows_at,
+    to_map,
+    to_rows,
     window_groups,
 )
 from vitbackbones.layers.conv import convolve, is_pointwise
@@ -196,9 +199,9 @@ def add_branch(x: Tensor, branch: nn.Module) -> Tensor:
     conv, _, excitation, last = layers
     y = torch.ops.aten.gelu_(conv(x))
     y.mul_(excitation.gates(y)[:, :, None, None])
-    rows, hidden = (z.permute(0, 2, 3, 1).flatten(0, 2) for z in (x, y))  # (B * H * W, C)
-    out = torch.addmm(rows, hidden, last.weight.flatten(1).t())
-    return out.view(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+    rows, hidden = to_rows(x), to_rows(y)  # (B, H * W, C)
+    out = torch.addmm(rows.flatten(0, 1), hidden.flatten(0, 1), last.weight.flatten(1).t())
+    return to_map(out.view(rows.shape), *x.shape[2:])
 
 
 def _is_known(branch: nn.Module) -> bool:
@@ -216,24 +219,22 @@ def _is_known(branch: nn.Module) -> bool:
 
 
 class Downsample(nn.Module):
-    """Half the resolution: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+    """Half the resolution: (B, C, H, W) -> (B, C', ceil(H / 2), ceil(W / 2))."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm2d(dim)
         self.conv = conv_branch(dim)
         self.reduction = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1, bias=False)
-        self.norm2 = nn.LayerNorm(out_dim)
+        self.norm2 = LayerNorm2d(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(x).permute(0, 3, 1, 2)  # (B, C, H, W)
-        x = add_branch(x, self.conv)  # the shortcut is normed as well
-        x = convolve(self.reduction, x)  # (B, C', H', W')
-        return self.norm2(x.permute(0, 2, 3, 1))
+        x = add_branch(self.norm1(x), self.conv)  # the shortcut is normed as well
+        return self.norm2(convolve(self.reduction, x))
 
 
 class PatchEmbed(nn.Module):
-    """Stem: (B, in_channels, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
+    """Stem: (B, in_channels, H, W) -> (B, C, ceil(H / 4), ceil(W / 4))."""
 
     def __init__(self, in_channels: int, dim: int) -> None:
         super().__init__()
@@ -242,8 +243,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # The order of what follows; an image of three channels is cheap to bring into it.
-        x = self.proj(x.contiguous(memory_format=torch.channels_last))
-        return self.conv_down(x.permute(0, 2, 3, 1))
+        return self.conv_down(self.proj(x.contiguous(memory_format=torch.channels_last)))
 
 
 class QueryConv(nn.Module):
@@ -261,7 +261,7 @@ class QueryConv(nn.Module):
 class GlobalQuery(nn.Module):
     """The query that all windows of an image share in the global blocks of a level.
 
-    ``forward``: the level's input (B, H, W, C) -> (B, heads, ws, ws, d), whatever H and W are.
+    ``forward``: the level's input (B, C, H, W) -> (B, heads, ws, ws, d), whatever H and W are.
     """
 
     def __init__(self, level: int, dim: int, num_heads: int, window_size: int) -> None:
@@ -276,7 +276,7 @@ class GlobalQuery(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.to_q_global(x.permute(0, 3, 1, 2))  # (B, C, H', W')
+        x = self.to_q_global(x)  # (B, C, H', W')
         size = (self.window_size, self.window_size)
         x = F.interpolate(x, size, mode='bicubic', align_corners=False)  # (B, C, ws, ws)
         return x.unflatten(1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2)
@@ -285,21 +285,20 @@ class GlobalQuery(nn.Module):
 class Windows:
     """Where the windows of a level's maps lie; the same for all its blocks.
 
-    The pixels of a map in window order are (B, R, C). Windows at the edge of the map are cut off,
-    except with ``pad``: then they are whole, and zero outside the map.
+    The rows of a map (B, H * W, C) in window order are (B, R, C). Windows at the edge of the map
+    are cut off, except with ``pad``: then they are whole, and zero outside the map.
     """
 
     def __init__(self, height: int, width: int, size: int, device: torch.device, pad: bool) -> None:
         self.pad = pad
-        self.in_order = not pad and width <= size  # as the pixels are anyway
+        self.in_order = not pad and width <= size  # as the rows are anyway
         groups = window_groups(height, width, size, device, pad)
         self.shapes = [group.shape for group in groups]  # (N, wh, ww) each
         self.order = torch.cat([group.flatten() for group in groups])
         self.inverse = invert(self.order, height * width)
 
-    def split(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, R, C)."""
-        rows = x.flatten(1, 2)
+    def split(self, rows: Tensor) -> Tensor:
+        """(B, H * W, C) -> (B, R, C)."""
         if self.in_order:
             return rows
         if self.pad:
@@ -314,9 +313,9 @@ class Windows:
 class WindowAttention(nn.Module):
     """Multi-head attention in windows with a relative position bias.
 
-    ``forward`` takes a map (B, H, W, C) and its windows and returns a map. Global attention
-    projects no queries: they are ``query`` (B, heads, ws, ws, d), the same for all windows of an
-    image; local attention gets None.
+    ``forward`` takes the rows of a map (B, H * W, C) and its windows, and returns rows. Global
+    attention projects no queries: they are ``query`` (B, heads, ws, ws, d), the same for all
+    windows of an image; local attention gets None.
 
     In the published network windows are padded with zeros, which give keys and values equal to the
     bias of their projection. Here one key stands for all those that a window lacks, its position
@@ -344,7 +343,7 @@ class WindowAttention(nn.Module):
         groups = zip(parts, windows.shapes, strict=True)
         outputs = [self._attend(part, query, *shape) for part, shape in groups]
         y = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
-        return linear(self.proj, windows.merge(y)).view(x.shape)
+        return linear(self.proj, windows.merge(y))
 
     def _attend(self, qkv: Tensor, query: Tensor | None, n: int, wh: int, ww: int) -> Tensor:
         """Windows of one size: (B, N * T, 2 C or 3 C) -> (B, N * T, C)."""
@@ -442,7 +441,8 @@ def _slid(maps: Tensor, wh: int, ww: int) -> Tensor:
 class Block(nn.Module):
     """Attention and MLP, each with norm, residual and, in large variants, layer scale.
 
-    Maps are (B, H, W, C); ``query`` is the level's global query, which local blocks ignore.
+    ``forward`` takes and returns the rows of a map (B, H * W, C); ``query`` is the level's global
+    query, which local blocks ignore.
     """
 
     def __init__(
@@ -603,19 +603,21 @@ class GCViT(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
         self.check_input(x)
-        x = self.patch_embed(x)  # (B, H', W', C)
+        x = self.patch_embed(x)  # (B, C, H', W')
         # The number of groups would follow the size; but cut windows are how padding is masked.
-        pad = one_graph(x.shape[1], x.shape[2]) and not self.mask_padding
+        pad = one_graph(x.shape[2], x.shape[3]) and not self.mask_padding
         outputs = []
         for i, level in enumerate(self.levels):
             query = level.q_global_gen(x) if level.q_global_gen else None  # (B, heads, ws, ws, d)
-            windows = Windows(x.shape[1], x.shape[2], self.window_size[i], x.device, pad)
+            height, width = x.shape[2:]
+            windows = Windows(height, width, self.window_size[i], x.device, pad)
+            rows = to_rows(x)
             for block in level.blocks:
-                x = self.run(block, x, query, windows)
+                rows = self.run(block, rows, query, windows)
             if i in self.out_indices:
-                outputs.append(channels_first(getattr(self, f'norm{i}')(x)))  # (B, C, H', W')
+                outputs.append(channels_first(getattr(self, f'norm{i}')(rows), height, width))
             if level.downsample:
-                x = level.downsample(x)
+                x = level.downsample(to_map(rows, height, width))  # (B, C', H', W')
         return tuple(outputs)
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from vitbackbones.layers import (
     PIECE,
     DropPath,
+    LayerNorm2d,
     Mlp,
     add_mlp,
     add_to,
@@ -37,6 +38,8 @@ from vitbackbones.layers import (
     linear,
     one_graph,
     rows_at,
+    to_map,
+    to_rows,
     window_groups,
 )
 from vitbackbones.layers.conv import convolve
@@ -123,23 +126,25 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_channels: int, dim: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, kernel, stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)  # copies the image alone
-        x = convolve(self.proj, x)  # (B, C, H', W')
-        return self.norm(x.permute(0, 2, 3, 1))
+        return self.norm(convolve(self.proj, x))  # (B, C, H', W')
 
 
 class ConditionalPositionEncoding(nn.Module):
-    """PEG: ``x + dwconv3x3(x)`` (Chu et al., "Conditional Positional Encodings", section 3.2)."""
+    """PEG: ``x + dwconv3x3(x)`` (Chu et al., "Conditional Positional Encodings", section 3.2).
+
+    ``forward``: the rows of a map (B, H * W, C), with its height and width -> rows.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, groups=dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, rows: Tensor, height: int, width: int) -> Tensor:
+        return add_to(rows, to_rows(self.proj(to_map(rows, height, width))), self.proj)
 
 
 class Windows:
@@ -296,7 +301,10 @@ class SeparableAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """SepViT block: separable attention and MLP, each with norm and residual (section 3.3)."""
+    """SepViT block: separable attention and MLP, each with norm and residual (section 3.3).
+
+    ``forward`` takes and returns the rows of a map (B, H * W, C).
+    """
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: int, drop_path: float, learnable_token: bool
@@ -311,11 +319,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         # Padding comes before the norm: padded pixels and zero tokens become the norm's bias.
-        rows = [x.flatten(1, 2), x.new_zeros(x.shape[0], 1, x.shape[3])]
+        rows = [x, x.new_zeros(x.shape[0], 1, x.shape[2])]
         if self.win_token is not None:
             rows.append(self.win_token.to(x.dtype).expand_as(rows[1]))
         y = self.attn(self.norm1(torch.cat(rows, 1)), windows)
-        x = add_to(x, self.drop_path(y.view(x.shape)), self.attn, self.drop_path)
+        x = add_to(x, self.drop_path(y), self.attn, self.drop_path)
         return add_mlp(x, self.norm2, self.mlp, self.drop_path)
 
 
@@ -432,32 +440,35 @@ class SepViT(Backbone):
         self.check_input(x)
         outputs = []
         for i in range(self.num_stages):
-            x = self.patch_embeds[i](x)  # (B, H', W', C)
+            x = self.patch_embeds[i](x)  # (B, C, H', W')
+            height, width = x.shape[2:]
             sizes = self.arch.window_sizes[i]
             windows = {size: self.windows(x, size, self.arch.num_heads[i]) for size in set(sizes)}
+            rows = to_rows(x)
             for j, (block, size) in enumerate(zip(self.blocks[i].children(), sizes, strict=True)):
-                x = self.run(block, x, windows[size])
+                rows = self.run(block, rows, windows[size])
                 if j == 0:
-                    x = self.pos_block[i](x)
-            x = self.norm_list[i](x)
+                    rows = self.pos_block[i](rows, height, width)
+            rows = self.norm_list[i](rows)
             if i in self.out_indices:
-                outputs.append(channels_first(x))
-            x = x.permute(0, 3, 1, 2)  # (B, C, H', W'), channels-last memory
+                outputs.append(channels_first(rows, height, width))
+            x = to_map(rows, height, width)
         return tuple(outputs)
 
     def windows(self, x: Tensor, size: int, num_heads: int) -> Windows:
-        """How a map (B, H, W, C) is cut into windows."""
-        kept = lean(x) and x.shape[1] * x.shape[2] <= LARGEST_KEPT
+        """How a map (B, C, H, W) is cut into windows."""
+        height, width = x.shape[2:]
+        kept = lean(x) and height * width <= LARGEST_KEPT
         return (kept_windows if kept else Windows)(
-            x.shape[1],
-            x.shape[2],
+            height,
+            width,
             size,
             num_heads,
             x.device,
             learned_token=self.window_token == 'learnable',
             mask_padding=self.mask_padding,
             # The number of groups would follow the size; but cut windows are how padding is masked.
-            pad=one_graph(x.shape[1], x.shape[2]) and not self.mask_padding,
+            pad=one_graph(height, width) and not self.mask_padding,
         )
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

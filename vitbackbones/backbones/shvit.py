@@ -86,6 +86,9 @@ TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
 # Width of queries and keys in every variant.
 QK_DIM = 16
 
+# From so many elements on, a second map costs more than the few operations that do without.
+LARGE = 1 << 17
+
 
 class ConvBN(Fusible):
     """Convolution without bias, then BatchNorm, whose scale starts at ``bn_weight``."""
@@ -108,15 +111,17 @@ class ConvBN(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         c, bn = self.c, self.bn
-        plain = is_plain(c, nn.Conv2d) and is_plain(bn, nn.BatchNorm2d)
-        plain = plain and c.bias is None and has_statistics(bn)
-        if not lean(x) or not plain or bn.training:
+        if not lean(x) or not is_plain(c, nn.Conv2d) or c.bias is not None:
             return bn(c(x))
-        # One map instead of two: what the convolution makes is overwritten by its norm.
         if is_pointwise(c):
-            rows = F.linear(x.permute(0, 2, 3, 1), c.weight.flatten(1))  # (B, H, W, C')
+            y = F.linear(x.permute(0, 2, 3, 1), c.weight.flatten(1)).permute(0, 3, 1, 2)
         else:
-            rows = c(x).permute(0, 2, 3, 1)
+            y = c(x)
+        foldable = is_plain(bn, nn.BatchNorm2d) and has_statistics(bn) and not bn.training
+        if y.numel() < LARGE or not foldable:
+            return bn(y)
+        # One map instead of two: what the convolution makes is overwritten by its norm.
+        rows = y.permute(0, 2, 3, 1)  # (B, H, W, C')
         scale, shift = scale_and_shift(bn)
         return torch.addcmul(shift, rows, scale, out=rows).permute(0, 3, 1, 2)
 

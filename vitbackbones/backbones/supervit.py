@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, Mlp, add_mlp, add_to, linear
+from vitbackbones.layers import DropPath, LayerNorm2d, Mlp, add_mlp, add_to, linear
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer, whole_numbers
@@ -348,13 +348,6 @@ class SuperViTClassifier(Trunk):
                 x = take(x, kept)
                 selections.append(kept)
         return self.norm(x), selections
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def pyramid_level(dim: int, stride: int) -> nn.Module:

@@ -3,14 +3,16 @@
 from .attention import biased_attention
 from .drop import DropPath
 from .inference import add_to, is_plain, lean
-from .layout import channels_first
+from .layout import channels_first, to_map, to_rows
 from .linear import linear
 from .mlp import PIECE, Mlp, add_mlp, is_gelu
+from .norm import LayerNorm2d
 from .window import invert, one_graph, rows_at, window_groups
 
 __all__ = [
     'PIECE',
     'DropPath',
+    'LayerNorm2d',
     'Mlp',
     'add_mlp',
     'add_to',
@@ -23,5 +25,7 @@ __all__ = [
     'linear',
     'one_graph',
     'rows_at',
+    'to_map',
+    'to_rows',
     'window_groups',
 ]

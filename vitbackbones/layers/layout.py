@@ -1,4 +1,9 @@
-"""The order of a map's axes in memory."""
+"""Maps and their rows: the order of axes in memory.
+
+A map (B, C, H, W) in channels-last memory and its rows (B, H * W, C), the pixels in row-major
+order, are the same memory. There is no form between them, (B, H, W, C), that is given to layers:
+torch.compile brings any four axes that come of a convolution into the order of (B, C, H, W).
+"""
 
 from __future__ import annotations
 
@@ -9,20 +14,31 @@ from torch import Tensor
 PIECE = 256
 
 
-def channels_first(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W), contiguous: mmcv's RoIAlign reads any other order wrongly.
+def to_rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C), a view of a channels-last map."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_map(rows: Tensor, height: int, width: int) -> Tensor:
+    """(B, H * W, C) -> (B, C, H, W), a view in channels-last memory."""
+    # Not transposed first: of one image that leaves strides which hide the order.
+    return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def channels_first(rows: Tensor, height: int, width: int) -> Tensor:
+    """(B, H * W, C) -> (B, C, H, W), contiguous: mmcv's RoIAlign reads any other order wrongly.
 
     On CPU torch transposes matrices by blocks and larger tensors one element after another, three
     times as slowly; hence the matrices.
     """
-    b, h, w, c = x.shape
-    if not x.is_cpu or torch.compiler.is_compiling():
-        return x.permute(0, 3, 1, 2).contiguous()
+    b, length, c = rows.shape
+    if not rows.is_cpu or torch.compiler.is_compiling():
+        return to_map(rows, height, width).contiguous()
     if torch.is_grad_enabled():
-        matrix = x.reshape(-1, c).t().contiguous()  # (C, B * H * W)
-        return matrix.view(c, b, h, w).transpose(0, 1).contiguous()
-    y = x.new_empty(b, c, h * w)
-    for source, target in zip(x.flatten(1, 2), y, strict=True):
-        for rows, columns in zip(source.split(PIECE), target.split(PIECE, 1), strict=True):
-            columns.copy_(rows.t())
-    return y.view(b, c, h, w)
+        matrix = rows.reshape(-1, c).t().contiguous()  # (C, B * H * W)
+        return matrix.view(c, b, height, width).transpose(0, 1).contiguous()
+    y = rows.new_empty(b, c, length)
+    for source, target in zip(rows, y, strict=True):
+        for some, columns in zip(source.split(PIECE), target.split(PIECE, 1), strict=True):
+            columns.copy_(some.t())
+    return y.view(b, c, height, width)
