@@ -24,7 +24,7 @@ def inputs() -> tuple[Tensor, ...]:
     return tuple(torch.randn(s, dtype=torch.double, requires_grad=True) for s in shapes)
 
 
-@pytest.mark.parametrize('chunk', [1, 2 * 48, 1 << 20])
+@pytest.mark.parametrize('chunk', [1, 48, 2 * 48, 1 << 20])
 def test_its_gradients_are_those_of_plain_attention(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,9 +117,11 @@ class ConvBN(Fusible):
             y = F.linear(x.permute(0, 2, 3, 1), c.weight.flatten(1)).permute(0, 3, 1, 2)
         else:
             y = c(x)
-        foldable = is_plain(bn, nn.BatchNorm2d) and has_statistics(bn) and not bn.training
-        if y.numel() < LARGE or not foldable:
+        if not is_plain(bn, nn.BatchNorm2d) or not has_statistics(bn) or bn.training:
             return bn(y)
+        if y.numel() < LARGE:
+            mean, var, eps = bn.running_mean, bn.running_var, bn.eps
+            return torch.batch_norm(y, bn.weight, bn.bias, mean, var, False, 0.0, eps, False)
         # One map instead of two: what the convolution makes is overwritten by its norm.
         rows = y.permute(0, 2, 3, 1)  # (B, H, W, C')
         scale, shift = scale_and_shift(bn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-#: Elements of the attention matrices that are held at a time in the backward pass.
-CHUNK = 1 << 22
+#: Elements of attention matrices that the backward pass makes at a time, to stay in the cache.
+CHUNK = 1 << 19
 
 
 def biased_attention(
@@ -55,18 +56,22 @@ class _BiasedAttention(torch.autograd.Function):
             bias = ctx.build(table)
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         dbias = torch.zeros_like(bias)
-        step = max(1, CHUNK // bias.numel())
-        for start in range(0, q.shape[0], step):
-            part = slice(start, start + step)
+        heads, size = bias.shape[0], bias[0].numel()
+        together = heads if bias.numel() <= CHUNK else 1
+        step = max(1, CHUNK // (together * size))
+        starts = itertools.product(range(0, q.shape[0], step), range(0, heads, together))
+        for start, head in starts:
+            some = slice(head, head + together)
+            part = slice(start, start + step), some
             # Half precision is for storing here: sums over windows and keys need more.
             qi, ki, vi, gi = (x[part].to(bias.dtype) for x in (q, k, v, grad))
             qi = qi * scale
-            weights = (qi @ ki.mT).add_(bias).softmax(-1)  # (n, heads, T, S)
+            weights = (qi @ ki.mT).add_(bias[some]).softmax(-1)  # (n, some, T, S)
             dlogits = gi @ vi.mT
-            dlogits = weights * dlogits.sub_((weights * dlogits).sum(-1, keepdim=True))
+            dlogits.sub_((weights * dlogits).sum(-1, keepdim=True)).mul_(weights)
             dq[part] = (dlogits @ ki).mul_(scale)
             dk[part] = dlogits.mT @ qi
             dv[part] = weights.mT @ gi
-            dbias += dlogits.sum(0)
+            dbias[some] += dlogits.sum(0)
         (dtable,) = torch.autograd.grad(bias, table, dbias)
         return dq, dk, dv, dtable, None
