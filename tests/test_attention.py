@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.small import SMALL
-from vitbackbones.analysis.memory import saved_memory
+from vitbackbones.analysis.memory import peak_memory, saved_memory
 from vitbackbones.backbones import GCViT, SepViT, gcvit
 from vitbackbones.layers import attention, biased_attention
 
@@ -20,23 +21,36 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Any) 
 
 
 def inputs() -> tuple[Tensor, ...]:
-    shapes = ((5, 2, 4, 3), (5, 2, 6, 3), (5, 2, 6, 3), (2, 4, 6))
+    shapes = ((5, 3, 4, 3), (5, 3, 6, 3), (5, 3, 6, 3), (3, 4, 6))
     return tuple(torch.randn(s, dtype=torch.double, requires_grad=True) for s in shapes)
 
 
-@pytest.mark.parametrize('chunk', [1, 48, 2 * 48, 1 << 20])
+@pytest.mark.parametrize('chunk', [1, 48, 72, 2 * 72, 1 << 20])
 def test_its_gradients_are_those_of_plain_attention(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, 'CHUNK', chunk)
     values = inputs()
-    weights = torch.randn(5, 2, 4, 3, dtype=torch.double)
+    weights = torch.randn(5, 3, 4, 3, dtype=torch.double)
     results = [
         torch.autograd.grad((function(*values, torch.sin) * weights).sum(), values)
         for function in (biased_attention, plain_attention)
     ]
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want)
+
+
+def test_the_backward_pass_makes_a_piece_of_the_matrices_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = ((64, 2, 32, 4),) * 3 + ((2, 32, 32),)
+    values = tuple(torch.randn(s, requires_grad=True) for s in shapes)
+    peaks = []
+    for chunk in (1 << 10, 1 << 20):
+        monkeypatch.setattr(attention, 'CHUNK', chunk)
+        total = biased_attention(*values, torch.sin).sum()
+        peaks.append(peak_memory(functools.partial(torch.autograd.grad, total, values)))
+    assert peaks[0] < 0.4 * peaks[1]
 
 
 @pytest.mark.parametrize(

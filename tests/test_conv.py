@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.small import SMALL
-from vitbackbones.backbones import CASViT, SHViT
+from vitbackbones.backbones import CASViT, SHViT, shvit
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.casvit import AdditiveAttention, ConvMlp, FusedAttention
 from vitbackbones.backbones.shvit import ConvBN
@@ -40,12 +40,22 @@ def build(cls: type[Backbone]) -> Backbone:
     return spread(cls(SMALL[cls.__name__]))
 
 
+@pytest.fixture(params=[0, 1 << 17], ids=['in place', 'two maps'])
+def _large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which SHViT norms maps, whatever their size."""
+    monkeypatch.setattr(shvit, 'LARGE', request.param)
+
+
+large = pytest.mark.usefixtures('_large')
+
+
 def assert_close(got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
     for one, other in zip(got, want, strict=True):
         assert (one - other).abs().max() <= 1e-5 * other.abs().max()
 
 
 @both
+@large
 @pytest.mark.parametrize('fused', [False, True])
 def test_inference_computes_what_training_code_does(cls: type[Backbone], fused: bool) -> None:
     net = build(cls)
@@ -68,6 +78,7 @@ def test_a_fused_network_gives_the_same_with_and_without_gradients(cls: type[Bac
 
 
 @both
+@large
 def test_inference_leaves_image_and_weights_as_they_were(cls: type[Backbone]) -> None:
     net = build(cls)
     for model in (net, fuse(net)):
@@ -147,6 +158,29 @@ def test_a_replaced_projection_is_used() -> None:
         torch.testing.assert_close(attn(x), want)
 
 
+@large
+@pytest.mark.parametrize('options', [{}, dict(affine=False), dict(track_running_stats=False)])
+@pytest.mark.parametrize('last', [torch.channels_last, torch.contiguous_format])
+def test_a_convolution_is_normed_as_with_gradients(
+    options: dict[str, bool], last: torch.memory_format
+) -> None:
+    module, x = spread(ConvBN(8, 16)), torch.randn(2, 8, 5, 6).to(memory_format=last)
+    module.bn = nn.BatchNorm2d(16, **options).eval()
+    want = module(x)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), want)
+
+
+@large
+@torch.no_grad()
+def test_a_hook_of_the_norm_alone_is_called() -> None:
+    module, seen = spread(ConvBN(8, 16)), []
+    module.bn.register_forward_hook(lambda layer, *_: seen.append(layer))
+    module(torch.randn(1, 8, 5, 6))
+    assert seen == [module.bn]
+
+
+@large
 @pytest.mark.parametrize('bias', [False, True])
 def test_a_replaced_convolution_keeps_its_bias(bias: bool) -> None:
     module, x = spread(ConvBN(8, 16)), torch.randn(1, 8, 5, 6)

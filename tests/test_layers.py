@@ -15,6 +15,7 @@ from vitbackbones.backbones import GCViT, SuperViT
 from vitbackbones.backbones.sepvit import MOST_KEPT, Block, SepViT, Windows, kept_windows
 from vitbackbones.layers import (
     DropPath,
+    LayerNorm2d,
     Mlp,
     add_mlp,
     add_to,
@@ -23,6 +24,8 @@ from vitbackbones.layers import (
     linear,
     mlp,
     rows_at,
+    to_map,
+    to_rows,
 )
 
 
@@ -191,22 +194,28 @@ WITHOUT_SCALES = {
 }
 
 
+@pytest.mark.parametrize('everywhere', [False, True])
 @pytest.mark.parametrize('cls', WITHOUT_SCALES)
-def test_what_any_hook_has_kept_is_not_overwritten(cls: Any) -> None:
+def test_what_any_hook_has_kept_is_not_overwritten(cls: Any, everywhere: bool) -> None:
     net, kept = cls(WITHOUT_SCALES[cls]).eval(), []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         kept.extend((x, x.clone()) for x in (*inputs, output) if isinstance(x, Tensor))
 
-    for module in net.modules():
-        module.register_forward_hook(keep)
+    if everywhere:
+        handles = [nn.modules.module.register_module_forward_hook(keep)]
+    else:
+        handles = [module.register_forward_hook(keep) for module in net.modules()]
     x = torch.randn(1, 3, 72, 88)
     want = net(x)
     assert len(kept) > 50
     kept.clear()
     with torch.no_grad():
-        for one, other in zip(net(x), want, strict=True):
-            torch.testing.assert_close(one, other)
+        got = net(x)
+    for handle in handles:
+        handle.remove()
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other)
     assert all(torch.equal(one, other) for one, other in kept)
 
 
@@ -264,6 +273,19 @@ def test_maps_are_transposed_pixel_by_pixel(grad: bool, batch: int, monkeypatch)
     assert y.is_contiguous()
     assert torch.equal(y, x.view(batch, 3, 5, 2).permute(0, 3, 1, 2))
     assert y.requires_grad == grad
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_maps_and_rows_are_the_same_memory_in_an_order_that_torch_knows(batch: int) -> None:
+    rows = torch.randn(batch, 15, 2)
+    x = to_map(rows, 3, 5)
+    assert x.shape == (batch, 2, 3, 5)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert to_rows(x).data_ptr() == rows.data_ptr()
+    assert torch.equal(to_rows(x.contiguous()), rows)
+    normed = LayerNorm2d(2)(x.contiguous())
+    assert normed.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(to_rows(normed), nn.LayerNorm(2)(rows))
 
 
 def test_windows_kept_in_inference_are_few_and_do_not_meet_training() -> None:

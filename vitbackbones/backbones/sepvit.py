@@ -319,10 +319,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         # Padding comes before the norm: padded pixels and zero tokens become the norm's bias.
-        rows = [x, x.new_zeros(x.shape[0], 1, x.shape[2])]
+        parts = [x, x.new_zeros(x.shape[0], 1, x.shape[2])]
         if self.win_token is not None:
-            rows.append(self.win_token.to(x.dtype).expand_as(rows[1]))
-        y = self.attn(self.norm1(torch.cat(rows, 1)), windows)
+            parts.append(self.win_token.to(x.dtype).expand_as(parts[1]))
+        y = self.attn(self.norm1(torch.cat(parts, 1)), windows)
         x = add_to(x, self.drop_path(y), self.attn, self.drop_path)
         return add_mlp(x, self.norm2, self.mlp, self.drop_path)
 

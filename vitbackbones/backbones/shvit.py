@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, add_to, lean
+from vitbackbones.layers import DropPath, add_to, lean, to_map, to_rows
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise
 from vitbackbones.layers.folding import (
     Fusible,
@@ -123,9 +123,9 @@ class ConvBN(Fusible):
             mean, var, eps = bn.running_mean, bn.running_var, bn.eps
             return torch.batch_norm(y, bn.weight, bn.bias, mean, var, False, 0.0, eps, False)
         # One map instead of two: what the convolution makes is overwritten by its norm.
-        rows = y.permute(0, 2, 3, 1)  # (B, H, W, C')
+        pixels = y.permute(0, 2, 3, 1)  # (B, H, W, C')
         scale, shift = scale_and_shift(bn)
-        return torch.addcmul(shift, rows, scale, out=rows).permute(0, 3, 1, 2)
+        return torch.addcmul(shift, pixels, scale, out=pixels).permute(0, 3, 1, 2)
 
     def fuse(self) -> nn.Module:
         folded = fold_after(self.c, self.bn)
@@ -180,15 +180,15 @@ class SingleHeadAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         attended, untouched = x.split(self.split, dim=1)
-        qkv = self.qkv(self.pre_norm(attended)).permute(0, 2, 3, 1)  # (B, H, W, 16 + 16 + P)
-        qk, v = qkv.flatten(1, 2).split((2 * QK_DIM, self.split[0]), dim=2)  # (B, N, ...)
+        qkv = to_rows(self.qkv(self.pre_norm(attended)))  # (B, N, 16 + 16 + P)
+        qk, v = qkv.split((2 * QK_DIM, self.split[0]), dim=2)
         # As wide as the values: of other widths torch would form the attention matrix on a CPU.
         fill = max(self.split[0] - QK_DIM, 0)
         q, k = F.pad(qk.unflatten(2, (2, QK_DIM)), (0, fill)).unbind(dim=2)  # (B, N, P) each
         y = F.scaled_dot_product_attention(
             q[:, None], k[:, None], v[:, None], scale=QK_DIM**-0.5
         )  # (B, 1, N, P)
-        attended = y[:, 0].unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # (B, P, H, W)
+        attended = to_map(y[:, 0], *x.shape[2:])  # (B, P, H, W)
         return self.proj(torch.cat([attended, untouched], dim=1))
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-#: Elements of attention matrices that the backward pass makes at a time, to stay in the cache.
+#: Elements of attention matrices in a piece of the backward pass, which stays in the cache. Three
+#: pieces are held at a time, and one is no less than a head of a window.
 CHUNK = 1 << 19
 
 
@@ -36,7 +37,7 @@ def biased_attention(
 
 
 class _BiasedAttention(torch.autograd.Function):
-    """Forward fused; backward from q, k, v and the table alone, some windows at a time."""
+    """Forward fused; backward from q, k, v and the table alone, piece by piece."""
 
     @staticmethod
     def forward(
@@ -57,7 +58,7 @@ class _BiasedAttention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         dbias = torch.zeros_like(bias)
         heads, size = bias.shape[0], bias[0].numel()
-        together = heads if bias.numel() <= CHUNK else 1
+        together = min(heads, max(1, CHUNK // size))
         step = max(1, CHUNK // (together * size))
         starts = itertools.product(range(0, q.shape[0], step), range(0, heads, together))
         for start, head in starts:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .inference import is_plain, lean
+from .layout import to_map
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -49,7 +50,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     h, w = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in sides]
     patches = F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)
     y = F.linear(patches.mT, conv.weight.flatten(1), conv.bias)  # (B, H' * W', C')
-    return y.unflatten(1, (h, w)).permute(0, 3, 1, 2)
+    return to_map(y, h, w)
 
 
 class Pointwise(nn.Module):

@@ -70,7 +70,13 @@ def add_to(x: Tensor, y: Tensor, *branch: nn.Module, scale: Tensor | float = 1.0
     """
     if isinstance(scale, Tensor):
         return torch.addcmul(x, scale, y)
-    if scale != 1 or torch.is_grad_enabled() or y.dtype != x.dtype or any(map(_is_watched, branch)):
+    if (
+        scale != 1
+        or torch.is_grad_enabled()
+        or y.dtype != x.dtype
+        or hooks._global_forward_hooks
+        or any(map(_is_watched, branch))
+    ):
         return x.add(y, alpha=scale)
     return y.add_(x)
 

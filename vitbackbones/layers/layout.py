@@ -1,8 +1,9 @@
 """Maps and their rows: the order of axes in memory.
 
 A map (B, C, H, W) in channels-last memory and its rows (B, H * W, C), the pixels in row-major
-order, are the same memory. There is no form between them, (B, H, W, C), that is given to layers:
-torch.compile brings any four axes that come of a convolution into the order of (B, C, H, W).
+order, are the same memory. Nothing that a compiler sees is computed in the form between them,
+(B, H, W, C): torch.compile stores any four axes that come of a convolution as if they were
+(B, C, H, W) in channels-last memory, which is another order for them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which pixels of a map share a window, as row numbers: one gather splits a map, one merges it.
 
-The rows of a map (B, H, W, C) are its pixels in row-major order, (B, H * W, C).
+The rows of a map (B, C, H, W) are its pixels in row-major order, (B, H * W, C).
 """
 
 from __future__ import annotations
