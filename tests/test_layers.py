@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.small import SMALL
-from vitbackbones.backbones import GCViT, SuperViT
+from vitbackbones.backbones import CASViT, GCViT, SuperViT
 from vitbackbones.backbones.sepvit import MOST_KEPT, Block, SepViT, Windows, kept_windows
 from vitbackbones.layers import (
     DropPath,
@@ -192,31 +192,42 @@ WITHOUT_SCALES = {
     SuperViT: {**SMALL['SuperViT'], 'residual_scale': 1.0},
     SepViT: SMALL['SepViT'],
 }
+# SHViT's ReLUs overwrite what a hook on the layer before them keeps, as those of ResNets do.
+NOT_SHVIT: dict[Any, Any] = {**WITHOUT_SCALES, CASViT: SMALL['CASViT']}
 
 
-@pytest.mark.parametrize('everywhere', [False, True])
-@pytest.mark.parametrize('cls', WITHOUT_SCALES)
-def test_what_any_hook_has_kept_is_not_overwritten(cls: Any, everywhere: bool) -> None:
-    net, kept = cls(WITHOUT_SCALES[cls]).eval(), []
+@pytest.mark.parametrize('before', [False, True])
+@pytest.mark.parametrize('where', ['whole process', 'all modules', 'each alone'])
+@pytest.mark.parametrize('cls', NOT_SHVIT)
+def test_what_any_hook_has_kept_is_not_overwritten(cls: Any, where: str, before: bool) -> None:
+    net, kept = cls(NOT_SHVIT[cls]).eval(), []
 
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+    def keep(module: nn.Module, inputs: Any, output: Any = None) -> None:
         kept.extend((x, x.clone()) for x in (*inputs, output) if isinstance(x, Tensor))
 
-    if everywhere:
-        handles = [nn.modules.module.register_module_forward_hook(keep)]
+    everywhere = nn.modules.module
+    if before:
+        on_all, on_one = everywhere.register_module_forward_pre_hook, 'register_forward_pre_hook'
     else:
-        handles = [module.register_forward_hook(keep) for module in net.modules()]
+        on_all, on_one = everywhere.register_module_forward_hook, 'register_forward_hook'
+    modules = list(net.modules())
+    hooked = {'whole process': [[]], 'all modules': [modules], 'each alone': [[m] for m in modules]}
+    for module in modules:
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # an open one may overwrite its input
     x = torch.randn(1, 3, 72, 88)
     want = net(x)
-    assert len(kept) > 50
-    kept.clear()
-    with torch.no_grad():
-        got = net(x)
-    for handle in handles:
-        handle.remove()
-    for one, other in zip(got, want, strict=True):
-        torch.testing.assert_close(one, other)
-    assert all(torch.equal(one, other) for one, other in kept)
+    for watched in hooked[where]:
+        handles = [getattr(module, on_one)(keep) for module in watched] or [on_all(keep)]
+        with torch.no_grad():
+            got = net(x)
+        for handle in handles:
+            handle.remove()
+        for one, other in zip(got, want, strict=True):
+            torch.testing.assert_close(one, other)
+        assert all(torch.equal(one, other) for one, other in kept), watched
+        assert len(kept) > 50 or where == 'each alone'
+        kept.clear()
 
 
 @pytest.mark.parametrize('cls', WITHOUT_SCALES)

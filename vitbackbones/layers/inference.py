@@ -75,6 +75,7 @@ def add_to(x: Tensor, y: Tensor, *branch: nn.Module, scale: Tensor | float = 1.0
         or torch.is_grad_enabled()
         or y.dtype != x.dtype
         or hooks._global_forward_hooks
+        or hooks._global_forward_pre_hooks
         or any(map(_is_watched, branch))
     ):
         return x.add(y, alpha=scale)
@@ -82,8 +83,11 @@ def add_to(x: Tensor, y: Tensor, *branch: nn.Module, scale: Tensor | float = 1.0
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether a hook is handed what ``module`` returns: its own, or one of its last layer's."""
-    while not module._forward_hooks:
+    """Whether a hook may be handed what ``module`` returns: its own, or one of its last layer's.
+
+    One before ``forward`` is, where the module returns what it is given.
+    """
+    while not module._forward_hooks and not module._forward_pre_hooks:
         if not module._modules:
             return False
         last = next(reversed(module._modules.values()))
