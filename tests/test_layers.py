@@ -87,6 +87,20 @@ def scaled(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def scaled_buffer(layer: nn.Linear) -> nn.Linear:
+    weight = layer.weight.detach().as_subclass(Scaled)
+    del layer.weight
+    layer.register_buffer('weight', weight)
+    return layer
+
+
+def scaled_attribute(layer: nn.Linear) -> nn.Linear:
+    weight = layer.weight.detach().as_subclass(Scaled)
+    del layer.weight
+    layer.weight = weight
+    return layer
+
+
 class Seen(nn.Module):
     """An activation that notes how much it is given at a time."""
 
@@ -99,7 +113,18 @@ class Seen(nn.Module):
         return x
 
 
-@pytest.mark.parametrize('change', [lambda x: Doubled(4, 6), doubled, pre_doubled, patched, scaled])
+STAND_INS = (
+    lambda layer: Doubled(4, 6),
+    doubled,
+    pre_doubled,
+    patched,
+    scaled,
+    scaled_buffer,
+    scaled_attribute,
+)
+
+
+@pytest.mark.parametrize('change', STAND_INS)
 @torch.no_grad()
 def test_what_stands_in_for_a_linear_layer_or_hooks_into_it_is_heard(change: Any) -> None:
     layer, x = change(nn.Linear(4, 6)), torch.randn(2, 5, 4)
@@ -119,6 +144,8 @@ CHANGES = {
     'hook on a layer': lambda p: doubled(p['mlp'].fc2),
     'layer of another forward': lambda p: patched(p['mlp'].fc2),
     'weight of another type': lambda p: scaled(p['mlp'].fc1),
+    'buffer of another type': lambda p: scaled_buffer(p['mlp'].fc1),
+    'attribute of another type': lambda p: scaled_attribute(p['mlp'].fc1),
     'no bias': lambda p: setattr(p['mlp'].fc1, 'bias', None),
     'another activation': lambda p: setattr(p['mlp'], 'act', nn.ReLU()),
     'another GELU': lambda p: setattr(p['mlp'], 'act', nn.GELU('tanh')),
