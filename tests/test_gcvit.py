@@ -29,6 +29,7 @@ from vitbackbones.backbones.gcvit import (
     conv_branch,
 )
 from vitbackbones.checkpoint import load_pretrained
+from vitbackbones.layers import position
 
 REFERENCE = Path(refdata.__file__).parent
 PRETRAINING_WINDOWS = (7, 7, 14, 7)
@@ -350,7 +351,7 @@ def test_biases_slid_equal_those_gathered(size: tuple[int, int]) -> None:
     for row, column, key_row, key_column in itertools.product(*map(range, size * 2)):
         bias = maps[:, row - key_row + 2, column - key_column + 2]
         want[:, row, column, key_row, key_column] = bias
-    for biases in (gcvit._slid, gcvit._gathered):
+    for biases in (position.slid, position.gathered):
         assert torch.equal(biases(maps, *size), want.flatten(3).flatten(1, 2))
 
 

@@ -15,7 +15,6 @@ for those cut off at the edge of the map), T = wh * ww, d channels of a head.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +37,8 @@ from vitbackbones.layers import (
     lean,
     linear,
     one_graph,
+    position_bias,
+    resize_table,
     rows_at,
     to_map,
     to_rows,
@@ -394,48 +395,7 @@ class WindowAttention(nn.Module):
 
     def _bias(self, table: Tensor, wh: int, ww: int) -> Tensor:
         """(heads, T, T) or (heads, T, T + 1): of every query (row) for every key (column)."""
-        ws = self.window_size
-        maps = table.t().unflatten(1, (2 * ws - 1, 2 * ws - 1))  # (heads, side, side)
-        bias = (_slid if torch.compiler.is_compiling() else _gathered)(maps, wh, ww)
-        if not self._lacks_keys(wh, ww):
-            return bias
-        # The keys that lack are below (whole rows of the window) or to the right of those present.
-        maps = maps.float()
-        largest = maps.detach().amax((1, 2), keepdim=True)
-        weights = (maps - largest).exp()
-        below = _slide(_slide(weights, 1, ws - wh, 0, wh).sum(-1), 2, ws, 0, ww).sum(-1)
-        right = _slide(_slide(weights, 1, wh, ws - wh, wh).sum(-1), 2, ws - ww, 0, ww).sum(-1)
-        total = (below + right).clamp(min=torch.finfo(weights.dtype).tiny)
-        lacking = total.log() + largest  # (heads, wh, ww)
-        return torch.cat([bias, lacking.flatten(1)[..., None].to(bias.dtype)], 2)
-
-
-def _slide(x: Tensor, axis: int, size: int, first: int, count: int) -> Tensor:
-    """``size`` neighbours along an axis, as a new last axis, from each of ``count`` places on."""
-    return x.unfold(axis, size, 1).narrow(axis, first, count)
-
-
-def _gathered(maps: Tensor, wh: int, ww: int) -> Tensor:
-    """The biases (heads, T, T) out of a table (heads, side, side), by their places in it."""
-    ws, side = (maps.shape[1] + 1) // 2, maps.shape[1]
-    y, x = torch.arange(wh, device=maps.device), torch.arange(ww, device=maps.device)
-    rows = y[:, None] - y + ws - 1  # of the table, for query row (first axis) and key row
-    cols = x[:, None] - x + ws - 1
-    # First one run of keys per row of the table and query column, then those as wholes.
-    runs = maps.index_select(2, cols.flatten()).view(-1, side * ww, ww)
-    index = rows[:, None] * ww + x[:, None]  # (wh, ww, wh)
-    return runs.index_select(1, index.flatten()).view(-1, wh * ww, wh * ww)
-
-
-def _slid(maps: Tensor, wh: int, ww: int) -> Tensor:
-    """What :func:`_gathered` returns, without indices: a compiler can make constants of it.
-
-    Its backward pass takes twice as long.
-    """
-    ws = (maps.shape[1] + 1) // 2
-    runs = _slide(maps.flip(1, 2), 2, ww, ws - ww, ww).flip(2)  # (heads, side, ww, ww)
-    bias = _slide(runs, 1, wh, ws - wh, wh)  # (heads, wh upside down, ww, keys' ww, keys' wh)
-    return bias.mT.flip(1).reshape(-1, wh * ww, wh * ww)
+        return position_bias(table, self.window_size, wh, ww, lacking=self._lacks_keys(wh, ww))
 
 
 class Block(nn.Module):
@@ -664,21 +624,8 @@ def _fit(value: Tensor, own: Tensor | None, name: str) -> Tensor:
     if value.shape == (*own.shape, 1, 1):
         return value.flatten(1)
     if value.ndim == 2 and value.numel() and name.endswith('.relative_position_bias_table'):
-        return _resize_table(value, own)
+        return resize_table(value, own)
     return value
-
-
-def _resize_table(table: Tensor, own: Tensor) -> Tensor:
-    """(side * side, heads) -> the shape of ``own``, as the published dense network does it.
-
-    A table that is not square or has other heads is returned as it is, for loading to refuse.
-    """
-    side, own_side = math.isqrt(table.shape[0]), math.isqrt(own.shape[0])
-    if side**2 != table.shape[0] or table.shape[1:] != own.shape[1:]:
-        return table
-    maps = table.t().reshape(1, -1, side, side).float()  # (1, heads, rows, columns)
-    maps = F.interpolate(maps, (own_side, own_side), mode='bicubic', align_corners=False)
-    return maps[0].flatten(1).t().contiguous().to(table.dtype)
 
 
 def _adapt_before_loading(

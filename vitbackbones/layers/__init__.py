@@ -1,4 +1,4 @@
-"""Layers that two or more backbones use identically."""
+"""Layers that backbones share, and attention with the position biases that it learns."""
 
 from .attention import biased_attention
 from .drop import DropPath
@@ -7,6 +7,7 @@ from .layout import channels_first, to_map, to_rows
 from .linear import linear
 from .mlp import PIECE, Mlp, add_mlp, is_gelu
 from .norm import LayerNorm2d
+from .position import position_bias, resize_table
 from .window import invert, one_graph, rows_at, window_groups
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     'lean',
     'linear',
     'one_graph',
+    'position_bias',
+    'resize_table',
     'rows_at',
     'to_map',
     'to_rows',
