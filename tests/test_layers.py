@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.small import SMALL
 from vitbackbones.backbones import CASViT, GCViT, SuperViT
@@ -301,15 +302,27 @@ def test_a_block_adds_in_single_precision_under_autocast(grad: bool) -> None:
         assert block(x, windows).dtype == torch.float32
 
 
+ORDERS = {
+    'channels last': lambda x: x.contiguous(memory_format=torch.channels_last),
+    'contiguous': lambda x: x.contiguous(),
+    'cropped': lambda x: F.pad(x, (0, 2, 0, 1)).contiguous(memory_format=torch.channels_last)[
+        :, :, :-1, :-2
+    ],
+}
+
+
+@pytest.mark.parametrize('order', ORDERS)
 @pytest.mark.parametrize('grad', [False, True])
-@pytest.mark.parametrize('batch', [1, 2])
-def test_maps_are_transposed_pixel_by_pixel(grad: bool, batch: int, monkeypatch) -> None:
+@pytest.mark.parametrize('batch', [0, 1, 2])
+def test_maps_are_transposed_pixel_by_pixel(
+    batch: int, grad: bool, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(layout, 'PIECE', 4)
-    x = torch.randn(batch, 3 * 5, 2, requires_grad=grad)
+    x = torch.randn(batch, 2, 3, 5, requires_grad=grad)
     with torch.set_grad_enabled(grad):
-        y = channels_first(x, 3, 5)
+        y = channels_first(ORDERS[order](x))
     assert y.is_contiguous()
-    assert torch.equal(y, x.view(batch, 3, 5, 2).permute(0, 3, 1, 2))
+    assert torch.equal(y, x)
     assert y.requires_grad == grad
 
 

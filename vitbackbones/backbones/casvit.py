@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, add_to, lean
+from vitbackbones.layers import DropPath, add_to, channels_first, lean
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise, product
 from vitbackbones.layers.folding import Fusible, fold_after, fold_before, split
 from vitbackbones.layers.mlp import PIECE, hidden_pieces, is_gelu
@@ -328,7 +328,7 @@ class CASViT(Backbone):
             for block in self.network[2 * i].children():
                 x = self.run(block, x)
             if i in self.out_indices:
-                outputs.append(getattr(self, f'norm{2 * i}')(x).contiguous())
+                outputs.append(channels_first(getattr(self, f'norm{2 * i}')(x)))
         return tuple(outputs)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

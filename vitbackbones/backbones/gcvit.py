@@ -575,7 +575,8 @@ class GCViT(Backbone):
             for block in level.blocks:
                 rows = self.run(block, rows, query, windows)
             if i in self.out_indices:
-                outputs.append(channels_first(getattr(self, f'norm{i}')(rows), height, width))
+                y = to_map(getattr(self, f'norm{i}')(rows), height, width)
+                outputs.append(channels_first(y))
             if level.downsample:
                 x = level.downsample(to_map(rows, height, width))  # (B, C', H', W')
         return tuple(outputs)

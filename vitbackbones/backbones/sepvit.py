@@ -451,7 +451,7 @@ class SepViT(Backbone):
                     rows = self.pos_block[i](rows, height, width)
             rows = self.norm_list[i](rows)
             if i in self.out_indices:
-                outputs.append(channels_first(rows, height, width))
+                outputs.append(channels_first(to_map(rows, height, width)))
             x = to_map(rows, height, width)
         return tuple(outputs)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, add_to, lean, to_map, to_rows
+from vitbackbones.layers import DropPath, add_to, channels_first, lean, to_map, to_rows
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise
 from vitbackbones.layers.folding import (
     Fusible,
@@ -329,7 +329,7 @@ class SHViT(Backbone):
             for entry in stage:
                 x = self.run(entry, x)
             if i in self.out_indices:
-                outputs.append(x.contiguous())
+                outputs.append(channels_first(x))
         return tuple(outputs)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

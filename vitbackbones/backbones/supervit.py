@@ -30,7 +30,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitbackbones.layers import DropPath, LayerNorm2d, Mlp, add_mlp, add_to, linear
+from vitbackbones.layers import (
+    DropPath,
+    LayerNorm2d,
+    Mlp,
+    add_mlp,
+    add_to,
+    channels_first,
+    linear,
+)
 from vitbackbones.registry import MODELS, register
 
 from .base import Arch, Backbone, init_transformer, whole_numbers
@@ -515,8 +523,7 @@ class SuperViT(Backbone, Trunk):
         for level, tap, stride in zip(self.out_indices, self.taps, self.out_strides, strict=True):
             y = self.pyramid[str(level)](maps[tap])
             rows, columns = ((side + stride - 1) // stride for side in (height, width))
-            # Contiguous: mmcv's RoIAlign reads any other order in memory wrongly.
-            outputs.append(y[:, :, :rows, :columns].contiguous())
+            outputs.append(channels_first(y[:, :, :rows, :columns]))
         return tuple(outputs)
 
     def _token_maps(self, x: Tensor) -> dict[int, Tensor]:

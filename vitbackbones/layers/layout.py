@@ -26,19 +26,21 @@ def to_map(rows: Tensor, height: int, width: int) -> Tensor:
     return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def channels_first(rows: Tensor, height: int, width: int) -> Tensor:
-    """(B, H * W, C) -> (B, C, H, W), contiguous: mmcv's RoIAlign reads any other order wrongly.
+def channels_first(x: Tensor) -> Tensor:
+    """A map (B, C, H, W), contiguous: mmcv's RoIAlign reads any other order wrongly.
 
     On CPU torch transposes matrices by blocks and larger tensors one element after another, three
     times as slowly; hence the matrices.
     """
-    b, length, c = rows.shape
-    if not rows.is_cpu or torch.compiler.is_compiling():
-        return to_map(rows, height, width).contiguous()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not x.is_cpu or traced or x.is_contiguous():
+        return x.contiguous()
+    b, c, height, width = x.shape
+    rows = to_rows(x)
     if torch.is_grad_enabled():
         matrix = rows.reshape(-1, c).t().contiguous()  # (C, B * H * W)
         return matrix.view(c, b, height, width).transpose(0, 1).contiguous()
-    y = rows.new_empty(b, c, length)
+    y = rows.new_empty(b, c, height * width)
     for source, target in zip(rows, y, strict=True):
         for some, columns in zip(source.split(PIECE), target.split(PIECE, 1), strict=True):
             columns.copy_(some.t())
