@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from vitbackbones import checkpoint as weights
-from vitbackbones.layers.inference import keep_freed_memory
+from vitbackbones.layers.memory import keep_freed_memory
 from vitbackbones.registry import MODELS
 
 #: What ``init_cfg`` may hold beside the file.
@@ -198,7 +198,6 @@ class Backbone(BaseModule):
     def finish(self) -> None:
         """Last line of every constructor: freeze before anything wraps the parameters."""
         self.train()
-        keep_freed_memory()
 
     def stage_modules(self) -> list[list[nn.Module]]:
         """The parts that ``frozen_stages`` speaks of: the stem, then one list per built stage."""
@@ -226,7 +225,13 @@ class Backbone(BaseModule):
         return [[next(rates) for _ in range(depth)] for depth in depths]
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless ``x`` is (B, in_channels, H, W) and large enough."""
+        """First line of every ``forward``: see to the memory of a pass on a CPU, and check ``x``.
+
+        Raises:
+            ValueError: unless ``x`` is (B, in_channels, H, W) and large enough.
+        """
+        if x.is_cpu:
+            keep_freed_memory()
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f'{type(self).__name__}: expected an input of shape '

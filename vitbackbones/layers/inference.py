@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
-import re
-import sys
 from types import NoneType
 from typing import TypeGuard, TypeVar
 
@@ -15,36 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 M = TypeVar('M', bound=nn.Module)
-
-
-#: Bytes of freed memory that the process keeps for the next pass, and up to which size a block is
-#: kept at all: the most that glibc allows.
-KEPT = 512 << 20
-LARGEST = 32 << 20
-
-# mallopt(3)
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let the process keep memory that a pass frees for the next one, where it has glibc.
-
-    glibc maps large blocks one by one and gives them back to the system when they are freed, as it
-    does with what is free at the end of its heap. What the next pass needs is then mapped anew,
-    page by page, for up to a quarter of its time. Whoever has set either limit in the environment
-    keeps it.
-    """
-    if sys.platform != 'linux' or 'MALLOC_TRIM_THRESHOLD_' in os.environ:
-        return
-    tunables = os.environ.get('GLIBC_TUNABLES', '')
-    if 'MALLOC_MMAP_THRESHOLD_' in os.environ or re.search('(trim|mmap)_threshold', tunables):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, 'gnu_get_libc_version'):  # others give these numbers other meanings
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def lean(x: Tensor) -> bool:
@@ -73,11 +38,12 @@ def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
 
     Adapters, quantisers and the like change the type, the weight or ``forward``, or have hooks.
     """
+    if type(module) is not kind:
+        return False
     # Looked up where they lie: a network asks some hundred times per picture.
     own = vars(module)
     return (
-        type(module) is kind
-        and type(own['_parameters'].get('weight')) in (nn.Parameter, NoneType)
+        type(own['_parameters'].get('weight')) in (nn.Parameter, NoneType)
         and 'weight' not in own
         and 'weight' not in own['_buffers']
         and 'forward' not in own

@@ -1,0 +1,48 @@
+"""What a process on CPUs does with the memory that a pass frees."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import sys
+
+import torch
+
+#: Bytes of freed memory, at the end of the heap, that the process keeps for the next pass.
+KEPT = 512 << 20
+#: Smaller blocks come from the heap: the most that glibc allows.
+LARGEST = 32 << 20
+
+# mallopt(3)
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
+
+@torch.compiler.assume_constant_result  # done while a compiler looks, and no part of the graph
+def keep_freed_memory() -> None:
+    """Let the process keep memory that a pass frees for the next one, where it has glibc.
+
+    glibc maps large blocks one by one and gives them back to the system when they are freed, as it
+    does with what is free at the end of its heap. What the next pass needs is then mapped anew,
+    page by page, for up to 29 % of its time. Whoever has set either limit in the environment keeps
+    it.
+    """
+    _keep()
+
+
+@functools.cache
+def _keep() -> None:
+    if sys.platform != 'linux' or 'MALLOC_TRIM_THRESHOLD_' in os.environ:
+        return
+    tunables = os.environ.get('GLIBC_TUNABLES', '')
+    if 'MALLOC_MMAP_THRESHOLD_' in os.environ or re.search('(trim|mmap)_threshold', tunables):
+        return
+    libc = ctypes.CDLL(None)
+    # Other libraries give these numbers other meanings.
+    if not hasattr(libc, 'gnu_get_libc_version') or not hasattr(libc, 'mallopt'):
+        return
+    # Either one alone would stop glibc from raising the other by itself.
+    if libc.mallopt(M_MMAP_THRESHOLD, LARGEST):  # 1 if it was accepted
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
