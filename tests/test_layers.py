@@ -373,7 +373,7 @@ def test_windows_kept_in_inference_are_few_and_do_not_meet_training() -> None:
     net(torch.randn(1, 3, *sizes[-1]))[0].sum().backward()
 
 
-# Ten blocks of 20 MB at a time: 48,828 pages of 4 KiB.
+# Ten blocks of 20 MB at a time, more than glibc keeps by itself: 48,828 pages of 4 KiB.
 FAULTS = """
 import platform, resource, torch
 from vitbackbones.backbones import SHViT
