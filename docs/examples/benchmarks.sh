@@ -33,11 +33,19 @@ done
     --out-dir "$out/timm_shvit8"
 "${timm[@]}" --threads 1 --batch 16 --peers timm:mobilevitv2_100 --archs shvit:s4+deploy --sizes 256 \
     --rounds 9 --out-dir "$out/mobilevit"
-for arch in sepvit:tiny gcvit:tiny casvit:t shvit:s4; do
-    "${benchmark[@]}" --archs $arch $arch+compile --rounds 15 --out-dir "$out/compile_${arch%:*}"
-done
-"${benchmark[@]}" --archs supervit:deit_s supervit:deit_s+compile --arch-options "${alone[@]}" \
-    --rounds 15 --out-dir "$out/compile_supervit"
+compiled() { # NETWORK SIZE FOLDER [OPTION...]; in one run a second size would get a graph for all
+    "${benchmark[@]}" --archs "$1" "$1+compile" --sizes "$2" --rounds 15 --out-dir "$out/$3" "${@:4}"
+}
+compiled sepvit:tiny 512x512 compile_sepvit
+compiled sepvit:tiny 224 compile_small_sepvit
+compiled gcvit:tiny 512x512 compile_gcvit
+compiled gcvit:tiny 224 compile_small_gcvit --arch-options 'window_size=[7,7,14,7]'
+compiled casvit:t 512x512 compile_casvit
+compiled casvit:t 224 compile_small_casvit
+compiled shvit:s4 512x512 compile_shvit
+compiled shvit:s4 256 compile_small_shvit
+compiled supervit:deit_s 512x512 compile_supervit --arch-options "${alone[@]}"
+compiled supervit:deit_s 224 compile_small_supervit --arch-options "${alone[@]}"
 for arch in casvit:t shvit:s4; do # the size of its classifier, and one of detectors
     size=$([ $arch = casvit:t ] && echo 224 || echo 256)
     "${benchmark[@]}" --archs $arch $arch+deploy --sizes $size 512x512 --rounds 31 \
