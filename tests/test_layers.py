@@ -412,7 +412,8 @@ def test_a_process_keeps_what_a_pass_of_a_backbone_frees(
     )
     libc, *faults = done.stdout.split()
     if libc == 'glibc':
-        assert all((int(n) < 1000) == kept for n in faults[2:])
+        # One of the ten blocks may lie behind one in use, and be mapped anew now and then.
+        assert (max(map(int, faults[2:])) < 2 * 4883) == kept
 
 
 @pytest.mark.parametrize('batch', [0, 1, 2])
