@@ -395,7 +395,6 @@ COMPILED = "torch.compile(net, backend='eager', fullgraph=True)(x)"
     [
         ('net(x)', {}, True),
         (COMPILED, {}, True),
-        ('', {}, False),  # building alone: training on a GPU gains nothing
         ('net(x)', {'MALLOC_TRIM_THRESHOLD_': '131072'}, False),
         ('net(x)', {'MALLOC_MMAP_THRESHOLD_': '131072'}, False),
         ('net(x)', {'GLIBC_TUNABLES': 'glibc.malloc.trim_threshold=131072'}, False),
