@@ -19,13 +19,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
-from vitbackbones.cli.check_data import CHUNK
-from vitbackbones.cli.config import load_config
-from vitbackbones.cli.datasets import check_files_as_they_come
 from vitbackbones.cli.main import main
-from vitbackbones.datacheck.annotations import read_coco, run_lengths
-from vitbackbones.datacheck.findings import KINDS
-from vitbackbones.datacheck.loading import DataError, annotation_problems
+from vitbackbones.data.annotations import read_coco, run_lengths
+from vitbackbones.data.findings import KINDS
+from vitbackbones.data.loading import DataError, annotation_problems
+from vitbackbones.data.sources import check_files_as_they_come
+from vitbackbones.data.survey import CHUNK
+from vitbackbones.launch.loading import load_config
 
 HEIGHT, WIDTH = 48, 64
 NAMES = ('a.jpg', 'b.png', 'c.jpg')

@@ -17,10 +17,11 @@ from PIL import Image
 
 from vitbackbones.backbones import SepViT
 from vitbackbones.checkpoint import CheckpointError, check_fits
-from vitbackbones.cli import demo_data
-from vitbackbones.cli.config import build_backbone, load_config
 from vitbackbones.cli.main import main
 from vitbackbones.cli.train import starting_point
+from vitbackbones.data import demo as demo_data
+from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/detection/sepvit_retinanet.py'
@@ -277,7 +278,7 @@ def test_masks_are_written_as_run_lengths_of_coco() -> None:
     from mmengine.structures import InstanceData
     from pycocotools import mask as coco_mask
 
-    from vitbackbones.cli.infer import _annotations
+    from vitbackbones.inference.coco import annotations_of
 
     mask = torch.zeros(2, 6, 9, dtype=torch.bool)
     mask[0, 1:4, 2:5] = mask[1, 5, :] = True
@@ -287,7 +288,7 @@ def test_masks_are_written_as_run_lengths_of_coco() -> None:
         scores=torch.tensor([0.5, 0.25]),
         masks=mask,
     )
-    rows = json.loads(json.dumps(_annotations(found, image_id=7, first_id=4)))
+    rows = json.loads(json.dumps(annotations_of(found, image_id=7, first_id=4)))
     assert [(row['id'], row['image_id'], row['category_id']) for row in rows] == [
         (4, 7, 3),
         (5, 7, 0),

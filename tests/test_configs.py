@@ -27,10 +27,10 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vitbackbones.cli.config import adapt_to_device
 from vitbackbones.engine.bad_numbers import BadNumbersHook
 from vitbackbones.engine.durable import DurableHook
 from vitbackbones.engine.preflight import PreflightHook
+from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.registry import MODELS
 
 ROOT = Path(__file__).parents[1] / 'configs'

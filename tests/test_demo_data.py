@@ -8,10 +8,11 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from vitbackbones.cli import demo_data, demo_scenes
-from vitbackbones.cli.demo_data import ADE20K, SPLITS, STAMP, ensure, generate
-from vitbackbones.cli.errors import UserError
 from vitbackbones.cli.main import main
+from vitbackbones.data import demo as demo_data
+from vitbackbones.data import demo_scenes
+from vitbackbones.data.demo import ADE20K, SPLITS, STAMP, ensure, generate
+from vitbackbones.errors import UserError
 
 SMALL = dict(train=5, val=3, seed=3)
 

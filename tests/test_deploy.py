@@ -20,8 +20,8 @@ from tests.small import SMALL
 from vitbackbones.backbones import SHViT
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.shvit import Residual
-from vitbackbones.cli.config import load_config
 from vitbackbones.deploy import fuse
+from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 

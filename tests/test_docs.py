@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.config_types import lost_types
-from vitbackbones.cli.config import build_backbone, load_config
 from vitbackbones.cli.main import _parser
+from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/**/*.md')])

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from vitbackbones.cli import demo_data
+from vitbackbones.data import demo as demo_data
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = sorted(

@@ -20,12 +20,12 @@ from mmengine.runner import Runner
 
 from tests import kills
 from tests.small import SMALL
-from vitbackbones.cli import demo_data
-from vitbackbones.cli.config import load_config
 from vitbackbones.cli.main import main
+from vitbackbones.data import demo as demo_data
 from vitbackbones.engine.newest import newest_checkpoint
 from vitbackbones.engine.saving import DurableCheckpointHook
 from vitbackbones.engine.signals import StopHook
+from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 KILLS, EPOCHS, PER_EPOCH = 25, 30, 6

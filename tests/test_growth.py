@@ -33,8 +33,8 @@ from tests.small import SMALL
 from tests.test_endurance import detector
 from vitbackbones.backbones import gcvit, sepvit
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.cli import demo_data
 from vitbackbones.cli.main import main
+from vitbackbones.data import demo as demo_data
 
 MOST_GROWTH = 50.0  # MB
 WARM_UP = 2  # passes over all shapes

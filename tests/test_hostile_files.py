@@ -25,8 +25,9 @@ import torch
 
 from tests.conftest import ROOT
 from vitbackbones.checkpoint import CheckpointError, read_checkpoint
-from vitbackbones.cli.config import add_config_arguments, load_config
+from vitbackbones.cli.arguments import add_config_arguments
 from vitbackbones.cli.main import main
+from vitbackbones.launch.loading import load_config
 
 GIB = 1 << 30
 MEMORY = 300 << 20  # bytes that reading all files together may take, beyond those of the start

@@ -17,7 +17,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.config_types import lost_types
-from vitbackbones.cli import demo_data
+from vitbackbones.data import demo as demo_data
 
 ROOT = Path(__file__).parents[1]
 LEAVES = sorted(

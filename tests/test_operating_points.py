@@ -24,8 +24,9 @@ from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones import SuperViT, supervit
 from vitbackbones.backbones.supervit import OperatingPoint
-from vitbackbones.cli.config import build_backbone, load_config
-from vitbackbones.cli.errors import UserError
+from vitbackbones.errors import UserError
+from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.loading import load_config
 
 REFERENCE = Path(refdata.__file__).parent
 GOLDEN = sorted((REFERENCE / 'golden/supervit').glob('*.json'))

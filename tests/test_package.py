@@ -15,7 +15,9 @@ import vitbackbones
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'vitbackbones'
 MODULES = sorted(PACKAGE.rglob('*.py'))
-FRAMEWORKS = {'mmcv', 'mmdet', 'mmseg', 'timm'}
+# What `import vitbackbones` must never need, and the rooms that may need it when they are used.
+FRAMEWORKS = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'onnx', 'onnxruntime', 'matplotlib'}
+OUTER = {'launch', 'data', 'inference', 'analysis', 'deploy', 'cli'}
 
 
 def run_python(code, cwd, **environment):
@@ -30,12 +32,22 @@ def run_python(code, cwd, **environment):
 # ------------------------------------------------------------------------------- imports
 
 
-def imported(path):
-    """Absolute names of all that a module imports, wherever in the file, annotations aside.
+def imported(path, everywhere=True):
+    """Absolute names of all that a module imports, annotations aside.
 
     ``from a import b`` counts as ``a.b``, for b may be a module.
+
+    Args:
+        everywhere: also what functions import when they run, not only the module itself.
     """
     tree = ast.parse(path.read_text(encoding='utf-8'))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    later = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, functions) and not everywhere
+        for inner in ast.walk(node)
+    }
     for_types = {
         inner
         for node in ast.walk(tree)
@@ -45,7 +57,7 @@ def imported(path):
     }
     names = set()
     for node in ast.walk(tree):
-        if node in for_types:
+        if node in for_types or node in later:
             continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -57,6 +69,10 @@ def imported(path):
         elif isinstance(node, ast.Call) and 'import_module' in ast.unparse(node.func):
             names |= {a.value for a in node.args if isinstance(a, ast.Constant)}
     return names
+
+
+def frameworks(names):
+    return {name for name in names if matches(name, FRAMEWORKS)}
 
 
 def matches(name, allowed):
@@ -108,11 +124,19 @@ def test_backbones_never_import_each_other(path):
     assert only(path, {'torch'}, {'backbones.base', 'layers', 'registry'}) == set()
 
 
+@pytest.mark.parametrize('path', MODULES, ids=module_id)
+def test_frameworks_are_imported_by_the_outer_rooms_only_and_inside_functions(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    assert frameworks(imported(path, everywhere=room not in OUTER)) == set()
+
+
 @pytest.mark.parametrize(
     'path', [path for path in MODULES if PACKAGE / 'cli' not in path.parents], ids=module_id
 )
-def test_frameworks_are_imported_by_the_command_line_only(path):
-    assert {name for name in imported(path) if matches(name, FRAMEWORKS)} == set()
+def test_nothing_outside_the_command_line_imports_it(path):
+    if path.name == '__main__.py':
+        return  # is the command line
+    assert {name for name in imported(path) if matches(name, {'vitbackbones.cli'})} == set()
 
 
 def test_importing_the_package_loads_no_framework(tmp_path):
@@ -136,6 +160,10 @@ def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path, monkeypat
         'vitbackbones.layers.Mlp',
         'mmcv.ops',
         'mmdet',
+    }
+    assert imported(path, everywhere=False) == {
+        'vitbackbones.backbones.sepvit',
+        'vitbackbones.layers.Mlp',
     }
 
 

@@ -35,11 +35,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.toy_training import BATCH, ENDS, EPOCHS, KINDS, PER_EPOCH, make_runner, settings
 from vitbackbones.checkpoint import CheckpointError
-from vitbackbones.cli.config import adapt_to_device
-from vitbackbones.cli.errors import UserError
 from vitbackbones.cli.main import main
 from vitbackbones.engine import ranks
 from vitbackbones.engine.ranks import together
+from vitbackbones.errors import UserError
+from vitbackbones.launch.device import adapt_to_device
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 300  # seconds until a process counts as hanging, on a machine that others load

@@ -25,9 +25,9 @@ from tests.checkpoint_files import Published, State, save, to_timm
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.checkpoint import CheckpointError, load_whole
-from vitbackbones.cli import demo_data
-from vitbackbones.cli.config import load_config
 from vitbackbones.cli.main import main
+from vitbackbones.data import demo as demo_data
+from vitbackbones.launch.loading import load_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 Shapes = dict[str, tuple[int, ...]]

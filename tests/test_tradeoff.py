@@ -17,9 +17,10 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from tests.small import SMALL
-from vitbackbones.cli import demo_data, tradeoff
-from vitbackbones.cli.config import load_config
+from vitbackbones.cli import tradeoff
 from vitbackbones.cli.main import main
+from vitbackbones.data import demo as demo_data
+from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 DETECTOR = f"""

@@ -45,7 +45,7 @@ TRANSFORMS = Registry(
     'transform',
     parent=ROOT_TRANSFORMS,
     scope=SCOPE,
-    locations=['vitbackbones.datacheck.loading'],
+    locations=['vitbackbones.data.loading'],
 )
 
 # `_base_ = 'vitbackbones::...'` is refused unless the name is in mmengine's own table. It maps a

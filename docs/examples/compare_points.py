@@ -22,10 +22,11 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from vitbackbones.cli.config import adapt_to_device, load_config
-from vitbackbones.cli.demo_data import OUT, generate
-from vitbackbones.cli.overlay import fit_schedule
 from vitbackbones.cli.tradeoff import METRICS, evaluate, expected_metrics, point_name, read_points
+from vitbackbones.data.demo import OUT, generate
+from vitbackbones.launch.demo import fit_schedule
+from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.loading import load_config
 
 METHODS = {
     'plain': dict(train_points='fixed'),

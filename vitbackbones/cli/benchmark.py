@@ -30,12 +30,13 @@ from vitbackbones.analysis.flops import count_flops
 from vitbackbones.analysis.machine import describe_machine, in_words
 from vitbackbones.analysis.plots import Bar, bar_plot
 from vitbackbones.analysis.timing import in_turn, quartiles, ratio, spread
+from vitbackbones.errors import UserError, say
+from vitbackbones.inference.predict import usable_device
+from vitbackbones.launch.loading import config_path
 
-from .config import KeyValue, config_path, say
+from .arguments import KeyValue
 from .contestants import DTYPES, MMDET, Contestant, Setting, arch_names, backbone, peer, whole
 from .cost_cards import cards, shipped
-from .errors import UserError
-from .infer import usable_device
 from .runners import Elsewhere, Here
 
 MIB = 2**20

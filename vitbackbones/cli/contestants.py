@@ -22,9 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import vitbackbones
 from vitbackbones.deploy import fuse
-
-from .config import adapt_to_device, build_backbone, load_config
-from .errors import UserError
+from vitbackbones.errors import UserError
+from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.loading import load_config
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 import vitbackbones
 from vitbackbones.checkpoint import find_weights, hash_in_name, read_checkpoint
-
-from .errors import UserError
+from vitbackbones.errors import UserError
 
 SUFFIXES = {'.safetensors': 'safetensors', '.pth': 'pth', '.pt': 'pth'}
 

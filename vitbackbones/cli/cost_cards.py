@@ -21,10 +21,10 @@ import vitbackbones
 from vitbackbones.analysis.flops import count_flops
 from vitbackbones.analysis.memory import peak_memory, weight_memory
 from vitbackbones.analysis.timing import in_turn
+from vitbackbones.errors import UserError
+from vitbackbones.launch.loading import load_config
 
-from .config import load_config
 from .contestants import batch, build_whole
-from .errors import UserError
 
 CONFIGS = Path(vitbackbones.__file__).parent / '.mim' / 'configs'
 CHILD = 'from vitbackbones.cli.cost_cards import child; child()'

@@ -13,17 +13,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from vitbackbones.backbones.base import Backbone
-
-from .config import (
-    adapt_to_device,
-    as_list,
-    build_backbone,
-    build_runner,
-    check_config,
-    load_config,
-)
-from .errors import UserError
-from .pictures import CollectHook, contact_sheet
+from vitbackbones.data.sources import as_list
+from vitbackbones.errors import UserError
+from vitbackbones.inference.drawing import CollectHook, contact_sheet
+from vitbackbones.launch.checks import build_backbone, build_runner, check_config
+from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.loading import load_config
 
 CONFIG = 'vitbackbones::detection/sepvit_retinanet.py'
 PICTURES = 12

@@ -26,9 +26,11 @@ from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint import load_whole, read_checkpoint
 from vitbackbones.deploy import fuse
 from vitbackbones.deploy.onnx import ExportError, difference, write_onnx
+from vitbackbones.errors import UserError, say
+from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.loading import load_config
 
-from .config import add_config_arguments, build_backbone, load_config, say
-from .errors import UserError
+from .arguments import add_config_arguments
 
 FORMATS = ('onnx',)
 PARTS = ('backbone', 'backbone+neck')

@@ -15,8 +15,8 @@ from torch import nn
 import vitbackbones
 from vitbackbones.analysis.flops import count_flops
 from vitbackbones.analysis.tables import markdown
+from vitbackbones.errors import UserError
 
-from .errors import UserError
 from .model_zoo import INDEX, Entry, read_index, task_of
 
 # Stages of SepViT-T, Swin-T and a Twins-SVT of their widths, with two blocks each: one exchange

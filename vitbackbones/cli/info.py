@@ -7,8 +7,7 @@ import argparse
 import torch
 
 from vitbackbones.backbones.base import Backbone
-
-from .errors import UserError
+from vitbackbones.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

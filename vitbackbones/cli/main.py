@@ -12,8 +12,7 @@ from importlib import import_module
 
 import vitbackbones
 from vitbackbones.checkpoint import CheckpointError
-
-from .errors import UserError
+from vitbackbones.errors import UserError
 
 # Only the chosen command is imported: `doctor` must run where mmcv or OpenCV do not.
 COMMANDS = {

@@ -5,23 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
-from mmengine.runner import Runner
-
-from vitbackbones.checkpoint import load_whole, read_checkpoint
 from vitbackbones.engine.ranks import together
+from vitbackbones.inference.drawing import SCORE, DrawHook
+from vitbackbones.inference.predict import adapt_to_test, build_tester
+from vitbackbones.launch.loading import load_config, work_dir
 
-from .config import (
-    adapt_to_device,
-    add_config_arguments,
-    add_launcher_arguments,
-    build_runner,
-    check_config,
-    load_config,
-    require,
-    work_dir,
-)
-from .pictures import SCORE, DrawHook
+from .arguments import add_config_arguments, add_launcher_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,31 +42,3 @@ def run(args: argparse.Namespace) -> None:
         if args.show_dir:
             runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
         runner.test()
-
-
-def adapt_to_test(cfg: Config) -> None:
-    """Take training out of the config: its data need not be there; and what needs a missing GPU."""
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        cfg.pop(key, None)
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'load_from'):
-        cfg.pop(key, None)
-    adapt_to_device(cfg)
-
-
-def build_tester(cfg: Config, source: str) -> Runner:
-    """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
-
-    Args:
-        cfg: changed by :func:`adapt_to_test`.
-        source: path or URL of the checkpoint.
-
-    Raises:
-        UserError: the config or the data are not right.
-        CheckpointError: the checkpoint cannot be read or belongs to another model.
-    """
-    checkpoint = read_checkpoint(source)
-    require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
-    check_config(cfg, ('test',))
-    runner = build_runner(cfg, training=False)
-    load_whole(runner.model, checkpoint, source)
-    return runner

@@ -38,11 +38,14 @@ from vitbackbones.analysis.memory import peak_memory, weight_memory
 from vitbackbones.analysis.plots import Series, pareto_front, tradeoff_plot
 from vitbackbones.analysis.timing import PartClock, in_turn, ratio, spread
 from vitbackbones.backbones.supervit import OperatingPoint
+from vitbackbones.data.sources import as_list
 from vitbackbones.engine.sandwich import KEEP_RATES, SCALES
+from vitbackbones.errors import UserError, say
+from vitbackbones.inference.predict import adapt_to_test, build_tester
+from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.loading import load_config, work_dir
 
-from .config import add_config_arguments, as_list, build_backbone, load_config, say, work_dir
-from .errors import UserError
-from .test import adapt_to_test, build_tester
+from .arguments import add_config_arguments
 
 NAME = 'tradeoff'
 

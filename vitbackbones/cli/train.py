@@ -11,25 +11,18 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, starting_weights
-from vitbackbones.datacheck.loading import DataError
+from vitbackbones.data.loading import DataError
+from vitbackbones.data.sources import check_annotations, check_files_as_they_come
 from vitbackbones.engine.bad_numbers import BadNumbersError
 from vitbackbones.engine.newest import check_same, newest_checkpoint
 from vitbackbones.engine.preflight import PreflightError
 from vitbackbones.engine.ranks import together
+from vitbackbones.errors import UserError, say
+from vitbackbones.launch.checks import build_runner, check_config, require
+from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.loading import load_config, work_dir
 
-from .config import (
-    adapt_to_device,
-    add_config_arguments,
-    add_launcher_arguments,
-    build_runner,
-    check_config,
-    load_config,
-    require,
-    say,
-    work_dir,
-)
-from .datasets import check_annotations, check_files_as_they_come
-from .errors import UserError
+from .arguments import add_config_arguments, add_launcher_arguments
 
 # What every training runs, whether its config says so or not.
 HOOKS = ('vitbackbones.DurableHook', 'vitbackbones.BadNumbersHook')

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint.published import PUBLISHED
 from vitbackbones.checkpoint.reading import examples
-from vitbackbones.datacheck.loading import annotation_problems
+from vitbackbones.data.loading import annotation_problems
 from vitbackbones.registry import HOOKS, register
 
 #: From this rate on SGD is taken for what mmdet's schedules leave behind (0.02 and 0.01, made for

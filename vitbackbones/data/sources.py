@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
 
-from vitbackbones.datacheck.annotations import Coco, read_coco
-from vitbackbones.datacheck.findings import KINDS, Finding
-from vitbackbones.datacheck.loading import is_coco
+from vitbackbones.errors import UserError, say
 
-from .config import dataset_class, leaves, say
-from .errors import UserError
+from .annotations import Coco, read_coco
+from .findings import KINDS, Finding
+from .loading import is_coco
 
 
 @dataclass
@@ -193,3 +196,57 @@ def _step(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         if str(step.get('type')).rpartition('.')[2] == name:
             return step
     return {}
+
+
+def leaves(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The data sets inside wrappers such as RepeatDataset or ConcatDataset."""
+    inner = as_list(dataset.get('dataset')) + as_list(dataset.get('datasets'))
+    if not inner:
+        yield dataset
+    for part in inner:
+        yield from leaves(part)
+
+
+def dataset_class(cfg: Config, dataset: Mapping[str, Any]) -> Any:
+    """The class that a data set's config names, from the scope of the config.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = dataset.get('type')
+    if isinstance(name, type):
+        return name
+    with DATASETS.switch_scope_and_registry(dataset.get('_scope_', cfg.default_scope)) as registry:
+        cls = registry.get(name)
+    if cls is None:
+        raise UserError(f'there is no data set of type {name!r} in {cfg.default_scope}')
+    return cls
+
+
+def as_list(value: Any) -> list[Any]:
+    """One of something, several or None, as configs have them."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def coco_class_names(path: Path) -> list[str]:
+    """Class names of a COCO annotation file, found without parsing its other 400 MB.
+
+    Raises:
+        UserError: the file holds no COCO categories.
+    """
+    if path.stat().st_size:
+        with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for match in re.finditer(rb'"categories"\s*:\s*(?=\[)', data):
+                end = data.find(b']', match.end())
+                while end >= 0:
+                    try:
+                        rows = json.loads(data[match.end() : end + 1])
+                    except ValueError:  # a bracket inside a category: read on to the next one
+                        end = data.find(b']', end + 1)
+                        continue
+                    if rows and all(isinstance(row, dict) and 'name' in row for row in rows):
+                        return [str(row['name']) for row in rows]
+                    break
+    raise UserError(f'{path} is no COCO annotation file: it lists no categories')

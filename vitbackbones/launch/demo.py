@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .demo_data import OUT, ensure
-from .errors import UserError
+from vitbackbones.data.demo import OUT, ensure
+from vitbackbones.errors import UserError
 
 DETECTION_ITERATIONS = 900
 SEGMENTATION_ITERATIONS = 300  # a loss for every pixel teaches faster than one for a few boxes

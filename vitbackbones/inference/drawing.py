@@ -1,4 +1,4 @@
-"""Pictures for people: results drawn on images, and the contact sheet of the demo."""
+"""Results drawn on images, and the contact sheet of the demo."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import UserError
+from vitbackbones.errors import UserError
 
 SCORE = 0.3  # results below are not drawn, unless asked for
 ZOOM = 2  # of the pictures on a contact sheet
@@ -72,6 +71,8 @@ def draw(
     With ``truth`` the image stands twice: with the ground truth at the left. Detections below
     ``score`` are left out.
     """
+    import mmcv
+
     visualizer.add_datasample(
         out_file.stem,
         mmcv.imread(sample.img_path, channel_order='rgb'),

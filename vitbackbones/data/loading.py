@@ -12,7 +12,7 @@ from vitbackbones.registry import TRANSFORMS, register
 
 from .annotations import read_coco
 from .findings import Finding
-from .pictures import check_file, check_label_map, wrong_labels
+from .images import check_file, check_label_map, wrong_labels
 
 #: How many problems of one file are said at once.
 SHOWN = 5

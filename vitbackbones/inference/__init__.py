@@ -1,0 +1,1 @@
+"""Predicting, and showing and writing what was predicted."""

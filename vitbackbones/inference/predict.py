@@ -1,0 +1,97 @@
+"""Models that predict, and what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import Runner
+
+from vitbackbones.checkpoint import load_whole, read_checkpoint
+from vitbackbones.data.sources import dataset_class
+from vitbackbones.errors import UserError
+from vitbackbones.launch.checks import build_runner, check_config, require
+from vitbackbones.launch.device import adapt_to_device
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: there is none, or it cannot be used.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition(chr(10))[0]
+        raise UserError(f'--device {name!r} cannot be used: {reason}') from error
+    return device
+
+
+def check_images(paths: Sequence[Path]) -> None:
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f'there is no image {path}')
+        if cv2.imread(str(path), cv2.IMREAD_COLOR) is None:
+            raise UserError(f'{path} cannot be read as an image')
+        if path.stem in stems:
+            raise UserError(
+                f'{stems[path.stem]} and {path} would write to the same result; '
+                'run them into different folders'
+            )
+        stems[path.stem] = path
+
+
+def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Mapping[str, Any]]:
+    """The model with the checkpoint's weights, and the data set's classes and palette."""
+    checkpoint = read_checkpoint(source)
+    model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
+    load_whole(model, checkpoint, source)
+    meta = checkpoint.get('meta', {}).get('dataset_meta')
+    if meta is None:
+        dataset = cfg.test_dataloader.dataset
+        meta = {**dataset_class(cfg, dataset).METAINFO, **dataset.get('metainfo', {})}
+    return model.to(device).eval(), meta
+
+
+def test_pipeline(cfg: Config) -> Compose:
+    """The config's test pipeline without its annotations."""
+    steps = cfg.test_dataloader.dataset.pipeline
+    return Compose([step for step in steps if not step['type'].endswith('LoadAnnotations')])
+
+
+def adapt_to_test(cfg: Config) -> None:
+    """Take training out of the config: its data need not be there; and what needs a missing GPU."""
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg.pop(key, None)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'load_from'):
+        cfg.pop(key, None)
+    adapt_to_device(cfg)
+
+
+def build_tester(cfg: Config, source: str) -> Runner:
+    """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
+
+    Args:
+        cfg: changed by :func:`adapt_to_test`.
+        source: path or URL of the checkpoint.
+
+    Raises:
+        UserError: the config or the data are not right.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
+    """
+    checkpoint = read_checkpoint(source)
+    require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_config(cfg, ('test',))
+    runner = build_runner(cfg, training=False)
+    load_whole(runner.model, checkpoint, source)
+    return runner

@@ -1,0 +1,1 @@
+"""From a config to a run: reading, checking, adapting to the machine, building."""

@@ -1,0 +1,153 @@
+"""The checks of a config before anything starts, and building what it describes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import Runner
+
+from vitbackbones.backbones.base import Backbone
+from vitbackbones.data.sources import as_list, coco_class_names, dataset_class, leaves
+from vitbackbones.errors import UserError
+
+
+def check_config(cfg: Config, splits: Sequence[str]) -> None:
+    """Find the user's slips before mmengine trips over them.
+
+    Args:
+        splits: those of 'train', 'val', 'test' that are about to be used.
+
+    Raises:
+        UserError: unknown backbone or backbone option, missing data, or class names that the
+            annotations do not know.
+    """
+    build_backbone(cfg)
+    for split in splits:
+        if cfg.get(f'{split}_dataloader'):
+            _check_data(cfg, split)
+
+
+def build_backbone(cfg: Config) -> Backbone | None:
+    """The config's backbone without memory for its weights; None if it is not one of ours.
+
+    Raises:
+        UserError: unknown type, option or value.
+    """
+    options = dict(cfg.model.get('backbone') or {})
+    options.pop('_scope_', None)
+    name = options.pop('type', None)
+    cls = ROOT_MODELS.get(name) if isinstance(name, str) else name
+    if not (inspect.isclass(cls) and issubclass(cls, Backbone)):
+        return None  # of another package, which reports its own errors
+    known = list(inspect.signature(cls).parameters)
+    for key in options:
+        if key not in known:
+            raise UserError(f'{cls.__name__} has no option {key!r}, choose from {", ".join(known)}')
+    try:
+        with torch.device('meta'):
+            return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'model.backbone: {error}; its options are {options}') from error
+
+
+def require(cfg: Config, *keys: str) -> None:
+    """Raise UserError unless the config has all of ``keys``."""
+    missing = [key for key in keys if not cfg.get(key)]
+    if missing:
+        raise UserError(f'the config has no {", ".join(missing)}; it has {", ".join(cfg)}')
+
+
+def build_runner(cfg: Config, *, training: bool) -> Runner:
+    """mmengine's Runner with everything built that it would build later from the config.
+
+    Raises:
+        UserError: an option that some class does not take, a value of the wrong kind, a folder
+            that cannot be written.
+    """
+    try:
+        runner = Runner.from_cfg(cfg)
+        # mmengine builds a loop when its property is read.
+        for loop in ('train_loop', 'val_loop') if training else ('test_loop',):
+            getattr(runner, loop)
+        if training:
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f'the config cannot be built: {error}') from error
+    except OSError as error:
+        raise UserError(f'{error.filename or cfg.work_dir}: {error.strerror or error}') from error
+    return runner
+
+
+def _check_data(cfg: Config, split: str) -> None:
+    loader = f'{split}_dataloader'
+    missing = []
+    for dataset in leaves(cfg[loader].get('dataset') or {}):
+        missing += [path for path in _paths(dataset) if _absent(path)]
+    for evaluator in as_list(cfg.get(f'{split}_evaluator')):
+        if evaluator.get('ann_file') and _absent(evaluator['ann_file']):
+            missing.append(evaluator['ann_file'])
+    if missing:
+        paths = ', '.join(dict.fromkeys(missing))
+        raise UserError(
+            f'the {split} data set is not there: {paths} missing. Put it there, or name its place '
+            f'with --cfg-options {loader}.dataset.data_root=DIR (evaluators have an ann_file of '
+            'their own); --demo runs the same config on generated pictures without a download'
+        )
+    for dataset in leaves(cfg[loader].get('dataset') or {}):
+        _check_classes(cfg, dataset)
+
+
+def _paths(dataset: Mapping[str, Any]) -> list[str]:
+    root = dataset.get('data_root') or ''
+    parts = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+    return [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
+
+
+def _absent(path: str) -> bool:
+    """Whether a local path does not exist; what is in a remote store cannot be told here."""
+    return '://' not in path and not Path(path).exists()
+
+
+def _check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
+    """Class names of config, annotations and heads must agree: mmdet shifts labels silently."""
+    cls = dataset_class(cfg, dataset)
+    metainfo = {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    classes = metainfo.get('classes')
+    if not isinstance(classes, (list, tuple)) or 'thing_classes' in metainfo:
+        return  # panoptic heads count things and stuff each in their own way
+    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    if cls.__name__ == 'CocoDataset' and path.is_file():
+        names = coco_class_names(path)
+        unknown = [name for name in classes if name not in names]
+        if unknown:
+            raise UserError(
+                f'{path} has no class {", ".join(unknown[:5])}'
+                f'{" ..." if len(unknown) > 5 else ""}; its classes are {", ".join(names)}: set '
+                'metainfo=dict(classes=(...)) in every dataset of the config'
+            )
+    for head, number in _num_classes(cfg.model, 'model'):
+        if number != len(classes):
+            raise UserError(
+                f'{head}.num_classes={number}, but the data set has {len(classes)} classes: '
+                f'{", ".join(classes[:5])}{" ..." if len(classes) > 5 else ""}'
+            )
+
+
+def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:
+    """``num_classes`` of the heads that predict the classes of the data set."""
+    heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+    if isinstance(node, dict):
+        if path.split('.')[-1].split('[')[0] in heads and isinstance(node.get('num_classes'), int):
+            yield path, node['num_classes']
+        for key, value in node.items():
+            yield from _num_classes(value, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _num_classes(value, f'{path}[{i}]')
