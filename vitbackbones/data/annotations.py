@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .counts import Fate, Rows, Tally
 from .findings import Finding
 
 #: Boxes of COCO's own files reach beyond the picture by rounding.
@@ -28,11 +29,13 @@ class Coco(NamedTuple):
         findings: what is wrong with it.
         sizes: (file name, width, height) of each picture, None where the file does not say.
         annotations: their number.
+        rows: what becomes of each of them; None if there are none to tell of.
     """
 
     findings: tuple[Finding, ...]
     sizes: tuple[tuple[str, Any, Any], ...] = ()
     annotations: int = 0
+    rows: Rows | None = None
 
 
 def read_coco(
@@ -94,7 +97,7 @@ def _read_coco(
         for image in check.images.values()
         if isinstance(image.get('file_name'), str)
     )
-    return Coco(tuple(findings), sizes, len(content['annotations']))
+    return Coco(tuple(findings), sizes, len(content['annotations']), check.tally.rows())
 
 
 class _Check:
@@ -109,6 +112,7 @@ class _Check:
         self.masks = masks
         self.images: dict[Any, Mapping[str, Any]] = {}
         self.categories: dict[Any, str] = {}
+        self.tally = Tally((), ())
 
     def run(self) -> Iterator[Finding]:
         for key, fields in (
@@ -126,6 +130,11 @@ class _Check:
         for row in self._rows('images'):
             self.images.setdefault(row.get('id'), row)
             yield from self._size(row)
+        self._positions = {image_id: place for place, image_id in enumerate(self.images)}
+        self.tally = Tally(
+            self.classes or tuple(dict.fromkeys(self.categories.values())),
+            [(image.get('width'), image.get('height')) for image in self.images.values()],
+        )
         for row in self._rows('annotations'):
             yield from self._annotation(row)
 
@@ -165,33 +174,62 @@ class _Check:
         image_id, category = row.get('image_id'), row.get('category_id')
         image = self.images.get(image_id) if _is_id(image_id) else None
         where = f'annotation {row["id"]}' + (f' of {image.get("file_name")}' if image else '')
-        if image is None and image_id is not None:
-            yield self._found('unknown picture', f'{where}: image_id {image_id!r:.40}')
-        if category is not None:
-            if not _is_id(category) or category not in self.categories:
+        fate = Fate.OBJECT
+        if image is None:
+            fate = Fate.UNKNOWN_IMAGE
+            if image_id is not None:
+                yield self._found('unknown picture', f'{where}: image_id {image_id!r:.40}')
+        name = self.categories.get(category) if _is_id(category) else None
+        if category is None or name is None:
+            fate = Fate.BROKEN
+            if category is not None:
                 yield self._found('unknown category', f'{where}: category_id {category!r:.40}')
-            elif self.classes is not None and self.categories[category] not in self.classes:
-                yield self._found('class not chosen', f'{where}: {self.categories[category]}')
-                return
-        if row.get('ignore'):
+        elif self.classes is not None and name not in self.classes:
+            yield self._found('class not chosen', f'{where}: {name}')
+            self.tally.add(Fate.NOT_CHOSEN)
             return
-        box = row.get('bbox')
-        if box is not None:
-            kind = _box_problem(box, row.get('area'), image)
+        box, mask = row.get('bbox'), row.get('segmentation')
+        known: Sequence[float] = box if isinstance(box, list) and _is_box(box) else ()
+        if row.get('ignore'):
+            fate = max(fate, Fate.IGNORED)
+        else:
+            kind = None if box is None else _box_problem(box, row.get('area'), image)
             if kind:
                 area = f', area {row["area"]}' if kind == 'box without area' else ''
                 yield self._found(kind, f'{where}: bbox {box!r:.80}{area}')
-        if self.masks and image is not None:
-            problem = _mask_problem(row.get('segmentation'), image)
+            problem = _mask_problem(mask, image) if self.masks and image is not None else None
             if problem:
                 yield self._found(problem[0], f'{where}: {problem[1]}')
+            fates = [_FATES.get(problem[0] if problem else '', Fate.OBJECT)]
+            fates.append(Fate.BROKEN if box is None else _FATES.get(kind or '', Fate.OBJECT))
+            if row.get('iscrowd'):
+                fates.append(Fate.CROWD)
+            elif self.masks and isinstance(mask, dict):
+                fates.append(Fate.RUN_LENGTHS)
+            fate = max(fate, *fates)
+        self.tally.add(fate, self._positions[image_id] if image is not None else -1, name, known)
 
     def _found(self, kind: str, detail: str) -> Finding:
         return Finding(kind, self.path, detail)
 
 
+# What becomes of an annotation with such a problem.
+_FATES = {
+    'box not finite': Fate.BROKEN,
+    'box without area': Fate.NO_AREA,
+    'box outside': Fate.OUTSIDE,
+    'bad mask': Fate.BROKEN,
+    'mask of another size': Fate.BROKEN,
+    'mask without area': Fate.NO_MASK,
+}
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+
+
 def _box_problem(box: Any, area: Any, image: Mapping[str, Any] | None) -> str | None:
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+    if not _is_box(box):
         return 'box not finite'
     if area is not None and not _is_number(area):
         return 'box not finite'
