@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 
 import torch
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.errors import UserError
+from vitbackbones.factory import list_backbones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('backbone', nargs='?', help='SepViT, ... (all)')
+    parser.add_argument('backbone', nargs='?', help='SepViT, ..., or a variant: gcvit_tiny (all)')
     parser.add_argument('arch', nargs='?', help='a variant of it (all)')
 
 
@@ -21,18 +23,31 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: unknown backbone or variant.
     """
-    found = Backbone.registered()
-    if args.backbone and args.backbone.lower() not in {name.lower() for name in found}:
-        raise UserError(f'unknown backbone {args.backbone!r}, choose from {", ".join(found)}')
+    variants = _chosen(args.backbone, args.arch)
     print(f'{"backbone":12} {"arch":10} {"parameters":>12}  {"channels":24} strides')
-    for name, cls in found.items():
-        if args.backbone and name.lower() != args.backbone.lower():
-            continue
-        if args.arch and args.arch not in cls.archs:
-            raise UserError(f'{name} has no arch {args.arch!r}, choose from {", ".join(cls.archs)}')
-        for arch in [args.arch] if args.arch else cls.archs:
-            with torch.device('meta'):
-                net = cls(arch)
-            size = sum(p.numel() for p in net.parameters()) / 1e6
-            channels, strides = (' '.join(map(str, v)) for v in (net.out_channels, net.out_strides))
-            print(f'{name:12} {arch:10} {size:10.2f} M  {channels:24} {strides}')
+    for cls, arch in variants:
+        with torch.device('meta'):
+            net = cls(arch)
+        size = sum(p.numel() for p in net.parameters()) / 1e6
+        channels, strides = (' '.join(map(str, v)) for v in (net.out_channels, net.out_strides))
+        print(f'{cls.__name__:12} {arch:10} {size:10.2f} M  {channels:24} {strides}')
+
+
+def _chosen(backbone: str | None, arch: str | None) -> list[tuple[type[Backbone], str]]:
+    """The variants of a backbone by the name of its class or, as `create` takes it, of one."""
+    classes = {name.lower(): cls for name, cls in Backbone.registered().items()}
+    if backbone is None:
+        return [(cls, each) for cls in classes.values() for each in cls.archs]
+    name = backbone.lower()
+    if name not in classes and name in list_backbones():
+        if arch is not None:
+            raise UserError(f'{backbone!r} is a variant already: leave out {arch!r}')
+        name, _, arch = name.partition('_')
+    if name not in classes:
+        near = difflib.get_close_matches(name, [*classes, *list_backbones()], n=3)
+        choices = near or [cls.__name__ for cls in classes.values()]
+        raise UserError(f'unknown backbone {backbone!r}, choose from {", ".join(choices)}')
+    cls = classes[name]
+    if arch is not None and arch not in cls.archs:
+        raise UserError(f'{cls.__name__} has no arch {arch!r}, choose from {", ".join(cls.archs)}')
+    return [(cls, each) for each in ([arch] if arch else cls.archs)]
