@@ -137,7 +137,9 @@ def test_inference_writes_pictures_and_coco_json(trained: Path, place: Path) -> 
     assert [row['file_name'] for row in found['images']] == [str(image) for image in images]
     assert len(found['categories']) == 80
     assert found['categories'][0]['name'] == 'person'
-    assert {row['image_id'] for row in found['annotations']} == {0, 1}
+    truth = json.loads((place / 'data/demo/coco/annotations/instances_val2017.json').read_text())
+    ids = {row['file_name']: row['id'] for row in truth['images']}
+    assert {row['image_id'] for row in found['annotations']} == {ids[p.name] for p in images}
     size = {row['id']: (row['width'], row['height']) for row in found['images']}
     for row in found['annotations']:
         x, y, width, height = row['bbox']
@@ -272,30 +274,6 @@ def test_our_configs_are_inherited_by_name_and_by_path(tmp_path: Path, base: str
     assert build_backbone(cfg).out_channels == (64, 128, 256)
     if '::' in base:
         assert load_config(base).model.neck.in_channels == [192, 384, 768]
-
-
-def test_masks_are_written_as_run_lengths_of_coco() -> None:
-    from mmengine.structures import InstanceData
-    from pycocotools import mask as coco_mask
-
-    from vitbackbones.inference.coco import annotations_of
-
-    mask = torch.zeros(2, 6, 9, dtype=torch.bool)
-    mask[0, 1:4, 2:5] = mask[1, 5, :] = True
-    found = InstanceData(
-        bboxes=torch.tensor([[2.0, 1, 5, 4], [0, 5, 9, 6]]),
-        labels=torch.tensor([3, 0]),
-        scores=torch.tensor([0.5, 0.25]),
-        masks=mask,
-    )
-    rows = json.loads(json.dumps(annotations_of(found, image_id=7, first_id=4)))
-    assert [(row['id'], row['image_id'], row['category_id']) for row in rows] == [
-        (4, 7, 3),
-        (5, 7, 0),
-    ]
-    assert [row['bbox'] for row in rows] == [[2, 1, 3, 3], [0, 5, 9, 1]]
-    for row, want in zip(rows, mask.numpy(), strict=True):
-        assert (coco_mask.decode(row['segmentation']) == want).all()
 
 
 # -------------------------------------------------------------------------- bad input
@@ -448,7 +426,10 @@ def test_info_lists_every_variant(refused, tmp_path: Path) -> None:
             assert f'{cls.__name__:12} {arch:10}' in out
     one = vitbackbones('info', 'sepvit', 'tiny', cwd=tmp_path)
     assert '33.66 M  96 192 384 768           4 8 16 32' in one
-    assert 'choose from' in refused('info', 'ResNet', cwd=tmp_path)
+    assert vitbackbones('info', 'SepViT_tiny', cwd=tmp_path) == one  # as `create` has it
+    assert 'choose from CASViT, GCViT' in refused('info', 'ResNet', cwd=tmp_path)
+    assert "leave out 'small'" in refused('info', 'gcvit_tiny', 'small', cwd=tmp_path)
+    assert 'choose from gcvit_tiny,' in refused('info', 'gcvit-tiny', cwd=tmp_path)
     assert "no arch 'huge', choose from lite" in refused('info', 'SepViT', 'huge', cwd=tmp_path)
 
 

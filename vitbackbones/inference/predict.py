@@ -15,7 +15,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import load_whole, read_checkpoint
-from vitbackbones.data.sources import dataset_class
+from vitbackbones.data.sources import dataset_class, leaves
 from vitbackbones.errors import UserError
 from vitbackbones.launch.checks import build_runner, check_config, require
 from vitbackbones.launch.device import adapt_to_device
@@ -58,15 +58,45 @@ def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Map
     load_whole(model, checkpoint, source)
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if meta is None:
-        dataset = cfg.test_dataloader.dataset
-        meta = {**dataset_class(cfg, dataset).METAINFO, **dataset.get('metainfo', {})}
+        dataset = next(leaves(cfg.test_dataloader.dataset))
+        meta = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
     return model.to(device).eval(), meta
 
 
 def test_pipeline(cfg: Config) -> Compose:
-    """The config's test pipeline without its annotations."""
-    steps = cfg.test_dataloader.dataset.pipeline
-    return Compose([step for step in steps if not step['type'].endswith('LoadAnnotations')])
+    """The config's test pipeline without what loads annotations, wherever it stands.
+
+    Raises:
+        UserError: there is none.
+    """
+    dataset = next(leaves(cfg.test_dataloader.dataset))
+    if not dataset.get('pipeline'):
+        raise UserError(f'the test set, a {dataset.get("type")}, has no pipeline to load images by')
+    return Compose(_without_annotations(dataset['pipeline']))
+
+
+def _without_annotations(node: Any) -> Any:
+    """Steps, also those inside other steps, that need nothing but an image."""
+    if isinstance(node, (list, tuple)):
+        return [_without_annotations(part) for part in node if not _loads_annotations(part)]
+    if isinstance(node, dict):
+        return {
+            key: _without_annotations(value) if _has_steps(value) else value
+            for key, value in node.items()
+        }
+    return node
+
+
+def _loads_annotations(step: Any) -> bool:
+    kind = step.get('type') if isinstance(step, dict) else type(step)
+    name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]
+    return name.startswith('Load') and name.endswith('Annotations')
+
+
+def _has_steps(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_steps, value))
+    return isinstance(value, dict) and 'type' in value
 
 
 def adapt_to_test(cfg: Config) -> None:
