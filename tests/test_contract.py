@@ -515,6 +515,21 @@ def test_layers_are_numbered_from_the_stem_to_the_last_output(case: Case) -> Non
         assert all(lower < upper for lower, upper in itertools.pairwise(firsts))
 
 
+def test_layers_hold_every_parameter_once(net: Backbone) -> None:
+    parts = [part for layer in net.layers() for _, part in layer]
+    listed = [
+        id(p)
+        for part in parts
+        for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())
+    ]
+    assert sorted(listed) == sorted(id(p) for p in net.parameters())
+
+
+def test_a_parameter_that_is_not_there_has_no_layer(net: Backbone) -> None:
+    with pytest.raises(ValueError, match=r"has no parameter 'blocks.99.weight'"):
+        net.get_layer_depth('b.blocks.99.weight', 'b.')
+
+
 def stage_names(net: Backbone) -> list[list[str]]:
     """Prefixes of the parameters in the stem and in each stage."""
     names = {module: name for name, module in net.named_modules()}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import itertools
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -22,21 +19,16 @@ from vitbackbones import checkpoint as weights
 from vitbackbones.layers.memory import keep_freed_memory
 from vitbackbones.registry import MODELS
 
+from .arch import Arch, is_finite, is_whole, resolve_arch, whole_numbers
+
 #: What ``init_cfg`` may hold beside the file.
 _LOADING_OPTIONS = tuple(inspect.signature(weights.load_pretrained).parameters)[2:]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Arch:
-    """What a published checkpoint fixes. Tuple fields hold one entry per stage."""
-
-    drop_path_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        lengths = {name: len(value) for name, value in fields.items() if isinstance(value, tuple)}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f'one entry per stage is needed, got {lengths}')
+#: What a layer is made of: modules, and parameters that belong to no module but the network.
+Part = nn.Module | nn.Parameter
+#: Parts of one layer, each with its stage: 0 is the stem, None is never frozen.
+Layer = list[tuple[int | None, Part]]
 
 
 class Backbone(BaseModule):
@@ -104,7 +96,9 @@ class Backbone(BaseModule):
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=self._check_init_cfg(init_cfg))
-        self.arch = self._resolve_arch(arch)
+        self.arch = resolve_arch(
+            type(self).__name__, arch, self.archs, self.arch_type, len(self.strides)
+        )
         name, stages = type(self).__name__, len(self.strides)
         indices = whole_numbers(range(stages) if out_indices is None else out_indices)
         if not indices or any(i not in range(stages) for i in indices):
@@ -113,15 +107,15 @@ class Backbone(BaseModule):
             )
         if any(a >= b for a, b in itertools.pairwise(indices)):
             raise ValueError(f'{name}: out_indices={out_indices} must be strictly increasing')
-        if not _is_whole(frozen_stages) or frozen_stages not in range(-1, stages + 1):
+        if not is_whole(frozen_stages) or frozen_stages not in range(-1, stages + 1):
             raise ValueError(
                 f'{name}: frozen_stages={frozen_stages!r} must be -1 (nothing), 0 (the stem) or a '
                 f'number of stages up to {stages}'
             )
-        if not _is_whole(in_channels) or in_channels < 1:
+        if not is_whole(in_channels) or in_channels < 1:
             raise ValueError(f'{name}: in_channels={in_channels!r} must be at least 1, and whole')
         rate = self.arch.drop_path_rate if drop_path_rate is None else drop_path_rate
-        if not (_is_finite(rate) and 0 <= rate < 1):
+        if not (is_finite(rate) and 0 <= rate < 1):
             raise ValueError(f'{name}: drop_path_rate={rate!r} must be in [0, 1)')
 
         self.in_channels = in_channels
@@ -138,42 +132,6 @@ class Backbone(BaseModule):
         """All backbones that are registered, by the names of their classes, in their order."""
         classes = {cls.__name__: cls for cls in MODELS.module_dict.values()}
         return {name: cls for name, cls in sorted(classes.items()) if issubclass(cls, Backbone)}
-
-    @classmethod
-    def _resolve_arch(cls, arch: str | Mapping[str, Any]) -> Arch:
-        if isinstance(arch, str) and arch in cls.archs:
-            return cls.archs[arch]
-        if not isinstance(arch, Mapping):
-            choices = ', '.join(map(repr, cls.archs))
-            raise ValueError(
-                f'{cls.__name__}: unknown arch {arch!r}, choose from {choices}, or give a dict'
-            )
-        fields = {f.name: f.default for f in dataclasses.fields(cls.arch_type)}
-        stages = len(cls.strides)
-        arch = {key: _as_tuple(value) for key, value in arch.items()}
-        unknown = [key for key in arch if key not in fields]
-        missing = [k for k, v in fields.items() if v is dataclasses.MISSING and k not in arch]
-        if unknown or missing:
-            raise ValueError(
-                f'{cls.__name__}: an arch given as a dict has the keys {", ".join(fields)}; '
-                f'unknown: {unknown}, missing: {missing}'
-            )
-        for field in dataclasses.fields(cls.arch_type):
-            value = arch.get(field.name, field.default)
-            per_stage = str(field.type).startswith('tuple')
-            if per_stage and not (isinstance(value, tuple) and len(value) == stages):
-                raise ValueError(
-                    f'{cls.__name__}: {field.name}={value} must have one entry per stage, {stages}'
-                )
-            if not all(_fits(number, str(field.type)) for number in _flat(value)):
-                raise ValueError(
-                    f'{cls.__name__}: {field.name}={value!r} must be '
-                    + ('at least 1, and whole' if 'int' in str(field.type) else 'finite')
-                )
-        try:
-            return cls.arch_type(**arch)
-        except ValueError as error:
-            raise ValueError(f'{cls.__name__}: arch={arch}: {error}') from None
 
     @classmethod
     def _check_init_cfg(cls, init_cfg: Any) -> dict[str, Any] | None:
@@ -199,16 +157,40 @@ class Backbone(BaseModule):
         """Last line of every constructor: freeze before anything wraps the parameters."""
         self.train()
 
+    def layers(self) -> list[Layer]:
+        """All of the network in layers: the stem, one layer per block, what follows the blocks.
+
+        Layers are what layer-wise learning rates count, and what is worth wrapping one by one; the
+        stages of their parts are what ``frozen_stages`` counts. Output norms, which the heads read
+        at once, may stand in the last layer whatever their stage.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must list its layers')
+
     def stage_modules(self) -> list[list[nn.Module]]:
-        """The parts that ``frozen_stages`` speaks of: the stem, then one list per built stage."""
-        raise NotImplementedError(f'{type(self).__name__} must list its stem and stages')
+        """The modules that ``frozen_stages`` speaks of: those of the stem, then of each stage."""
+        return [[p for p in parts if isinstance(p, nn.Module)] for parts in self._stage_parts()]
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The layer of a parameter, 0 being the stem, and the number of layers.
 
         For layer-wise learning rates, in the form that mmpretrain's optimizer constructor reads.
+
+        Args:
+            param_name: with ``prefix``; whatever else is in a model comes with the last layer.
+
+        Raises:
+            ValueError: the network has no such parameter.
         """
-        raise NotImplementedError(f'{type(self).__name__} must number its layers')
+        layers = self.layers()
+        if not param_name.startswith(prefix):
+            return len(layers) - 1, len(layers)
+        depths = {id(part): depth for depth, layer in enumerate(layers) for _, part in layer}
+        part: Any = self
+        for name in param_name[len(prefix) :].split('.'):
+            part = getattr(part, name, None)
+            if id(part) in depths:
+                return depths[id(part)], len(layers)
+        raise ValueError(f'{type(self).__name__} has no parameter {param_name[len(prefix) :]!r}')
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay would harm."""
@@ -256,13 +238,18 @@ class Backbone(BaseModule):
 
     # ------------------------------------------------------------------- life-cycle
 
-    def _freeze(self) -> None:
-        for module in self._frozen_modules():
-            module.eval()
-            module.requires_grad_(False)
+    def _stage_parts(self) -> list[list[Part]]:
+        stages: list[list[Part]] = [[] for _ in range(len(self.strides) + 1)]
+        for stage, part in itertools.chain(*self.layers()):
+            if stage is not None:
+                stages[stage].append(part)
+        return stages
 
-    def _frozen_modules(self) -> Iterable[nn.Module]:
-        return [m for part in self.stage_modules()[: self.frozen_stages + 1] for m in part]
+    def _freeze(self) -> None:
+        for part in itertools.chain(*self._stage_parts()[: self.frozen_stages + 1]):
+            part.requires_grad_(False)
+            if isinstance(part, nn.Module):
+                part.eval()
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode; frozen parts, and with ``norm_eval`` every BatchNorm, stay in eval."""
@@ -298,39 +285,9 @@ class Backbone(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple):
-        for part in value:
-            yield from _flat(part)
-    else:
-        yield value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Whether ``value`` may be in a field of an arch that is annotated with ``kind``."""
-    if value is None and 'None' in kind:
-        return True
-    if 'int' in kind:
-        return _is_whole(value) and value >= 1
-    return 'float' not in kind or _is_finite(value)
-
-
-def whole_numbers(values: Any) -> tuple[int, ...] | None:
-    """``values`` as a tuple, or None if they are anything but several whole numbers."""
-    values = tuple(values) if isinstance(values, Iterable) else (None,)
-    return values if all(map(_is_whole, values)) else None
+def in_stage(stage: int | None, *parts: Part | None) -> Layer:
+    """Parts of a stage as a layer, without those that are None."""
+    return [(stage, part) for part in parts if part is not None]
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from vitbackbones.layers.folding import Fusible, fold_after, fold_before, split
 from vitbackbones.layers.mlp import PIECE, hidden_pieces, is_gelu
 from vitbackbones.registry import MODELS, register
 
-from .base import Arch, Backbone, init_transformer
+from .arch import Arch
+from .base import Backbone, Layer, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,14 +309,17 @@ class CASViT(Backbone):
         self.apply(init_weights)
         self.finish()
 
-    def stage_modules(self) -> list[list[nn.Module]]:
-        """A down-sampler is part of the stage that reads its output, a norm of its stage."""
-        stages: list[list[nn.Module]] = []
+    def layers(self) -> list[Layer]:
+        """The stem, one layer per block, the output norms.
+
+        Down-sampling counts to the block that follows it.
+        """
+        layers = [in_stage(0, self.patch_embed)]
         for i in range(self.num_stages):
-            parts = [self.network[2 * i - 1]] if i else []
-            norms = [getattr(self, f'norm{2 * i}')] if i in self.out_indices else []
-            stages.append([*parts, self.network[2 * i], *norms])
-        return [[self.patch_embed], *stages]
+            first, *others = self.network[2 * i].children()
+            layers.append(in_stage(i + 1, self.network[2 * i - 1] if i else None, first))
+            layers += [in_stage(i + 1, block) for block in others]
+        return [*layers, [(i + 1, getattr(self, f'norm{2 * i}')) for i in self.out_indices]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
@@ -330,26 +334,3 @@ class CASViT(Backbone):
             if i in self.out_indices:
                 outputs.append(channels_first(getattr(self, f'norm{2 * i}')(x)))
         return tuple(outputs)
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """The layer of a parameter and the number of layers, for layer-wise learning rates.
-
-        Layer 0 is the stem, then comes one layer per block; down-sampling counts to the block that
-        follows it. The last layer is for the output norms and whatever is not under ``prefix``.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, *path = param_name[len(prefix) :].split('.')
-        if part == 'patch_embed':
-            return 0, num_layers
-        if part != 'network':
-            return num_layers - 1, num_layers
-        entry = int(path[0])  # 2i is stage i, 2i - 1 leads to it
-        block = 0 if entry % 2 else int(path[1])
-        return sum(depths[: (entry + 1) // 2]) + block + 1, num_layers
-
-    def no_weight_decay(self) -> set[str]:
-        """Nothing: no position tables, no layer scales."""
-        return set()

@@ -47,7 +47,8 @@ from vitbackbones.layers import (
 from vitbackbones.layers.conv import convolve, is_pointwise
 from vitbackbones.registry import MODELS, register
 
-from .base import Arch, Backbone, init_transformer, whole_numbers
+from .arch import Arch, whole_numbers
+from .base import Backbone, Layer, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -547,18 +548,18 @@ class GCViT(Backbone):
         self._register_load_state_dict_pre_hook(_adapt_before_loading, with_module=True)
         self.finish()
 
-    def stage_modules(self) -> list[list[nn.Module]]:
-        """A down-sampler is part of the stage that reads its output."""
-        stages: list[list[nn.Module]] = []
+    def layers(self) -> list[Layer]:
+        """The stem, one layer per block, the output norms.
+
+        A down-sampler and a query generator count to the first block that reads them.
+        """
+        layers = [in_stage(0, self.patch_embed)]
         for i, level in enumerate(self.levels):
-            parts = [
-                level.q_global_gen,
-                level.blocks,
-                getattr(self, f'norm{i}', None),
-                self.levels[i - 1].downsample if i else None,
-            ]
-            stages.append([part for part in parts if part is not None])
-        return [[self.patch_embed], *stages]
+            first, *others = level.blocks
+            before = self.levels[i - 1].downsample if i else None
+            layers.append(in_stage(i + 1, before, level.q_global_gen, first))
+            layers += [in_stage(i + 1, block) for block in others]
+        return [*layers, [(i + 1, getattr(self, f'norm{i}')) for i in self.out_indices]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
@@ -589,29 +590,6 @@ class GCViT(Backbone):
         """
         own = self.state_dict()
         return {name: _fit(value, own.get(name), name) for name, value in state.items()}
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """The layer of a parameter and the number of layers, for layer-wise learning rates.
-
-        Layer 0 is the stem, then comes one layer per block; a down-sampler and a query generator
-        count to the first block that reads them. The last layer is for the output norms and
-        whatever is not under ``prefix``.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, *path = param_name[len(prefix) :].split('.')
-        if part == 'patch_embed':
-            return 0, num_layers
-        if part != 'levels':
-            return num_layers - 1, num_layers
-        level, block = int(path[0]), 0
-        if path[1] == 'blocks':
-            block = int(path[2])
-        elif path[1] == 'downsample':
-            level += 1
-        return sum(depths[:level]) + block + 1, num_layers
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that decay would harm: position bias tables and layer scales."""

@@ -45,7 +45,8 @@ from vitbackbones.layers import (
 from vitbackbones.layers.conv import convolve
 from vitbackbones.registry import MODELS, register
 
-from .base import Arch, Backbone, init_transformer
+from .arch import Arch
+from .base import Backbone, Layer, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,13 +417,20 @@ class SepViT(Backbone):
         self.apply(init_transformer)
         self.finish()
 
-    def stage_modules(self) -> list[list[nn.Module]]:
-        stages: list[list[nn.Module]] = [
-            [self.blocks[i], self.pos_block[i], self.norm_list[i]] for i in range(self.num_stages)
-        ]
-        for i in range(1, self.num_stages):
-            stages[i].append(self.patch_embeds[i])
-        return [[self.patch_embeds[0]], *stages]
+    def layers(self) -> list[Layer]:
+        """The stem, one layer per block, the norm of the last stage.
+
+        A patch embedding counts to the block that follows it, a position encoding to the block
+        before it, the norm of any other stage to the stage's last block.
+        """
+        layers = [in_stage(0, self.patch_embeds[0])]
+        for i, blocks in enumerate(self.blocks):
+            stage = [in_stage(i + 1, block) for block in blocks.children()]
+            stage[0] += in_stage(i + 1, self.patch_embeds[i] if i else None, self.pos_block[i])
+            if i < self.num_stages - 1:
+                stage[-1] += in_stage(i + 1, self.norm_list[i])
+            layers += stage
+        return [*layers, in_stage(self.num_stages, self.norm_list[-1])]
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The classifier's tokens, one per window of a block: their mean, or none if unused."""
@@ -470,30 +478,6 @@ class SepViT(Backbone):
             # The number of groups would follow the size; but cut windows are how padding is masked.
             pad=one_graph(height, width) and not self.mask_padding,
         )
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """The layer of a parameter and the number of layers, for layer-wise learning rates.
-
-        Layer 0 is the stem, then comes one layer per block; a patch embedding counts to the block
-        that follows it, a position encoding to the block before it. The norm of a stage counts to
-        the stage's last block, that of the last stage, and whatever is not under ``prefix``, to
-        the last layer.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, stage, *path = param_name[len(prefix) :].split('.')
-        i = int(stage)
-        first = sum(depths[:i]) + 1  # layer of the stage's first block
-        if part == 'patch_embeds':
-            return (first if i else 0), num_layers
-        if part == 'pos_block':
-            return first, num_layers
-        if part == 'blocks':
-            return first + int(path[0]), num_layers
-        last_stage = i == self.num_stages - 1
-        return first + depths[i] - (not last_stage), num_layers
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that decay would harm: learned window tokens."""

@@ -33,7 +33,8 @@ from vitbackbones.layers.folding import (
 from vitbackbones.layers.inference import is_plain
 from vitbackbones.registry import MODELS, register
 
-from .base import Arch, Backbone
+from .arch import Arch
+from .base import Backbone, Layer, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,9 +314,17 @@ class SHViT(Backbone):
             self.add_module(f'blocks{i + 1}', nn.ModuleList([*entries, *blocks]))
         self.finish()
 
-    def stage_modules(self) -> list[list[nn.Module]]:
-        stages: list[list[nn.Module]] = [[stage] for stage in self._stages()]
-        return [[self.patch_embed], *stages]
+    def layers(self) -> list[Layer]:
+        """The stem, one layer per block; the last layer is empty, there is no output norm.
+
+        Down-sampling counts to the block that follows it.
+        """
+        layers = [in_stage(0, self.patch_embed)]
+        for i, stage in enumerate(self._stages()):
+            first = DOWNSAMPLING if i else 0
+            layers.append(in_stage(i + 1, *stage[: first + 1]))
+            layers += [in_stage(i + 1, block) for block in stage[first + 1 :]]
+        return [*layers, []]
 
     def _stages(self) -> list[nn.ModuleList]:
         return [getattr(self, f'blocks{i + 1}') for i in range(self.num_stages)]
@@ -331,25 +340,3 @@ class SHViT(Backbone):
             if i in self.out_indices:
                 outputs.append(channels_first(x))
         return tuple(outputs)
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """The layer of a parameter and the number of layers, for layer-wise learning rates.
-
-        Layer 0 is the stem, then comes one layer per block; down-sampling counts to the block that
-        follows it. The last layer is for whatever is not under ``prefix``: nothing of ours, as
-        there is no output norm.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, index, *_ = param_name[len(prefix) :].split('.')
-        if part == 'patch_embed':
-            return 0, num_layers
-        stage = int(part.removeprefix('blocks')) - 1
-        block = max(int(index) - DOWNSAMPLING, 0) if stage else int(index)
-        return sum(depths[:stage]) + block + 1, num_layers
-
-    def no_weight_decay(self) -> set[str]:
-        """Nothing: no position tables, no layer scales."""
-        return set()

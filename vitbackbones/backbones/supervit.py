@@ -18,6 +18,7 @@ until some are dropped), C channels, d channels of a head, k kept patches.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections import OrderedDict
@@ -41,7 +42,8 @@ from vitbackbones.layers import (
 )
 from vitbackbones.registry import MODELS, register
 
-from .base import Arch, Backbone, init_transformer, whole_numbers
+from .arch import Arch, whole_numbers
+from .base import Backbone, Layer, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,18 +491,17 @@ class SuperViT(Backbone, Trunk):
             )
         return blocks * outputs if len(blocks) == 1 else blocks
 
-    def stage_modules(self) -> list[list[nn.Module]]:
-        ends = self._quarters()
-        quarters: list[list[nn.Module]] = [
-            list(self.blocks[start:end]) for start, end in zip([0, *ends], ends, strict=False)
-        ]
-        quarters[-1].append(self.norm)
-        return [[self.patch_embed, self.pos_embed_list], *quarters]
+    def layers(self) -> list[Layer]:
+        """The stem with class token and position tables, one layer per block, the rest.
 
-    def _freeze(self) -> None:
-        super()._freeze()
-        if self.frozen_stages >= 0:
-            self.cls_token.requires_grad_(False)  # of the stem, but no module's own
+        Stages are quarters of the blocks; the norm is of the last one, the pyramid of none.
+        """
+        ends = self._quarters()
+        return [
+            in_stage(0, self.patch_embed, self.cls_token, self.pos_embed_list),
+            *(in_stage(bisect.bisect(ends, i) + 1, block) for i, block in enumerate(self.blocks)),
+            in_stage(len(ends), self.norm) + in_stage(None, self.pyramid),
+        ]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
@@ -554,21 +555,6 @@ class SuperViT(Backbone, Trunk):
         """Leave out the blocks after the last tap, which are not built here."""
         unbuilt = tuple(f'blocks.{i}.' for i in range(len(self.blocks), self.arch.depth))
         return {name: value for name, value in state.items() if not name.startswith(unbuilt)}
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """The layer of a parameter and the number of layers, for layer-wise learning rates.
-
-        Layer 0 is the stem with the class token and the position tables, then comes one layer per
-        block. The last layer is for the final norm, the pyramid and whatever is not under
-        ``prefix``.
-        """
-        num_layers = len(self.blocks) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, *path = param_name[len(prefix) :].split('.')
-        if part in ('patch_embed', 'cls_token', 'pos_embed_list'):
-            return 0, num_layers
-        return (int(path[0]) + 1 if part == 'blocks' else num_layers - 1), num_layers
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that decay would harm: class token and position tables."""
