@@ -52,8 +52,8 @@ from vitbackbones.checkpoint import (
     register_safe_globals,
 )
 from vitbackbones.cli import convert
-from vitbackbones.cli.train import starting_point
 from vitbackbones.errors import UserError
+from vitbackbones.launch.training import starting_point
 
 LARGE = 60e6  # parameters
 SMALLEST = {

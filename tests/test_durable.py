@@ -40,10 +40,10 @@ from tests.toy_training import (
 )
 from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.cli.main import main
-from vitbackbones.cli.train import add_hooks
 from vitbackbones.engine.atomic import write_atomically
 from vitbackbones.engine.data_order import Advance, shield_workers
 from vitbackbones.engine.newest import newest_checkpoint
+from vitbackbones.launch.training import add_hooks
 
 every_kind = pytest.mark.parametrize('kind', KINDS)
 

@@ -27,9 +27,9 @@ from vitbackbones import load_pretrained
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.checkpoint.published import PUBLISHED
-from vitbackbones.cli import train
 from vitbackbones.cli.main import main
 from vitbackbones.engine.preflight import PreflightError, PreflightHook
+from vitbackbones.launch import training
 
 ROOT = Path(__file__).parents[1]
 FOUR = [8, 16, 24, 32]  # channels of the small SepViT, at strides 4, 8, 16, 32
@@ -673,9 +673,9 @@ def test_the_command_ends_with_the_list(
     def stop() -> None:
         raise PreflightError(['a is wrong'])
 
-    monkeypatch.setattr(train, 'check_config', lambda *_: None)  # there are no data
-    monkeypatch.setattr(train, 'check_annotations', lambda *_: None)
-    monkeypatch.setattr(train, 'build_runner', lambda *_, **__: SimpleNamespace(train=stop))
+    monkeypatch.setattr(training, 'check_config', lambda *_: None)  # there are no data
+    monkeypatch.setattr(training, 'check_annotations', lambda *_: None)
+    monkeypatch.setattr(training, 'build_runner', lambda *_, **__: SimpleNamespace(train=stop))
     config = str(ROOT / 'configs/detection/sepvit_retinanet.py')
     assert main(['train', config, '--work-dir', str(tmp_path)]) == 2
     assert 'vitbackbones train: training cannot start:\n  - a is wrong\n' in capsys.readouterr().err

@@ -39,7 +39,7 @@ from vitbackbones.cli.main import main
 from vitbackbones.engine import ranks
 from vitbackbones.engine.ranks import together
 from vitbackbones.errors import UserError
-from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.device import let_processes_meet
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 300  # seconds until a process counts as hanging, on a machine that others load
@@ -244,7 +244,7 @@ def test_ranks_of_slurm_know_of_one_another_before_anything_is_checked(tmp_path:
         torch.cuda.is_available = lambda: True
         torch.cuda.set_device = lambda number: None
         env = dict(dist_cfg=dict(backend='gloo'), mp_cfg=dict(mp_start_method='fork'))
-        adapt_to_device(Config(dict(launcher='slurm', env_cfg=env, model=dict())))
+        let_processes_meet(Config(dict(launcher='slurm', env_cfg=env, model=dict())))
         with together():
             if rank == 1:
                 raise UserError('no data on this machine')

@@ -16,9 +16,10 @@ from vitbackbones.backbones.base import Backbone
 from vitbackbones.data.sources import as_list
 from vitbackbones.errors import UserError
 from vitbackbones.inference.drawing import CollectHook, contact_sheet
-from vitbackbones.launch.checks import build_backbone, build_runner, check_config
-from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.built import as_built, build_runner
+from vitbackbones.launch.checks import build_backbone, check_config
 from vitbackbones.launch.loading import load_config
+from vitbackbones.launch.training import add_import
 
 CONFIG = 'vitbackbones::detection/sepvit_retinanet.py'
 PICTURES = 12
@@ -44,9 +45,9 @@ def run(args: argparse.Namespace) -> None:
     cfg.work_dir = args.work_dir
     use_rates_for_random_weights(cfg)
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None  # tested once, below
-    adapt_to_device(cfg)
+    add_import(cfg)
     check_config(cfg, ('train', 'test'))
-    runner = build_runner(cfg, training=True)
+    runner = build_runner(as_built(cfg, ('train', 'test')), cfg, training=True)
     print(f'training {cfg.model.type} with {arch} for {cfg.train_cfg.max_iters} iterations')
     runner.register_hook(ProgressHook())
     runner.train()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vitbackbones.engine.ranks import together
 from vitbackbones.inference.drawing import SCORE, DrawHook
-from vitbackbones.inference.predict import adapt_to_test, build_tester
+from vitbackbones.inference.predict import build_tester
+from vitbackbones.launch.device import let_processes_meet
 from vitbackbones.launch.loading import load_config, work_dir
 
 from .arguments import add_config_arguments, add_launcher_arguments
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir(cfg, args.config, args.work_dir, demo=args.demo)
-    adapt_to_test(cfg)
+    let_processes_meet(cfg)
     with together():
         runner = build_tester(cfg, args.checkpoint)
         if args.show_dir:

@@ -41,7 +41,7 @@ from vitbackbones.backbones.supervit import OperatingPoint
 from vitbackbones.data.sources import as_list
 from vitbackbones.engine.sandwich import KEEP_RATES, SCALES
 from vitbackbones.errors import UserError, say
-from vitbackbones.inference.predict import adapt_to_test, build_tester
+from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.launch.loading import load_config, work_dir
 
@@ -102,7 +102,6 @@ def run(args: argparse.Namespace) -> int:
     cfg.work_dir = str(folder)
     cfg.log_level = 'WARNING'
     with redirect_stdout(io.StringIO()):  # pycocotools speaks of every file that it reads
-        adapt_to_test(cfg)
         runner = build_tester(cfg, args.checkpoint)
     study = Study(runner, cfg, points, metrics, folder)
     try:

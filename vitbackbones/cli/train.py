@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
-from typing import Any
 
-from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-
-from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, starting_weights
-from vitbackbones.data.loading import DataError
-from vitbackbones.data.sources import check_annotations, check_files_as_they_come
-from vitbackbones.engine.bad_numbers import BadNumbersError
-from vitbackbones.engine.newest import check_same, newest_checkpoint
-from vitbackbones.engine.preflight import PreflightError
-from vitbackbones.engine.ranks import together
-from vitbackbones.errors import UserError, say
-from vitbackbones.launch.checks import build_runner, check_config, require
-from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.errors import UserError
 from vitbackbones.launch.loading import load_config, work_dir
+from vitbackbones.launch.training import train, use_amp
 
 from .arguments import add_config_arguments, add_launcher_arguments
-
-# What every training runs, whether its config says so or not.
-HOOKS = ('vitbackbones.DurableHook', 'vitbackbones.BadNumbersHook')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,115 +50,4 @@ def run(args: argparse.Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(f'{args.config} names no auto_scale_lr.base_batch_size to scale from')
         cfg.auto_scale_lr.enable = True
-    add_hooks(cfg)
-    start = starting_point(cfg, args.resume)
-    adapt_to_device(cfg)
-    with together():
-        _train(cfg, start)
-
-
-def _train(cfg: Config, start: dict[str, Any] | None) -> None:
-    # Before the Runner: processes without a seed, which is in the checkpoint, would wait for one.
-    check_same(cfg.get('load_from'), start['meta'] if start and cfg.get('resume') else {})
-    require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    check_config(cfg, ('train', 'val'))
-    check_annotations(cfg, ('train', 'val'))
-    check_files_as_they_come(cfg, ('train', 'val'))
-    runner = build_runner(cfg, training=True)
-    if cfg.get('resume') and start is not None:
-        check_fits(runner.model, start, cfg.load_from)
-    elif cfg.get('load_from'):
-        runner.register_hook(StartHook(cfg.load_from))
-    try:
-        runner.train()
-    except (PreflightError, BadNumbersError, DataError) as error:
-        raise UserError(str(error)) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise UserError(
-            f'{error.filename or cfg.work_dir}: {error.strerror}; make room and go on with --resume'
-        ) from error
-
-
-class StartHook(Hook):
-    """Start from the weights of another detector or segmentor, its backbone's being complete.
-
-    mmengine takes what it finds under ``state_dict`` and goes on without what has another name.
-    """
-
-    priority = 'VERY_HIGH'  # before other hooks, EMAHook for one, read the weights
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        checkpoint['state_dict'] = starting_weights(runner.model, checkpoint, self.source)
-
-
-def add_hooks(cfg: Config) -> None:
-    """Add those of :data:`HOOKS` that the config does not name."""
-    hooks = cfg.get('custom_hooks') or []
-    named = {str(hook.get('type')).rpartition('.')[2] for hook in hooks}
-    missing = [dict(type=name) for name in HOOKS if name.rpartition('.')[2] not in named]
-    cfg.custom_hooks = [*hooks, *missing]
-
-
-def use_amp(cfg: Config) -> None:
-    """Turn the config's optimizer wrapper into mmengine's mixed-precision one.
-
-    Raises:
-        UserError: the config has an optimizer wrapper of another kind.
-    """
-    wrapper = cfg.optim_wrapper
-    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise UserError(f'--amp replaces OptimWrapper, but the config has {wrapper.type}')
-    wrapper.type = 'AmpOptimWrapper'
-    wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
-    """Set what mmengine resumes or starts from; that file's content, None without one.
-
-    Args:
-        source: of ``--resume``: 'auto', a file, or None, which leaves the config as it is.
-    """
-    if source == 'auto' or (source is None and cfg.get('resume') and not cfg.get('load_from')):
-        newest, skipped = newest_checkpoint(cfg.work_dir)
-        for line in skipped:
-            say(f'not resumed from {line}')
-        if newest is None:
-            say(f'no checkpoint in {cfg.work_dir} to resume from: starting from the beginning')
-        else:
-            cfg.resume, cfg.load_from = True, str(newest)
-    elif source is not None:
-        cfg.resume, cfg.load_from = True, source
-    path = cfg.get('load_from')
-    if not path or ('://' in path and not path.startswith('http')):
-        return None
-    checkpoint = read_checkpoint(path)
-    cfg.load_from = local_file(path)  # mmengine would download it once more, and run what came
-    if path.endswith('.safetensors'):
-        raise UserError(
-            f'{path}: mmengine starts from files of torch; `vitbackbones convert {path} start.pth` '
-            'makes one'
-        )
-    missing = [key for key in ('state_dict', 'optimizer', 'meta') if key not in checkpoint]
-    if cfg.get('resume') and missing:
-        raise UserError(
-            f'{path} holds no {" and no ".join(missing)}, which resuming needs; to start '
-            f'from its weights use --cfg-options load_from={path}'
-        )
-    if cfg.get('resume'):
-        keep_seed(cfg, checkpoint['meta'])
-    return checkpoint
-
-
-def keep_seed(cfg: Config, meta: dict[str, Any]) -> None:
-    """Shuffle as the interrupted run did, where the config has no seed.
-
-    mmengine takes the seed over from a checkpoint, but only after it has made the samplers with
-    another one: pictures would be trained twice in an epoch, and others not at all.
-    """
-    if (cfg.get('randomness') or {}).get('seed') is None and meta.get('seed') is not None:
-        cfg.randomness = ConfigDict({**(cfg.get('randomness') or {}), 'seed': meta['seed']})
+    train(cfg, args.resume)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 
+from vitbackbones.errors import UserError
 from vitbackbones.registry import TRANSFORMS, register
 
 from .annotations import read_coco
@@ -21,7 +22,7 @@ SHOWN = 5
 _OTHER_FORMATS = {'CocoPanopticDataset', 'LVISV05Dataset'}
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """One sentence about data that cannot be trained on; it starts with the file.
 
     A worker process hands its error on as the text of a traceback; of that, this keeps the

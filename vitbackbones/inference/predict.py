@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,14 @@ from mmengine.runner import Runner
 from vitbackbones.checkpoint import load_whole, read_checkpoint
 from vitbackbones.data.sources import dataset_class, leaves
 from vitbackbones.errors import UserError
-from vitbackbones.launch.checks import build_runner, check_config, require
-from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.built import as_built, build_runner
+from vitbackbones.launch.checks import check_config, require
+
+# What a test has no use for.
+TRAINING = (
+    *('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'),
+    *('val_dataloader', 'val_cfg', 'val_evaluator', 'load_from', 'resume'),
+)
 
 
 def usable_device(name: str) -> torch.device:
@@ -99,20 +106,11 @@ def _has_steps(value: Any) -> bool:
     return isinstance(value, dict) and 'type' in value
 
 
-def adapt_to_test(cfg: Config) -> None:
-    """Take training out of the config: its data need not be there; and what needs a missing GPU."""
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        cfg.pop(key, None)
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'load_from'):
-        cfg.pop(key, None)
-    adapt_to_device(cfg)
-
-
-def build_tester(cfg: Config, source: str) -> Runner:
+def build_tester(written: Config, source: str) -> Runner:
     """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
 
     Args:
-        cfg: changed by :func:`adapt_to_test`.
+        written: the config; what belongs to training is not built, and its data need not be there.
         source: path or URL of the checkpoint.
 
     Raises:
@@ -120,8 +118,11 @@ def build_tester(cfg: Config, source: str) -> Runner:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     checkpoint = read_checkpoint(source)
+    cfg = copy.deepcopy(written)
+    for key in TRAINING:
+        cfg.pop(key, None)
     require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_config(cfg, ('test',))
-    runner = build_runner(cfg, training=False)
+    runner = build_runner(as_built(cfg, ('test',)), written, training=False)
     load_whole(runner.model, checkpoint, source)
     return runner

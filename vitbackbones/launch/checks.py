@@ -1,4 +1,4 @@
-"""The checks of a config before anything starts, and building what it describes."""
+"""The checks of a config before anything starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.runner import Runner
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.data.sources import as_list, coco_class_names, dataset_class, leaves
@@ -62,27 +61,6 @@ def require(cfg: Config, *keys: str) -> None:
     missing = [key for key in keys if not cfg.get(key)]
     if missing:
         raise UserError(f'the config has no {", ".join(missing)}; it has {", ".join(cfg)}')
-
-
-def build_runner(cfg: Config, *, training: bool) -> Runner:
-    """mmengine's Runner with everything built that it would build later from the config.
-
-    Raises:
-        UserError: an option that some class does not take, a value of the wrong kind, a folder
-            that cannot be written.
-    """
-    try:
-        runner = Runner.from_cfg(cfg)
-        # mmengine builds a loop when its property is read.
-        for loop in ('train_loop', 'val_loop') if training else ('test_loop',):
-            getattr(runner, loop)
-        if training:
-            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'the config cannot be built: {error}') from error
-    except OSError as error:
-        raise UserError(f'{error.filename or cfg.work_dir}: {error.strerror or error}') from error
-    return runner
 
 
 def _check_data(cfg: Config, split: str) -> None:

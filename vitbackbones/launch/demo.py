@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,7 +101,7 @@ def _detection(cfg: Config) -> None:
     metric = ['bbox', 'segm'] if masks else 'bbox'
     ann_file = str(OUT / 'coco/annotations/instances_val2017.json')
     cfg.val_evaluator = ConfigDict(type='CocoMetric', ann_file=ann_file, metric=metric)
-    cfg.test_evaluator = cfg.val_evaluator
+    cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
 
 
 def _segmentation(cfg: Config) -> None:
@@ -133,7 +134,7 @@ def _segmentation(cfg: Config) -> None:
 
     _loaders(cfg, dataset('training', train), dataset('validation', test))
     cfg.val_evaluator = ConfigDict(type='IoUMetric', iou_metrics=['mIoU'])
-    cfg.test_evaluator = cfg.val_evaluator
+    cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
 
 
 def _loaders(cfg: Config, train: dict[str, Any], val: dict[str, Any]) -> None:
@@ -151,7 +152,7 @@ def _loaders(cfg: Config, train: dict[str, Any], val: dict[str, Any]) -> None:
         sampler=dict(type='DefaultSampler', shuffle=False),
         dataset=val,
     )
-    cfg.test_dataloader = cfg.val_dataloader
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
 
 
 def _fewer_proposals(model: ConfigDict) -> None:

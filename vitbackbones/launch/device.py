@@ -13,6 +13,32 @@ from mmengine.utils.dl_utils import set_multi_processing
 from vitbackbones.errors import UserError, say
 
 
+def let_processes_meet(cfg: Config) -> None:
+    """Start the communication of a run's processes, which the Runner would do later.
+
+    Before the checks: a process that fails in one tells the others.
+
+    Raises:
+        UserError: the launcher needs GPUs, or did not start this process.
+    """
+    if cfg.get('launcher', 'none') == 'none':
+        return
+    if torch.cuda.is_available():
+        env = cfg.get('env_cfg') or {}
+        set_multi_processing(**(env.get('mp_cfg') or {}), distributed=True)
+        if not torch.distributed.is_initialized():
+            init_dist(cfg.launcher, **(env.get('dist_cfg') or {}))
+        return
+    # mmengine 0.10.7 starts none without GPUs.
+    if cfg.launcher != 'pytorch':
+        raise UserError(f'--launcher {cfg.launcher} needs GPUs; without them, use pytorch')
+    if 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch is for processes that torchrun starts, as dist_*.sh do')
+    say('no GPU: processes talk through gloo')
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+
+
 def adapt_to_device(cfg: Config) -> None:
     """Replace what needs a GPU, where there is none, and say so."""
     dist = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
@@ -20,8 +46,6 @@ def adapt_to_device(cfg: Config) -> None:
     if (not gpu or dist.get('backend') == 'gloo') and _replace_norm(cfg.model, 'SyncBN', 'BN'):
         say(f'{"gloo" if gpu else "no GPU"}: SyncBN becomes BN')
     if gpu:
-        if cfg.get('launcher', 'none') != 'none':
-            _let_processes_meet(cfg)
         return
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
     if wrapper.get('type') == 'AmpOptimWrapper':
@@ -30,36 +54,16 @@ def adapt_to_device(cfg: Config) -> None:
         wrapper.type = 'vitbackbones.CPUAmpOptimWrapper'
         say('no GPU: AmpOptimWrapper becomes bfloat16 autocast without loss scaling')
     if cfg.get('launcher', 'none') != 'none':
-        _use_gloo(cfg)
-
-
-def _let_processes_meet(cfg: Config) -> None:
-    """What the Runner does first, before the checks: one that fails there tells the others."""
-    env = cfg.get('env_cfg') or {}
-    set_multi_processing(**(env.get('mp_cfg') or {}), distributed=True)
-    if not torch.distributed.is_initialized():
-        init_dist(cfg.launcher, **(env.get('dist_cfg') or {}))
-
-
-def _use_gloo(cfg: Config) -> None:
-    """Start the processes' communication, which mmengine 0.10.7 only does where there are GPUs."""
-    if cfg.launcher != 'pytorch':
-        raise UserError(f'--launcher {cfg.launcher} needs GPUs; without them, use pytorch')
-    if 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch is for processes that torchrun starts, as dist_*.sh do')
-    say('no GPU: processes talk through gloo')
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
-    # mmengine's default names a GPU for each process.
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        ConfigDict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
-    )
+        # mmengine's default names a GPU for each process.
+        cfg.setdefault(
+            'model_wrapper_cfg',
+            ConfigDict(
+                type='MMDistributedDataParallel',
+                device_ids=None,
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            ),
+        )
 
 
 def _replace_norm(node: Any, old: str, new: str) -> int:
