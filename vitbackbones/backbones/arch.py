@@ -22,7 +22,7 @@ class Arch:
             raise ValueError(f'one entry per stage is needed, got {lengths}')
 
 
-def resolve_arch(
+def parse_arch(
     name: str,
     arch: str | Mapping[str, Any],
     archs: Mapping[str, Arch],

@@ -19,7 +19,7 @@ from vitbackbones import checkpoint as weights
 from vitbackbones.layers.memory import keep_freed_memory
 from vitbackbones.registry import MODELS
 
-from .arch import Arch, is_finite, is_whole, resolve_arch, whole_numbers
+from .arch import Arch, is_finite, is_whole, parse_arch, whole_numbers
 
 #: What ``init_cfg`` may hold beside the file.
 _LOADING_OPTIONS = tuple(inspect.signature(weights.load_pretrained).parameters)[2:]
@@ -96,9 +96,7 @@ class Backbone(BaseModule):
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=self._check_init_cfg(init_cfg))
-        self.arch = resolve_arch(
-            type(self).__name__, arch, self.archs, self.arch_type, len(self.strides)
-        )
+        self.arch = self.resolve_arch(arch)
         name, stages = type(self).__name__, len(self.strides)
         indices = whole_numbers(range(stages) if out_indices is None else out_indices)
         if not indices or any(i not in range(stages) for i in indices):
@@ -132,6 +130,11 @@ class Backbone(BaseModule):
         """All backbones that are registered, by the names of their classes, in their order."""
         classes = {cls.__name__: cls for cls in MODELS.module_dict.values()}
         return {name: cls for name, cls in sorted(classes.items()) if issubclass(cls, Backbone)}
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> Arch:
+        """The arch of that name, or of a dict of its fields; ValueError if there is none."""
+        return parse_arch(cls.__name__, arch, cls.archs, cls.arch_type, len(cls.strides))
 
     @classmethod
     def _check_init_cfg(cls, init_cfg: Any) -> dict[str, Any] | None:

@@ -312,7 +312,7 @@ class SuperViTClassifier(Trunk):
         num_classes: int = 1000,
     ) -> None:
         super().__init__()
-        a = SuperViT._resolve_arch(arch)
+        a = SuperViT.resolve_arch(arch)
         assert isinstance(a, SuperViTArch)
         self.aux_weight = a.aux_weight
         self.build_trunk(a, in_channels, [0.0] * a.depth)
