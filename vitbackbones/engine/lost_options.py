@@ -1,0 +1,138 @@
+"""Options that were set where nothing reads them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+#: Read by mmengine or by mmdet's and mmseg's tools from a config, besides the Runner's arguments.
+MORE_CONFIG_KEYS = frozenset(
+    {
+        'activation_checkpointing',
+        'auto_scale_lr',
+        'compile',
+        'custom_imports',
+        'default_scope',
+        'efficient_conv_bn_eval',
+        'find_unused_parameters',
+        'model_wrapper_cfg',
+        'runner_type',
+        'sync_bn',
+    }
+)
+
+#: What mmcv 1 read, by a key of its value that tells it from a variable, and what is read now.
+_FORMER = {
+    'checkpoint_config': ('interval', 'default_hooks.checkpoint'),
+    'data': ('samples_per_gpu', 'train_dataloader, val_dataloader and test_dataloader'),
+    'evaluation': ('interval', 'train_cfg.val_interval and val_evaluator'),
+    'log_config': ('interval', 'default_hooks.logger'),
+    'lr_config': ('policy', 'param_scheduler'),
+    'optimizer': ('type', 'optim_wrapper.optimizer'),
+    'optimizer_config': ('grad_clip', 'optim_wrapper.clip_grad'),
+    'runner': ('type', 'train_cfg'),
+}
+
+
+def known_keys() -> set[str]:
+    """The top-level keys of a config that something reads."""
+    return set(inspect.signature(Runner.__init__).parameters) | MORE_CONFIG_KEYS
+
+
+def lost_options(cfg: Config) -> Iterator[str]:
+    """Values that differ from the config's file at a top-level key that nothing reads.
+
+    ``--cfg-options backbone.drop_path_rate=0.5`` of mmdet's and mmseg's own tools changes such a
+    value, and silently nothing else: the variables of a config file are used while it is read. A
+    program that changed a variable and what is made of it as well is right.
+    """
+    written = _as_written(cfg)
+    if written is None:
+        return
+    known = known_keys()
+    read = {key: value for key, value in cfg.items() if key in known}
+    for key, value in cfg.items():
+        if key in known or (key in written and written[key] == value):
+            continue
+        if key not in written:
+            near = _meant(key, cfg, known)
+            if near:
+                yield f'{key}={_short(value)}: nothing reads {key!r}; did you mean {near}?'
+        elif value is not None and not any(_places(read, '', value)):
+            places = list(dict.fromkeys(_places(read, '', written[key])))[:3]
+            hint = f'; what came of it is at {", ".join(places)}' if places else ''
+            if not places and key in _parts(cfg):
+                hint = f'; did you mean {_parts(cfg)[key]}?'
+            yield (
+                f'{key} was changed from what {cfg.filename} says, but it is a variable of that '
+                f'file, which nothing reads afterwards{hint}'
+            )
+
+
+def former_keys(cfg: Config) -> Iterator[str]:
+    """Keys that were read by mmcv 1, and are by nothing now."""
+    for key, (mark, place) in _FORMER.items():
+        value = cfg.get(key)
+        if not isinstance(value, Mapping) or mark not in value:
+            continue
+        if key != 'optimizer':  # mmseg's configs have it as a variable
+            yield f'the config has {key}, which nothing reads since mmengine: use {place}'
+
+
+def _as_written(cfg: Config) -> Config | None:
+    """The config's file as it is; None where it cannot be told."""
+    if not cfg.filename or not Path(cfg.filename).is_file():
+        return None
+    try:
+        return Config.fromfile(cfg.filename, import_custom_modules=False)
+    except Exception:  # a config is a program of anyone's; it was changed since it was read
+        return None
+
+
+def _meant(key: str, cfg: Config, known: set[str]) -> str | None:
+    """Where a new key's value should have gone; None if it may be a program's own."""
+    if key in _parts(cfg):
+        return _parts(cfg)[key]
+    if key in _FORMER:
+        return _FORMER[key][1]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    return near[0] if near else None
+
+
+def _parts(cfg: Config) -> dict[str, str]:
+    """The parts of the model by their names, the detector inside a semi-supervised one too."""
+    found: dict[str, str] = {}
+    waiting = [('model', cfg.get('model'))]
+    while waiting:
+        path, node = waiting.pop(0)
+        for key, value in node.items() if isinstance(node, Mapping) else ():
+            if isinstance(value, (Mapping, list)):
+                found.setdefault(key, f'{path}.{key}')
+                waiting.append((f'{path}.{key}', value))
+    return found
+
+
+def _places(node: Any, path: str, value: Any) -> Iterator[str]:
+    """The dotted paths below ``node`` that hold ``value``."""
+    pairs: Any = ()
+    if isinstance(node, Mapping):
+        pairs = node.items()
+    elif isinstance(node, (list, tuple)):
+        pairs = enumerate(node)
+    for key, part in pairs:
+        place = f'{path}.{key}' if path else str(key)
+        if type(part) is type(value) and part == value:
+            yield place
+        else:
+            yield from _places(part, place, value)
+
+
+def _short(value: Any) -> str:
+    text = str(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= 60 else f'{text[:60]}...'

@@ -1,0 +1,96 @@
+"""Whether the learning rates of optimizers and schedules suit a transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch.optim import SGD, Optimizer
+
+from .networks import Network
+
+#: From this rate on SGD is taken for what mmdet's schedules leave behind (0.02 and 0.01, made for
+#: ResNets); no published recipe of our networks uses SGD at all.
+SGD_RATE = 0.01
+
+_ADAMW = "dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.05)"
+
+
+def sgd_problems(optimizer: Optimizer, networks: Sequence[Network]) -> Iterator[str]:
+    """SGD at a rate that is made for ResNets."""
+    for network, rate in _sgd_rates(optimizer, networks):
+        if rate >= SGD_RATE:
+            yield (
+                f'optim_wrapper.optimizer is SGD with lr={rate:g}, a rate for ResNets; for '
+                f'{network.source}, a transformer, it must be AdamW, as in {_ADAMW}, or SGD below '
+                f'{SGD_RATE:g}'
+            )
+
+
+def sgd_warnings(optimizer: Optimizer, networks: Sequence[Network]) -> Iterator[str]:
+    """SGD at any lower rate: it may train, but no transformer was ever published with it."""
+    for network, rate in _sgd_rates(optimizer, networks):
+        if 0 < rate < SGD_RATE:
+            yield (
+                f'optim_wrapper.optimizer is SGD with lr={rate:g}; {network.source} is a '
+                f'transformer, which learns slowly from SGD: all published recipes have AdamW, as '
+                f'in {_ADAMW}'
+            )
+
+
+def floor_problems(schedulers: Any) -> Iterator[str]:
+    """Schedules whose lowest rate is not below the optimizer's: the rate would rise, or stay.
+
+    Args:
+        schedulers: mmengine's, as the Runner holds them: a list, or one list per optimizer.
+    """
+    for scheduler in _flat(schedulers):
+        floor = getattr(scheduler, 'eta_min', None)
+        ratio = getattr(scheduler, 'eta_min_ratio', None)
+        if getattr(scheduler, 'param_name', None) != 'lr' or not (floor or ratio):
+            continue
+        rate = max(
+            (
+                float(base)
+                for base, group in zip(
+                    scheduler.base_values, scheduler.optimizer.param_groups, strict=True
+                )
+                if any(param.requires_grad for param in group['params'])
+            ),
+            default=0.0,
+        )
+        name = type(scheduler).__name__
+        if ratio is not None and ratio >= 1:
+            yield (
+                f'param_scheduler: {name} has eta_min_ratio={ratio:g}, so the learning rate never '
+                'falls; it must be below 1'
+            )
+        elif floor and 0 < rate <= floor:
+            yield (
+                f'param_scheduler: {name} has eta_min={floor:g}, which is not below '
+                f'optim_wrapper.optimizer.lr={rate:g}: the rate would '
+                f'{"rise" if floor > rate else "never fall"}; set eta_min=0'
+            )
+
+
+def _flat(schedulers: Any) -> Iterable[Any]:
+    if isinstance(schedulers, Mapping):
+        return [scheduler for part in schedulers.values() for scheduler in _flat(part)]
+    return schedulers if isinstance(schedulers, (list, tuple)) else []
+
+
+def _sgd_rates(
+    optimizer: Optimizer, networks: Sequence[Network]
+) -> Iterator[tuple[Network, float]]:
+    """The highest rate of each backbone, if ``optimizer`` is SGD."""
+    if not isinstance(optimizer, SGD):
+        return
+    for network in networks:
+        own = set(map(id, network.backbone.parameters()))
+        # Schedules have set `lr` to its first value; what they start from is kept beside it.
+        rates = (
+            float(group.get('initial_lr', group['lr']))
+            for group in optimizer.param_groups
+            if any(id(param) in own and param.requires_grad for param in group['params'])
+        )
+        yield network, max(rates, default=0.0)
