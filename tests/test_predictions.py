@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmdet.models.detectors import BaseDetector
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tests.small import SMALL
 from vitbackbones.cli.main import main
 from vitbackbones.inference.coco import results_of
+from vitbackbones.inference.dump import CocoResultsHook
 from vitbackbones.inference.images import infer
 from vitbackbones.launch.loading import load_config
 
@@ -193,3 +199,255 @@ def test_results_have_boxes_of_coco_and_masks_as_run_lengths() -> None:
     assert [row['bbox'] for row in rows] == [[2, 1, 3, 3], [0, 5, 9, 1]]
     for row, want in zip(rows, mask.numpy(), strict=True):
         assert (coco_mask.decode(row['segmentation']) == want).all()
+
+
+# --------------------------------------------------------------------------- test --dump
+
+
+@MODELS.register_module()
+class Guess(BaseDetector):
+    """Detects what is annotated, somewhat beside it, with a wrong class now and then."""
+
+    def __init__(self) -> None:
+        super().__init__(data_preprocessor=dict(type='mmdet.DetDataPreprocessor'))
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def predict(self, inputs: Any, samples: Any, rescale: bool = True) -> Any:
+        for sample in samples:
+            truth = sample.gt_instances
+            draw = torch.Generator().manual_seed(int(truth.bboxes.sum()))
+            number = len(truth)
+            shift = torch.rand(number, 1, generator=draw) * 2
+            wrong = torch.rand(number, generator=draw) < 0.3
+            masks = torch.as_tensor(truth.masks.masks, dtype=torch.bool)
+            sample.pred_instances = InstanceData(
+                bboxes=truth.bboxes + shift,
+                labels=torch.where(wrong, (truth.labels + 1) % len(CLASSES), truth.labels),
+                scores=torch.rand(number, generator=draw),
+                masks=torch.stack(
+                    [mask.roll(int(s), 1) for mask, s in zip(masks, shift, strict=True)]
+                ),
+            )
+        return samples
+
+    def loss(self, *args: Any) -> Any:
+        raise NotImplementedError
+
+    _forward = extract_feat = loss
+
+
+GUESS = f"""
+default_scope = 'mmdet'
+model = dict(type='Guess')
+test_dataloader = dict(
+    batch_size=2,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CocoDataset',
+        data_root='data/',
+        ann_file='guess.json',
+        data_prefix=dict(img='images/'),
+        metainfo=dict(classes={CLASSES}),
+        test_mode=True,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
+            dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape')),
+        ],
+    ),
+)
+test_cfg = dict(type='TestLoop')
+test_evaluator = dict(
+    type='CocoMetric', ann_file='data/guess.json', metric=['bbox', 'segm'], format_only=False
+)
+custom_hooks = [dict(type='KeepMetrics')]
+"""
+METRICS: list[dict[str, float]] = []
+
+
+@HOOKS.register_module()
+class KeepMetrics(Hook):
+    def after_test_epoch(self, runner: Any, metrics: Any = None) -> None:
+        METRICS.append(metrics)
+
+
+@pytest.fixture(scope='module')
+def guess(place: Path) -> Path:
+    """Five images with two or three objects each, in `place`."""
+    draw = np.random.default_rng(1)
+    images, rows = [], []
+    for i in range(5):
+        images.append(dict(id=3 * i + 1, file_name=f'guess/{i}.png', width=60, height=40))
+        save_image(place / 'data/images' / images[i]['file_name'])
+        for j in range(2 + i % 2):
+            x, y, w, h = 20 * j, int(draw.integers(0, 10)), 12, int(draw.integers(9, 25))
+            rows.append(
+                dict(
+                    id=len(rows) + 1,
+                    image_id=images[i]['id'],
+                    category_id=list(CATEGORIES.values())[len(rows) % 3],
+                    bbox=[x, y, w, h],
+                    segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
+                    area=w * h,
+                    iscrowd=0,
+                )
+            )
+    # In the order of the classes: mmdet numbers labels by it.
+    categories = [dict(id=CATEGORIES[name], name=name) for name in CLASSES]
+    content = dict(images=images, categories=categories, annotations=rows)
+    (place / 'data/guess.json').write_text(json.dumps(content))
+    (place / 'guess.py').write_text(GUESS)
+    torch.save(dict(state_dict=Guess().state_dict(), meta={}), place / 'guess.pth')
+    return place
+
+
+def test_the_dump_of_a_detector_evaluates_to_the_metrics_of_the_test(
+    guess: Path, here: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / 'new/found.json'
+    words = ['test', 'guess.py', 'guess.pth', '--work-dir', str(tmp_path / 'run')]
+    assert main([*words, '--dump', str(out)]) == 0
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    truth = COCO('data/guess.json')
+    found = truth.loadRes(str(out))
+    for kind in ('bbox', 'segm'):
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        value = METRICS[-1][f'coco/{kind}_mAP']
+        assert 0.1 < value < 0.9
+        assert round(evaluation.stats[0], 3) == value
+    rows = json.loads(out.read_text())
+    assert {row['category_id'] for row in rows} == {*CATEGORIES.values()}
+    assert {'image_id', 'category_id', 'bbox', 'score', 'segmentation'} == {*rows[0]}
+
+
+def test_categories_of_a_dump_are_found_by_name(guess: Path, here: Path, tmp_path: Path) -> None:
+    from mmdet.datasets import CocoDataset
+
+    content = json.loads(Path('data/guess.json').read_text())
+    content['categories'].reverse()
+    (tmp_path / 'reversed.json').write_text(json.dumps(content))
+    dataset = CocoDataset(
+        ann_file=str(tmp_path / 'reversed.json'),
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=CLASSES),
+        pipeline=[],
+    )
+    hook = CocoResultsHook(tmp_path / 'found.json', [dataset])
+    assert hook.category_ids == [CATEGORIES[name] for name in CLASSES]
+
+
+def enter_rank(rank: int, place: Path, store: Path, words: Sequence[str]) -> None:
+    """One of two processes of a test."""
+    torch.set_num_threads(1)
+    os.chdir(place)
+    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    torch.distributed.init_process_group('gloo', f'file://{store}', rank=rank, world_size=2)
+    assert main(list(words)) == 0
+    torch.distributed.destroy_process_group()
+
+
+def on_two_ranks(place: Path, tmp_path: Path, words: Sequence[str]) -> None:
+    args = (place, tmp_path / 'store', words)
+    torch.multiprocessing.start_processes(enter_rank, args, nprocs=2, start_method='fork')
+
+
+def test_two_ranks_dump_every_image_once(guess: Path, here: Path, tmp_path: Path) -> None:
+    single, double = tmp_path / 'single.json', tmp_path / 'double.json'
+    words = ['test', 'guess.py', 'guess.pth', '--work-dir', str(tmp_path / 'run')]
+    assert main([*words, '--dump', str(single)]) == 0
+    on_two_ranks(guess, tmp_path, [*words, '--dump', str(double)])
+    one, two = (json.loads(path.read_text()) for path in (single, double))
+    assert len(one) == 12
+    assert sorted(map(json.dumps, one)) == sorted(map(json.dumps, two))
+
+
+SEGMENTOR = f"""
+_base_ = '{ROOT}/configs/segmentation/sepvit_upernet.py'
+norm = dict(_delete_=True, type='BN')
+head = dict(channels=8, num_classes=3, norm_cfg=norm)
+model = dict(
+    data_preprocessor=dict(size=(64, 64), test_cfg=dict(size_divisor=32)),
+    backbone=dict(arch=dict(_delete_=True, **{SMALL['SepViT']}), drop_path_rate=0.0),
+    decode_head=dict(in_channels=[8, 16, 24, 32], **head),
+    auxiliary_head=dict(in_channels=24, **head),
+)
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmseg.LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+test_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        _delete_=True,
+        type='BaseSegDataset',
+        data_root='maps/',
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        img_suffix='.png',
+        metainfo=dict(classes={CLASSES}, palette=[[9, 0, 0], [0, 9, 0], [0, 0, 9]]),
+        pipeline=pipeline,
+    ),
+)
+"""
+
+
+@pytest.fixture(scope='module')
+def segmentor(place: Path) -> Path:
+    """A segmentor's config and checkpoint, and three images in two folders, in `place`."""
+    draw = np.random.default_rng(2)
+    for name in ('a/0', 'a/1', 'b/0'):
+        save_image(place / f'maps/images/{name}.png', 60, 40)
+        labels = place / f'maps/labels/{name}.png'
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 3, (40, 60), dtype=np.uint8)).save(labels)
+    (place / 'segmentor.py').write_text(SEGMENTOR)
+    save_weights(place / 'segmentor.py', place / 'segmentor.pth', CLASSES)
+    return place
+
+
+def test_the_dump_of_a_segmentor_has_the_pixels_that_were_measured(
+    segmentor: Path, here: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ['test', 'segmentor.py', 'segmentor.pth', '--work-dir', str(tmp_path / 'run')]
+    options = ['--cfg-options', 'custom_hooks.0.type=KeepMetrics']
+    assert main([*words, '--dump', str(tmp_path / 'single'), *options]) == 0
+    names = [f'{name}.png' for name in ('a/0', 'a/1', 'b/0')]
+    found = [np.asarray(Image.open(tmp_path / 'single' / name)) for name in names]
+    truth = [np.asarray(Image.open(f'maps/labels/{name}')) for name in names]
+    assert METRICS[-1]['aAcc'] == pytest.approx(
+        100 * np.mean([a == b for a, b in zip(found, truth, strict=True)]), abs=0.01
+    )
+    on_two_ranks(segmentor, tmp_path, [*words, '--dump', str(tmp_path / 'double')])
+    assert (
+        sorted(str(p.relative_to(tmp_path / 'double')) for p in tmp_path.glob('double/*/*'))
+        == names
+    )
+    for name, labels in zip(names, found, strict=True):
+        assert (np.asarray(Image.open(tmp_path / 'double' / name)) == labels).all()
+
+
+@pytest.mark.parametrize('model', ['guess', 'segmentor'])
+@pytest.mark.parametrize('way', ['there', 'below a file'])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_predicted(
+    guess: Path,
+    segmentor: Path,
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    way: str,
+) -> None:
+    kept = tmp_path / 'labels/0.png'
+    kept.parent.mkdir()
+    kept.write_bytes(b'mine')
+    path = kept / 'below' if way != 'there' else kept if model == 'guess' else kept.parent
+    words = ['test', f'{model}.py', f'{model}.pth', '--work-dir', str(tmp_path / 'run')]
+    before = len(METRICS)
+    assert main([*words, '--dump', str(path)]) == 2
+    assert f'vitbackbones test: --dump {path} ' in capsys.readouterr().err
+    assert kept.read_bytes() == b'mine'
+    assert len(METRICS) == before

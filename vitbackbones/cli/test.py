@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitbackbones.engine.ranks import together
 from vitbackbones.inference.drawing import SCORE, DrawHook
+from vitbackbones.inference.dump import dump_hook
 from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.device import let_processes_meet
 from vitbackbones.launch.loading import load_config, work_dir
@@ -23,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--show-dir', help='draw ground truth and result of every picture there')
     parser.add_argument(
         '--show-score', type=float, default=SCORE, help='draw detections from it on (%(default)s)'
+    )
+    parser.add_argument(
+        '--dump',
+        metavar='PATH',
+        help="write what was predicted: detectors a JSON file, COCO's list of results; segmentors "
+        'a folder of label maps, NAME.png, with the index of the class in each pixel',
     )
     add_launcher_arguments(parser)
 
@@ -42,4 +49,6 @@ def run(args: argparse.Namespace) -> None:
         runner = build_tester(cfg, args.checkpoint)
         if args.show_dir:
             runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
+        if args.dump:
+            runner.register_hook(dump_hook(runner, Path(args.dump)))
         runner.test()

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
-from PIL import Image
 
 from vitbackbones.data.sources import format_of, leaves
 from vitbackbones.errors import UserError, say
@@ -23,6 +21,7 @@ from vitbackbones.launch.device import adapt_to_device
 
 from .coco import AnnotationIds, Predictions
 from .drawing import draw
+from .dump import write_label_map
 from .predict import check_images, load_model, test_pipeline, usable_device
 
 
@@ -103,12 +102,6 @@ def annotation_ids(cfg: Config, paths: Sequence[Path]) -> AnnotationIds:
         say(f'{path} cannot be read ({error}): images and classes get numbers of their own')
         return AnnotationIds()
     return ids if any(map(ids.names, paths)) else AnnotationIds()
-
-
-def write_label_map(path: Path, labels: np.ndarray, classes: int) -> None:
-    """Write a label map, (H, W), as PNG: of 8 bits, or 16 where there are more classes."""
-    depth = np.uint8 if classes <= 256 else np.uint16
-    Image.fromarray(labels.astype(depth)).save(path, format='PNG')
 
 
 class _ImageError(Exception):
