@@ -48,7 +48,7 @@ def check_images(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.is_file():
             raise UserError(f'there is no image {path}')
-        if cv2.imread(str(path), cv2.IMREAD_COLOR) is None:
+        if not _can_be_read(path):
             raise UserError(f'{path} cannot be read as an image')
         if path.stem in stems:
             raise UserError(
@@ -56,6 +56,13 @@ def check_images(paths: Sequence[Path]) -> None:
                 'run them into different folders'
             )
         stems[path.stem] = path
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        return cv2.imread(str(path), cv2.IMREAD_COLOR) is not None
+    except cv2.error:  # as of more than 2^30 pixels
+        return False
 
 
 def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Mapping[str, Any]]:
