@@ -3,11 +3,24 @@
 Importing the package registers everything it offers in mmengine's registries.
 """
 
-from . import backbones, checkpoint, engine, necks, registry
-from .checkpoint import CheckpointError, load_pretrained
-from .factory import create, list_backbones
+from .installation.found import is_our_command
 
 __version__ = '0.1.0'
+
+#: Why the rest could not be imported; only our command goes on then, to say so.
+import_error: Exception | None = None
+
+try:
+    from . import backbones, checkpoint, engine, necks, registry
+    from .checkpoint import CheckpointError, load_pretrained
+    from .factory import create, list_backbones
+except Exception as error:  # whatever a broken torch or mmengine raises
+    if not is_our_command():
+        raise
+    import_error = error
+else:
+    # mmengine's Runner must be able to read its own checkpoints, whoever starts it.
+    checkpoint.register_safe_globals()
 
 __all__ = [
     'CheckpointError',
@@ -21,6 +34,3 @@ __all__ = [
     'necks',
     'registry',
 ]
-
-# mmengine's Runner must be able to read its own checkpoints, whoever starts it.
-checkpoint.register_safe_globals()

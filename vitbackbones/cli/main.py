@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import vitbackbones
-from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.errors import UserError
 
-# Only the chosen command is imported: `doctor` must run where mmcv or OpenCV do not.
+# Only the chosen command is imported: `doctor` must run where nothing else does.
 COMMANDS = {
     'train': 'train a detector or segmentor',
     'check-data': 'find what is wrong with pictures and annotations before training',
@@ -29,7 +28,7 @@ COMMANDS = {
     'flops': 'count multiply-adds of all variants, beside the published figures',
     'info': 'list backbones and variants with channels, strides and parameters',
     'model-zoo': 'print all configs with published figures, weights and licences, as Markdown',
-    'doctor': 'check the installation and say how to mend it',
+    'doctor': 'check the installation, GPU and CUDA too, and say how to fix it',
 }
 
 
@@ -38,11 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     # mmengine 0.10.7 imports pkg_resources at every step, and says so each time.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
     argv = list(sys.argv[1:] if argv is None else argv)
+    broken = vitbackbones.import_error
+    if broken is not None and argv and argv[0] in COMMANDS and argv[0] != 'doctor':
+        reason = f'{type(broken).__name__}: {" ".join(str(broken).split())}'
+        print(
+            f'vitbackbones {argv[0]}: what it needs cannot be imported ({reason}); '
+            '`vitbackbones doctor` says what is broken and how to fix it',
+            file=sys.stderr,
+        )
+        return 2
     parser = _parser(argv[0] if argv else None)
     args = parser.parse_args(argv)
+    mistakes: tuple[type[Exception], ...] = (UserError,)
+    if broken is None:
+        mistakes += (vitbackbones.CheckpointError,)
     try:
         return args.run(args) or 0
-    except (UserError, CheckpointError) as error:
+    except mistakes as error:
         print(f'vitbackbones {args.command}: {error}', file=sys.stderr)
         return 2
     except BrokenPipeError:  # `vitbackbones info | head`: nobody reads on, no error of ours

@@ -1,0 +1,1 @@
+"""What is installed, and what breaks; needs nothing but the standard library."""
