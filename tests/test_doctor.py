@@ -255,6 +255,14 @@ def test_a_driver_that_is_too_old_is_a_fault_and_a_build_for_cpus_is_noted() -> 
     assert list(gpu.problems(torch_with(), [])) == []  # no GPU, nothing to mend
 
 
+def test_operators_of_mmcv_without_cuda_are_a_fault_where_there_is_a_gpu() -> None:
+    torch = torch_with(('NVIDIA H200', 9, 0))
+    ((symptom, fix),) = gpu.problems(torch, DRIVER, 'none')
+    assert 'compiled without CUDA' in symptom
+    assert 'FORCE_CUDA=1' in fix
+    assert list(gpu.problems(torch, DRIVER, '12.6')) == []
+
+
 def test_a_toolkit_of_another_cuda_is_noted() -> None:
     (note,) = gpu.notes(torch_with(('GPU', 9, 0)), DRIVER, gpu.Toolkit('11.8', 'nvcc'))
     assert 'nvcc is CUDA 11.8, torch was built for 12.6' in note

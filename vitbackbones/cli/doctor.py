@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     del args
     found = installed()
     torch = _torch() if 'torch' not in found.failures else None
+    usable = torch is not None and torch.cuda.is_available()
+    mmcv = gpu.cuda_of_mmcv() if usable and 'mmcv._ext' not in found.failures else ''
     drivers, toolkit = gpu.drivers(), gpu.toolkit()
     print(f'Python {platform.python_version()} ({sys.executable})')
     for name, number in found.versions.items():
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     for note in gpu.notes(torch, drivers, toolkit):
         print(f'\nnote: {note}')
     broken = [breakage.told(found) for breakage in breakages(found)]
-    for symptom, fix in gpu.problems(torch, drivers):
+    for symptom, fix in gpu.problems(torch, drivers, mmcv):
         broken.append(f'broken: {symptom}\n   fix: {fix}')
     error = vitbackbones.import_error
     if error is not None and not broken:

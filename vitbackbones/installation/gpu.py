@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,13 @@ def toolkit() -> Toolkit | None:
     return Toolkit(match[1] if match else 'of an unknown version', path)
 
 
+def cuda_of_mmcv() -> str:
+    """The CUDA that mmcv's operators were compiled for; empty where there are none to ask."""
+    code = 'import torch, mmcv._ext; print(mmcv._ext.get_compiling_cuda_version())'
+    said = _output(sys.executable, '-W', 'ignore', '-c', code).strip()
+    return 'none' if said == 'not available' else said
+
+
 def lines(torch: Any, found: Sequence[Driver], nvcc: Toolkit | None) -> Iterator[str]:
     """What there is, a line each.
 
@@ -73,8 +81,12 @@ def lines(torch: Any, found: Sequence[Driver], nvcc: Toolkit | None) -> Iterator
     yield f'{"CUDA toolkit":24} {there}'
 
 
-def problems(torch: Any, found: Sequence[Driver]) -> Iterator[tuple[str, str]]:
-    """Symptom and fix of what keeps torch, built for CUDA, from computing on the GPUs."""
+def problems(torch: Any, found: Sequence[Driver], mmcv: str = '') -> Iterator[tuple[str, str]]:
+    """Symptom and fix of what keeps torch, built for CUDA, and mmcv from computing on the GPUs.
+
+    Args:
+        mmcv: of :func:`cuda_of_mmcv`.
+    """
     if torch is None or not torch.version.cuda:
         return
     another = (
@@ -97,6 +109,12 @@ def problems(torch: Any, found: Sequence[Driver]) -> Iterator[tuple[str, str]]:
                 f'{" ".join(known)} only: no kernel image is available',
                 f'{another}   # XYZ: a CUDA version that knows {architecture}',
             )
+    if mmcv == 'none':
+        yield (
+            "mmcv's operators were compiled without CUDA: no implementation for cuda:0",
+            'FORCE_CUDA=1 MMCV_WITH_OPS=1 pip install --no-build-isolation --force-reinstall '
+            '--no-deps --no-cache-dir --no-binary mmcv mmcv==2.1.0   # needs nvcc, compiles',
+        )
 
 
 def notes(torch: Any, found: Sequence[Driver], nvcc: Toolkit | None) -> Iterator[str]:
