@@ -68,7 +68,7 @@ class Coco:
                 dict(
                     id=i + 11,
                     image_id=i + 1,
-                    category_id=7,
+                    category_id=(7, 7, 9)[i],
                     bbox=[4, 4, 20, 16],
                     area=320,
                     iscrowd=0,
@@ -134,7 +134,13 @@ def test_nothing_is_said_of_good_detection_data(
 ) -> None:
     assert check(coco.config, *words) == (0, {})
     assert capfd.readouterr().out == (
-        f'train: {coco.file}: 3 pictures, 3 annotations\n0 errors, 0 notes\n'
+        f'train: {coco.file}: 3 images, 3 annotations\n'
+        '  images used: 3\n'
+        '  objects used: 3\n'
+        '  class  objects  images\n'
+        '  cat          2       2\n'
+        '  dog          1       1\n'
+        '0 errors, 0 warnings\n'
     )
 
 
@@ -642,7 +648,7 @@ def test_the_report_counts_and_shows_the_first(
     said = capsys.readouterr().out
     assert 'error: missing file: 3 (training stops when it comes to it)' in said
     assert f'{coco.picture("a.jpg")}: there is no such file\n    and 2 more\n' in said
-    assert said.endswith('3 errors, 0 notes\n')
+    assert said.endswith('3 errors, 0 warnings\n')
 
 
 def test_data_sets_inside_others_are_found_and_equal_ones_looked_at_once(

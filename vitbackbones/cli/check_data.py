@@ -1,8 +1,8 @@
-"""Find what is wrong with the data of a config before training on them.
+"""Find what is wrong with the data of a config, and count what there is to learn in them.
 
-Annotations in COCO's format and folders of label maps are checked, with the header of every
-picture; `--images` decodes pictures and label maps as training does. Errors are what training stops
-at; notes are what it copes with, and how. The exit status is 1 if there are errors.
+Annotations in COCO's format and folders of label maps are checked and counted, with the header of
+every image; `--images` decodes images as training does. Errors are what training stops at; warnings
+are what it copes with, and how. The exit status is 1 if there are errors.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 from vitbackbones.analysis import tables
-from vitbackbones.data.sources import Source, sources
-from vitbackbones.data.survey import ORDER, as_json, look_at, report
+from vitbackbones.data.report import ORDER, as_json, report
+from vitbackbones.data.survey import survey
 from vitbackbones.errors import UserError
 from vitbackbones.launch.loading import load_config
 
@@ -27,7 +27,7 @@ SPLITS = ('train', 'val', 'test')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument('--images', action='store_true', help='decode all pictures and label maps')
+    parser.add_argument('--images', action='store_true', help='decode all images')
     parser.add_argument(
         '--split', choices=(*SPLITS, 'all'), default='all', help='which data (%(default)s)'
     )
@@ -35,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--jobs',
         type=int,
         default=min(8, os.cpu_count() or 1),
-        help='processes that read pictures (%(default)s)',
+        help='processes that read images (%(default)s)',
     )
     parser.add_argument(
         '--show', type=int, default=5, help='examples of each kind to print (%(default)s)'
     )
-    parser.add_argument('--out', type=Path, metavar='FILE.json', help='write all findings there')
+    parser.add_argument(
+        '--out', type=Path, metavar='FILE.json', help='write findings and counts there'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,20 +57,17 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--out {args.out}: there is no folder {args.out.parent}')
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     init_default_scope(cfg.default_scope)
-    found: dict[str, tuple[str, Source]] = {}  # validation and test data are often the same
-    for split in SPLITS if args.split == 'all' else (args.split,):
-        for source in sources(cfg, split):
-            found.setdefault(source.name, (split, source))
+    splits = SPLITS if args.split == 'all' else (args.split,)
+    found = survey(cfg, splits, jobs=args.jobs, images=args.images)
     if not found:
         raise UserError(f'{args.config} has no {args.split} data that can be checked')
-    for split, source in found.values():
-        source.findings += look_at(source, split, jobs=args.jobs, images=args.images)
+    for source in found:
         source.findings.sort(key=lambda f: (ORDER.index(f.kind), f.file, f.detail))
-        for line in report(split, source, args.show):
+        for line in report(source, args.show):
             print(line)
     if args.out:
-        tables.write(args.out, json.dumps(as_json(found.values()), indent=1) + '\n')
-    every = [finding for _, source in found.values() for finding in source.findings]
+        tables.write(args.out, json.dumps(as_json(found), indent=1) + '\n')
+    every = [finding for source in found for finding in source.findings]
     errors = sum(finding.error for finding in every)
-    print(f'{errors} errors, {len(every) - errors} notes')
+    print(f'{errors} errors, {len(every) - errors} warnings')
     return 1 if errors else 0

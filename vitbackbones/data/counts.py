@@ -6,9 +6,11 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+
+T = TypeVar('T')
 
 
 class Fate(IntEnum):
@@ -170,13 +172,8 @@ def count_objects(
         leave_out(~annotated, NO_ANNOTATIONS)
     leave_out(rows.sizes.min(1) < options.get('min_size', 0), TOO_SMALL)
     if indices is not None:
-        filtered = np.flatnonzero(used)
-        if isinstance(indices, int):
-            taken = filtered[:indices] if indices >= 0 else filtered[indices:]
-        else:
-            taken = filtered[list(indices)]
         rest = np.ones(number, bool)
-        rest[taken] = False
+        rest[[*take(np.flatnonzero(used).tolist(), indices)]] = False
         leave_out(rest, NOT_IN_INDICES)
 
     kept = rows.fate == Fate.OBJECT
@@ -207,6 +204,15 @@ def count_objects(
         objects=dict(zip(rows.classes, objects.tolist(), strict=True)),
         images_of_class=dict(zip(rows.classes, images_of.tolist(), strict=True)),
     )
+
+
+def take(items: Sequence[T], indices: int | Sequence[int] | None) -> Sequence[T]:
+    """Those that mmengine's datasets keep by their option ``indices``."""
+    if indices is None:
+        return items
+    if isinstance(indices, int):
+        return items[:indices] if indices >= 0 else items[indices:]
+    return [items[i] for i in indices if -len(items) <= i < len(items)]
 
 
 @dataclass(frozen=True)

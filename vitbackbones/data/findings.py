@@ -11,10 +11,12 @@ class Kind(NamedTuple):
     Attributes:
         error: training stops at it; otherwise it copes.
         training: what training does with it, in words.
+        whole: it is of the dataset as a whole, and its details are a sentence.
     """
 
     error: bool
     training: str
+    whole: bool = False
 
 
 class Finding(NamedTuple):
@@ -35,6 +37,7 @@ class Finding(NamedTuple):
 STOPS = 'training does not start'
 STOPS_THERE = 'training stops when it comes to it'
 LEFT_OUT = 'training leaves it out'
+NEVER_LEARNT = 'it is never learnt, or never tested'
 
 KINDS = {
     # annotations, which are all read before training
@@ -54,6 +57,19 @@ KINDS = {
     'box without area': Kind(False, LEFT_OUT),
     'box across the edge': Kind(False, 'training cuts it at the edge'),
     'mask without area': Kind(False, LEFT_OUT),
+    # the dataset as a whole, each of whose rows is right
+    'nothing left': Kind(True, STOPS, True),
+    'normalised boxes': Kind(True, STOPS, True),
+    'boxes as corners': Kind(True, STOPS, True),
+    'boxes like corners': Kind(False, 'training takes them for x, y, width and height', True),
+    'one file for all images': Kind(True, STOPS, True),
+    'one file for several images': Kind(
+        False, 'to training the objects of one row are background in the other', True
+    ),
+    'softmax over one class': Kind(True, STOPS, True),
+    'class without objects': Kind(False, NEVER_LEARNT, True),
+    'class without pixels': Kind(False, NEVER_LEARNT, True),
+    'run-length masks': Kind(False, LEFT_OUT, True),
     # files, which are read when their turn comes
     'missing file': Kind(True, STOPS_THERE),
     'empty file': Kind(True, STOPS_THERE),

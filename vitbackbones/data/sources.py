@@ -6,7 +6,6 @@ import json
 import mmap
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,10 @@ from mmengine.registry import DATASETS
 
 from vitbackbones.errors import UserError, say
 
+from . import verdicts
 from .annotations import Coco, read_coco
-from .findings import KINDS, Finding
+from .counts import ObjectCounts, PixelCounts, count_objects, take
+from .findings import Finding
 from .loading import is_coco
 
 
@@ -44,66 +45,72 @@ class Source:
         name: its annotation file or folder.
         classes: names, None where the data set has none.
         backend: what decodes its pictures.
+        label_backend: what decodes its label maps, None if nothing of mmseg's does.
+        splits: those of 'train', 'val' and 'test' that it is of.
+        judged: whether it needs annotations, to learn from or to be compared with.
         annotations: their number; None for label maps.
         findings: what is wrong with its annotations, or with its folders.
+        counts: what there is to learn; of label maps once they have been read.
     """
 
     name: str
     classes: Sequence[str] | None
     ignore: int
     backend: str
+    label_backend: str | None = None
+    splits: list[str] = field(default_factory=list)
+    judged: bool = True
     pictures: list[Picture] = field(default_factory=list)
     annotations: int | None = None
     findings: list[Finding] = field(default_factory=list)
+    counts: ObjectCounts | PixelCounts | None = None
+
+    def is_like(self, other: Source) -> bool:
+        """Whether the other one, of another split, would be counted and judged as this one."""
+        if (self.name, self.classes, self.judged) != (other.name, other.classes, other.judged):
+            return False
+        if self.annotations is not None or other.annotations is not None:
+            return self.counts == other.counts
+        # What learns is judged by other rules.
+        return self.pictures == other.pictures and 'train' not in (*self.splits, *other.splits)
 
 
-def sources(cfg: Config, split: str) -> Iterator[Source]:
+def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
     """Those of a split that are COCO's annotations or folders of label maps.
+
+    Args:
+        aloud: say which others there are.
 
     Raises:
         UserError: a data set's config is wrong.
     """
     for dataset in _data_sets(cfg, split):
         kind = format_of(cfg, dataset)
+        remote = '://' in _place(dataset)
+        if (kind is None or remote) and not aloud:
+            continue
         if kind is None:
             say(f'{split}: data sets of type {dataset.get("type")} are not checked')
             continue
-        if '://' in _place(dataset):
+        if remote:
             say(f'{split}: {_place(dataset)} is no local file and not checked')
             continue
+        load = _step(dataset, 'LoadAnnotations')
+        local = bool(load) and not load.get('backend_args')
         source = Source(
             name=_place(dataset),
             classes=_classes(cfg, dataset),
             ignore=dataset.get('ignore_index', 255),
             backend=_step(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2'),
+            label_backend=load.get('imdecode_backend', 'pillow') if local else None,
+            splits=[split],
+            judged=split == 'train' or _is_judged(cfg, split),
         )
         if kind == 'coco':
             _list_coco(source, dataset, _read(cfg, dataset))
         else:
             _list_label_maps(cfg, source, dataset)
         yield source
-
-
-def check_annotations(cfg: Config, splits: Sequence[str]) -> None:
-    """Stop at annotations that cannot be trained on; say which are left out.
-
-    Raises:
-        UserError: there are some that cannot.
-    """
-    for split in splits:
-        for dataset in _data_sets(cfg, split):
-            if format_of(cfg, dataset) != 'coco' or '://' in _place(dataset):
-                continue
-            findings = _read(cfg, dataset).findings
-            errors = [finding for finding in findings if finding.error]
-            if errors:
-                more = f', and {len(errors) - 1} more problems' if len(errors) > 1 else ''
-                raise UserError(
-                    f'{errors[0]} ({errors[0].kind}){more}: `vitbackbones check-data CONFIG` lists '
-                    'what is wrong with the data'
-                )
-            for kind, count in Counter(finding.kind for finding in findings).items():
-                say(f'{_place(dataset)}: {kind}: {count} times, {KINDS[kind].training}')
 
 
 def check_files_as_they_come(cfg: Config, splits: Sequence[str]) -> None:
@@ -135,6 +142,12 @@ def _data_sets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
     return leaves(dataset) if dataset else iter(())
 
 
+def _is_judged(cfg: Config, split: str) -> bool:
+    """Whether results are compared with annotations, not only written down."""
+    evaluators = as_list(cfg.get(f'{split}_evaluator'))
+    return not evaluators or any(not each.get('format_only') for each in evaluators)
+
+
 def _read(cfg: Config, dataset: Mapping[str, Any]) -> Coco:
     return read_coco(
         Path(_place(dataset)),
@@ -150,6 +163,22 @@ def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
     folder = _folder(dataset, 'img')
     for name, width, height in coco.sizes:
         source.pictures.append(Picture(os.path.join(folder, name), (width, height)))
+    if coco.rows is None:
+        return
+    source.counts = count_objects(
+        coco.rows,
+        filter_cfg=None if dataset.get('test_mode') else dataset.get('filter_cfg'),
+        indices=dataset.get('indices'),
+        poly2mask=_step(dataset, 'LoadAnnotations').get('poly2mask', True),
+    )
+    source.findings += verdicts.of_objects(
+        source.name,
+        source.counts,
+        coco.rows,
+        [name for name, _, _ in coco.sizes],
+        broken=any(finding.error for finding in coco.findings),
+        judged=source.judged,
+    )
 
 
 def _list_label_maps(cfg: Config, source: Source, dataset: Mapping[str, Any]) -> None:
@@ -165,7 +194,8 @@ def _list_label_maps(cfg: Config, source: Source, dataset: Mapping[str, Any]) ->
         raise UserError(f'{dataset.get("type")}: {error}') from error
     if not rows:
         source.findings.append(Finding('no pictures', source.name, 'there are no pictures'))
-    for row in rows:
+    source.findings += verdicts.of_heads(cfg.model, source.name)
+    for row in take(rows, dataset.get('indices')):
         source.pictures.append(
             Picture(row['img_path'], labels=row if 'seg_map_path' in row else None)
         )

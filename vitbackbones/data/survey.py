@@ -1,70 +1,137 @@
-"""Looking at the files of data sets, and what is said of them."""
+"""Looking at the files of datasets: what is wrong with them, and what their label maps hold."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from dataclasses import replace
+from functools import partial, reduce
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
+import numpy as np
+from mmengine.config import Config
 
 from vitbackbones.analysis import tables
 from vitbackbones.errors import UserError
 
-from .findings import KINDS, Finding
+from . import verdicts
+from .counts import count_pixels, trained_labels
+from .findings import Finding
 from .images import check_label_map, check_picture, picture_size, wrong_labels
-from .sources import Picture, Source
+from .sources import Picture, Source, sources
 
 CHUNK = 64  # pictures that a process gets at a time
 
 
-ORDER = list(KINDS)
+class Seen(NamedTuple):
+    """What was seen of some files.
+
+    Attributes:
+        findings: what is wrong with them.
+        read: label maps that could be.
+        values: (256,) pixels of each value in these.
+        files: (256,) those of them that have each label, as it is trained on.
+    """
+
+    findings: list[Finding]
+    read: int = 0
+    values: np.ndarray | int = 0
+    files: np.ndarray | int = 0
 
 
-def report(split: str, source: Source, show: int) -> Iterator[str]:
-    """What is printed of a data set: each kind with its number and the first ``show`` of it."""
-    count = '' if source.annotations is None else f', {source.annotations} annotations'
-    yield f'{split}: {source.name}: {len(source.pictures)} pictures{count}'
-    for kind, (error, training) in KINDS.items():
-        those = [finding for finding in source.findings if finding.kind == kind]
-        if those:
-            yield f'  {"error" if error else "note"}: {kind}: {len(those)} ({training})'
-            yield from (f'    {finding}' for finding in those[:show])
-            if len(those) > show:
-                yield f'    and {len(those) - show} more'
+def survey(cfg: Config, splits: Sequence[str], *, jobs: int, images: bool) -> list[Source]:
+    """All datasets of these splits, with all findings and counts.
+
+    Args:
+        jobs: processes that read files.
+        images: whether images are decoded.
+
+    Raises:
+        UserError: a dataset's config is wrong, or a process was killed.
+    """
+    found: list[Source] = []
+    for split in splits:
+        for source in sources(cfg, split):
+            same = next((other for other in found if other.is_like(source)), None)
+            if same is not None:  # validation and test data, most often
+                same.splits.append(split)
+                continue
+            said = {f for other in found if other.name == source.name for f in other.findings}
+            if not said or source.annotations is None:
+                look_at(source, jobs=jobs, images=images)
+            source.findings = [finding for finding in source.findings if finding not in said]
+            found.append(source)
+    return found
 
 
-def as_json(found: Any) -> list[dict[str, Any]]:
-    """All findings as the file of ``--out`` has them."""
-    return [
-        dict(
-            split=split,
-            name=source.name,
-            pictures=len(source.pictures),
-            annotations=source.annotations,
-            findings=[dict(f._asdict(), error=f.error) for f in source.findings],
-        )
-        for split, source in found
-    ]
-
-
-def look_at(source: Source, split: str, *, jobs: int, images: bool) -> list[Finding]:
-    """What is wrong with the files of a data set, whatever the number of processes.
+def look_at(source: Source, *, jobs: int, images: bool) -> None:
+    """Look at all files of a dataset, and count its label maps, whatever the number of processes.
 
     Raises:
         UserError: a process was killed.
     """
-    rest = Source(source.name, source.classes, source.ignore, source.backend)
-    chunks = [source.pictures[i : i + CHUNK] for i in range(0, len(source.pictures), CHUNK)]
+    seen = _in_processes(partial(look_at_some, images=images), source.pictures, source, jobs)
+    _take_over(source, seen)
+
+
+def look_at_label_maps(source: Source, most: int, *, jobs: int) -> None:
+    """Count the label maps of a dataset, at most ``most`` of them, evenly spread.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    labelled = [picture for picture in source.pictures if picture.labels]
+    if not labelled or source.label_backend is None:
+        return
+    step = max(1, -(-len(labelled) // most))
+    _take_over(source, _in_processes(_count_some, labelled[::step], source, jobs))
+
+
+def _take_over(source: Source, seen: Seen) -> None:
+    source.findings += seen.findings
+    if source.annotations is not None or not source.classes or not seen.read:
+        return
+    labels = next(picture.labels for picture in source.pictures if picture.labels)
+    reduce_zero_label = bool(labels.get('reduce_zero_label'))
+    source.counts = count_pixels(
+        np.asarray(seen.values),
+        np.asarray(seen.files),
+        trained=trained_labels(reduce_zero_label, labels.get('label_map')),
+        classes=source.classes,
+        ignore=source.ignore,
+        images=len(source.pictures),
+        read=seen.read,
+    )
+    if source.judged:
+        source.findings += verdicts.of_pixels(
+            source.name,
+            source.counts,
+            reduce_zero_label=reduce_zero_label,
+            ignore=source.ignore,
+            learns='train' in source.splits,
+        )
+
+
+def _in_processes(
+    look: Callable[[Sequence[Picture], Source], Seen],
+    pictures: Sequence[Picture],
+    source: Source,
+    jobs: int,
+) -> Seen:
+    rest = replace(source, pictures=[], findings=[], counts=None)  # what is sent with each chunk
+    chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
     if jobs == 1 or len(chunks) < 2:
-        return _gather((look_at_some(chunk, rest, images) for chunk in chunks), split, source)
+        return _gather((look(chunk, rest) for chunk in chunks), source.splits[0], len(pictures))
     # Processes are forked by the first submission, before the progress bar starts its thread.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context('fork'), _one_thread) as pool:
-        futures = [pool.submit(look_at_some, chunk, rest, images) for chunk in chunks]
+        futures = [pool.submit(look, chunk, rest) for chunk in chunks]
         try:
-            return _gather((future.result() for future in futures), split, source)
+            results = (future.result() for future in futures)
+            return _gather(results, source.splits[0], len(pictures))
         except BrokenProcessPool as error:
             raise UserError(
                 f'a process that read pictures of {source.name} was killed; pictures may be too '
@@ -74,16 +141,25 @@ def look_at(source: Source, split: str, *, jobs: int, images: bool) -> list[Find
             pool.shutdown(cancel_futures=True)
 
 
-def _gather(chunks: Iterable[list[Finding]], split: str, source: Source) -> list[Finding]:
-    found: list[Finding] = []
+def _gather(chunks: Iterable[Seen], title: str, total: int) -> Seen:
+    sum_ = Seen([])
     done = 0
     with tables.progress_bar() as progress:
-        task = progress.add_task(split, total=len(source.pictures))
-        for findings in chunks:
-            found += findings
-            done = min(done + CHUNK, len(source.pictures))
+        task = progress.add_task(title, total=total)
+        for seen in chunks:
+            sum_ = _sum(sum_, seen)
+            done = min(done + CHUNK, total)
             progress.update(task, completed=done)
-    return found
+    return sum_
+
+
+def _sum(first: Seen, second: Seen) -> Seen:
+    return Seen(
+        first.findings + second.findings,
+        first.read + second.read,
+        first.values + second.values,
+        first.files + second.files,
+    )
 
 
 def _one_thread() -> None:
@@ -91,23 +167,21 @@ def _one_thread() -> None:
     cv2.setNumThreads(0)
 
 
-def look_at_some(pictures: Sequence[Picture], source: Source, images: bool) -> list[Finding]:
-    """What is wrong with these pictures and their label maps."""
-    return [finding for picture in pictures for finding in _look(picture, source, images)]
+def look_at_some(pictures: Sequence[Picture], source: Source, images: bool) -> Seen:
+    """What is in these pictures and their label maps."""
+    sum_ = Seen([])
+    for picture in pictures:
+        findings = list(check_picture(picture.path, picture.size))
+        if images and not any(finding.error for finding in findings):
+            findings += _decode(picture.path, source.backend)
+        sum_ = _sum(sum_, Seen(findings))
+        if picture.labels is not None:
+            sum_ = _sum(sum_, _look_at_labels(picture, source))
+    return sum_
 
 
-def _look(picture: Picture, source: Source, images: bool) -> Iterator[Finding]:
-    findings = list(check_picture(picture.path, picture.size))
-    yield from findings
-    if images and not any(finding.error for finding in findings):
-        yield from _decode(picture.path, source.backend)
-    if picture.labels is None:
-        return
-    path = picture.labels['seg_map_path']
-    findings = list(check_label_map(path, picture_size(picture.path)))
-    yield from findings
-    if images and not findings:
-        yield from _decode_labels(picture.labels, source)
+def _count_some(pictures: Sequence[Picture], source: Source) -> Seen:
+    return reduce(_sum, (_look_at_labels(picture, source) for picture in pictures), Seen([]))
 
 
 def _decode(path: str, backend: str) -> Iterator[Finding]:
@@ -119,16 +193,28 @@ def _decode(path: str, backend: str) -> Iterator[Finding]:
         yield Finding('unreadable picture', path, f'{type(error).__name__}: {error}')
 
 
-def _decode_labels(row: dict[str, Any], source: Source) -> Iterator[Finding]:
-    from mmseg.datasets.transforms import LoadAnnotations
+def _look_at_labels(picture: Picture, source: Source) -> Seen:
+    import mmcv
 
+    row = picture.labels or {}
     path = row['seg_map_path']
-    results = dict(row, seg_fields=[])
-    try:
-        labels = LoadAnnotations()(results)['gt_seg_map']
+    findings = list(check_label_map(path, picture_size(picture.path)))
+    if findings:
+        return Seen(findings)
+    try:  # as mmseg's LoadAnnotations does
+        content = Path(path).read_bytes()
+        labels = mmcv.imfrombytes(
+            content, flag='unchanged', backend=source.label_backend or 'pillow'
+        )
+        values = np.bincount(labels.astype(np.uint8).ravel(), minlength=256)
     except Exception as error:  # as above
-        yield Finding('unreadable picture', path, f'{type(error).__name__}: {error}')
-        return
-    wrong = wrong_labels(labels, len(source.classes), source.ignore) if source.classes else ''
-    if wrong:
-        yield Finding('label out of range', path, wrong)
+        return Seen([Finding('unreadable picture', path, f'{type(error).__name__}: {error}')])
+    trained = trained_labels(bool(row.get('reduce_zero_label')), row.get('label_map'))
+    present = np.unique(trained[values > 0])
+    wrong = wrong_labels(present, len(source.classes), source.ignore) if source.classes else ''
+    return Seen(
+        [Finding('label out of range', path, wrong)] if wrong else [],
+        1,
+        values,
+        np.bincount(present, minlength=256),
+    )

@@ -11,7 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, starting_weights
-from vitbackbones.data.sources import as_list, check_annotations
+from vitbackbones.data.before_training import check_annotations
+from vitbackbones.data.sources import as_list
 from vitbackbones.engine.bad_numbers import BadNumbersError
 from vitbackbones.engine.newest import check_same, newest_checkpoint
 from vitbackbones.engine.preflight import PreflightError
