@@ -777,7 +777,7 @@ def test_the_command_reports_bad_numbers(place: Path, capfd: pytest.CaptureFixtu
 
 
 def test_hooks_are_added_to_those_of_the_config_once() -> None:
-    names = ['vitbackbones.DurableHook', 'vitbackbones.BadNumbersHook']
+    names = ['vitbackbones.DurableHook', 'vitbackbones.BadNumbersHook', 'vitbackbones.ZeroLossHook']
     for hooks in (None, [], [dict(type='EMAHook')], [dict(type='BadNumbersHook', patience=2)]):
         cfg = Config(dict(custom_hooks=hooks))
         add_hooks(cfg)

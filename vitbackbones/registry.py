@@ -39,7 +39,10 @@ HOOKS = Registry(
     'hook',
     parent=ROOT_HOOKS,
     scope=SCOPE,
-    locations=[f'vitbackbones.engine.{name}' for name in ('preflight', 'durable', 'bad_numbers')],
+    locations=[
+        f'vitbackbones.engine.{name}'
+        for name in ('preflight', 'durable', 'bad_numbers', 'zero_losses')
+    ],
 )
 TRANSFORMS = Registry(
     'transform',

@@ -3,4 +3,5 @@ custom_hooks = [
     dict(type='vitbackbones.PreflightHook'),
     dict(type='vitbackbones.DurableHook'),
     dict(type='vitbackbones.BadNumbersHook'),
+    dict(type='vitbackbones.ZeroLossHook'),
 ]

@@ -24,7 +24,11 @@ from .checks import check_config, require
 from .device import let_processes_meet
 
 # What every training runs, whether its config says so or not.
-HOOKS = ('vitbackbones.DurableHook', 'vitbackbones.BadNumbersHook')
+HOOKS = (
+    'vitbackbones.DurableHook',
+    'vitbackbones.BadNumbersHook',
+    'vitbackbones.ZeroLossHook',
+)
 SPLITS = ('train', 'val')
 
 
