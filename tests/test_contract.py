@@ -218,6 +218,14 @@ def test_options_and_defaults_are_the_common_ones(cls: type[Backbone]) -> None:
 
 
 @every_backbone
+def test_an_unknown_option_is_refused_by_name(cls: type[Backbone]) -> None:
+    choices = ', '.join(inspect.signature(cls).parameters)
+    message = f"{cls.__name__} has no option 'drop_path', choose from {choices}"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        cls(drop_path=0.1)
+
+
+@every_backbone
 def test_config_lists_are_accepted_and_left_alone(cls: type[Backbone]) -> None:
     arch = {k: list(v) if isinstance(v, tuple) else v for k, v in SMALL[cls.__name__].items()}
     cfg = ConfigDict(type=cls.__name__, arch=arch, out_indices=[*range(len(cls.strides))])

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from mmengine.model import BaseModule
@@ -24,18 +24,30 @@ from .arch import Arch, is_finite, is_whole, parse_arch, whole_numbers
 #: What ``init_cfg`` may hold beside the file.
 _LOADING_OPTIONS = tuple(inspect.signature(weights.load_pretrained).parameters)[2:]
 
-
 #: What a layer is made of: modules, and parameters that belong to no module but the network.
 Part = nn.Module | nn.Parameter
 #: Parts of one layer, each with its stage: 0 is the stem, None is never frozen.
 Layer = list[tuple[int | None, Part]]
 
 
+class Options(TypedDict, total=False):
+    """The options that all backbones have; :class:`Backbone` says what they do."""
+
+    in_channels: int
+    out_indices: Sequence[int] | None
+    frozen_stages: int
+    norm_eval: bool
+    with_cp: bool
+    drop_path_rate: float | None
+    init_cfg: Mapping[str, Any] | None
+
+
 class Backbone(BaseModule):
     """Base of all backbones: options, freezing, checkpointing, weights.
 
     A subclass sets the class attributes, builds its layers in its constructor after calling
-    ``super().__init__`` and ends it with ``self.finish()``.
+    ``super().__init__(arch, **options)`` and ends it with ``self.finish()``. Its constructor names
+    the options that are its own; the signature of the class has these and the shared ones.
 
     Args:
         arch: name of a published variant, or a dict of all fields of the variant's dataclass.
@@ -60,6 +72,7 @@ class Backbone(BaseModule):
 
     Raises:
         ValueError: unknown ``arch`` or a value outside its range; the message names the choices.
+        TypeError: an option that the class does not have.
     """
 
     archs: ClassVar[Mapping[str, Arch]]
@@ -83,6 +96,17 @@ class Backbone(BaseModule):
     out_strides: tuple[int, ...]
     has_loaded: bool = False
 
+    def __init_subclass__(cls) -> None:
+        """Let the signature name the shared options where the constructor says ``**options``."""
+        super().__init_subclass__()
+        _, *own = inspect.signature(cls.__init__).parameters.values()
+        _, _, *shared, _ = inspect.signature(Backbone.__init__).parameters.values()
+        named = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        if len(named) < len(own):
+            every = tuple(range(len(cls.strides)))  # what None stands for
+            named += [p.replace(default=every) if p.name == 'out_indices' else p for p in shared]
+        cls.__signature__ = inspect.Signature(named)
+
     def __init__(
         self,
         arch: str | Mapping[str, Any],
@@ -94,7 +118,13 @@ class Backbone(BaseModule):
         with_cp: bool = False,
         drop_path_rate: float | None = None,
         init_cfg: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise TypeError(
+                f'{type(self).__name__} has no option {next(iter(unknown))!r}, choose from '
+                f'{", ".join(inspect.signature(type(self)).parameters)}'
+            )
         super().__init__(init_cfg=self._check_init_cfg(init_cfg))
         self.arch = self.resolve_arch(arch)
         name, stages = type(self).__name__, len(self.strides)

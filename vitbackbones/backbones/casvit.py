@@ -14,13 +14,14 @@ Shapes: B batch, H x W map, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from vitbackbones.layers import DropPath, add_to, channels_first, lean
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise, product
@@ -29,7 +30,7 @@ from vitbackbones.layers.mlp import PIECE, hidden_pieces, is_gelu
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,35 +263,15 @@ class CASViT(Backbone):
     stem_weight = 'patch_embed.0.weight'
     arch: CASViTArch
 
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = 't',
-        *,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float | None = None,
-        init_cfg: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            drop_path_rate=drop_path_rate,
-            init_cfg=init_cfg,
-        )
+    def __init__(self, arch: str | Mapping[str, Any] = 't', **options: Unpack[Options]) -> None:
+        super().__init__(arch, **options)
         a = self.arch
         rates = self.drop_path_rates(a.depths)
         self.out_channels = tuple(a.dims[i] for i in self.out_indices)
 
         dim = a.dims[0]
         self.patch_embed = nn.Sequential(
-            nn.Conv2d(in_channels, dim // 2, 3, stride=2, padding=1),
+            nn.Conv2d(self.in_channels, dim // 2, 3, stride=2, padding=1),
             nn.BatchNorm2d(dim // 2),
             nn.ReLU(inplace=True),
             nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from vitbackbones.layers import (
     DropPath,
@@ -48,7 +49,7 @@ from vitbackbones.layers.conv import convolve, is_pointwise
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, whole_numbers
-from .base import Backbone, Layer, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -488,26 +489,11 @@ class GCViT(Backbone):
         self,
         arch: str | Mapping[str, Any] = 'tiny',
         *,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float | None = None,
         window_size: Sequence[int] = (24, 24, 24, 24),
         mask_padding: bool = False,
-        init_cfg: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            drop_path_rate=drop_path_rate,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **options)
         sizes = whole_numbers(window_size)
         if sizes is None or len(sizes) != len(self.strides) or min(sizes) < 1:
             raise ValueError(
@@ -521,7 +507,7 @@ class GCViT(Backbone):
         dims = [a.dim << i for i in range(self.num_stages)]
         self.out_channels = tuple(dims[i] for i in self.out_indices)
 
-        self.patch_embed = PatchEmbed(in_channels, a.dim)
+        self.patch_embed = PatchEmbed(self.in_channels, a.dim)
         self.levels: Any = nn.ModuleList()  # of Level, which the annotation could not say
         for i, (dim, heads, ws) in enumerate(zip(dims, a.num_heads, sizes, strict=False)):
             blocks = [

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from vitbackbones.layers import (
     PIECE,
@@ -46,7 +47,7 @@ from vitbackbones.layers.conv import convolve
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,26 +362,11 @@ class SepViT(Backbone):
         self,
         arch: str | Mapping[str, Any] = 'tiny',
         *,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float | None = None,
         window_token: str = 'zero',
         mask_padding: bool = False,
-        init_cfg: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            drop_path_rate=drop_path_rate,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **options)
         if window_token not in ('zero', 'learnable'):
             raise ValueError(
                 f"SepViT: unknown window_token {window_token!r}, choose from 'zero', 'learnable'"
@@ -398,7 +384,9 @@ class SepViT(Backbone):
         for i in range(self.num_stages):
             dim = a.dims[i]
             self.patch_embeds.append(
-                PatchEmbed(a.dims[i - 1], dim, 3, 2) if i else PatchEmbed(in_channels, dim, 7, 4)
+                PatchEmbed(a.dims[i - 1], dim, 3, 2)
+                if i
+                else PatchEmbed(self.in_channels, dim, 7, 4)
             )
             self.pos_block.append(ConditionalPositionEncoding(dim))
             self.blocks.append(

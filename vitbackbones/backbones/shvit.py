@@ -13,13 +13,14 @@ Shapes: B batch, H x W map, C channels, P attended channels, N = H * W positions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from vitbackbones.layers import DropPath, add_to, channels_first, lean, to_map, to_rows
 from vitbackbones.layers.conv import as_product, channels_last, is_pointwise
@@ -34,7 +35,7 @@ from vitbackbones.layers.inference import is_plain
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, in_stage
+from .base import Backbone, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,33 +271,13 @@ class SHViT(Backbone):
     stem_weight = 'patch_embed.0.c.weight'
     arch: SHViTArch
 
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = 's4',
-        *,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float | None = None,
-        init_cfg: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            drop_path_rate=drop_path_rate,
-            init_cfg=init_cfg,
-        )
+    def __init__(self, arch: str | Mapping[str, Any] = 's4', **options: Unpack[Options]) -> None:
+        super().__init__(arch, **options)
         a = self.arch
         rates = self.drop_path_rates(a.depths)
         self.out_channels = tuple(a.dims[i] for i in self.out_indices)
 
-        stem = [in_channels, a.dims[0] // 8, a.dims[0] // 4, a.dims[0] // 2, a.dims[0]]
+        stem = [self.in_channels, a.dims[0] // 8, a.dims[0] // 4, a.dims[0] // 2, a.dims[0]]
         self.patch_embed = nn.Sequential(
             ConvBN(stem[0], stem[1], 3, stride=2),
             nn.ReLU(inplace=True),

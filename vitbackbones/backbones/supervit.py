@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from vitbackbones.layers import (
     DropPath,
@@ -43,7 +44,7 @@ from vitbackbones.layers import (
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, whole_numbers
-from .base import Backbone, Layer, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage, init_transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,26 +426,11 @@ class SuperViT(Backbone, Trunk):
         self,
         arch: str | Mapping[str, Any] = 'deit_s',
         *,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float | None = None,
         taps: Sequence[int] | None = None,
         operating_point: OperatingPoint | Mapping[str, float] | None = None,
-        init_cfg: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            drop_path_rate=drop_path_rate,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **options)
         a = self.arch
         self.taps = self._resolve_taps(taps)
         self.operating_point = operating_point
@@ -452,7 +438,7 @@ class SuperViT(Backbone, Trunk):
         self.stem_weight = f'patch_embed.{"proj" if a.stem_dim is None else "conv1"}.weight'
 
         (rates,) = self.drop_path_rates([a.depth])
-        self.build_trunk(a, in_channels, rates[: max(self.taps) + 1])
+        self.build_trunk(a, self.in_channels, rates[: max(self.taps) + 1])
         self.pyramid = nn.ModuleDict(
             {str(i): pyramid_level(a.dim, self.strides[i]) for i in self.out_indices}
         )
