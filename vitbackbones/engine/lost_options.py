@@ -17,7 +17,6 @@ MORE_CONFIG_KEYS = frozenset(
         'activation_checkpointing',
         'auto_scale_lr',
         'compile',
-        'custom_imports',
         'default_scope',
         'efficient_conv_bn_eval',
         'find_unused_parameters',
@@ -55,7 +54,7 @@ def lost_options(cfg: Config) -> Iterator[str]:
     written = _as_written(cfg)
     if written is None:
         return
-    known = known_keys()
+    known = known_keys() | {'custom_imports'}  # `vitbackbones train` adds its own
     read = {key: value for key, value in cfg.items() if key in known}
     for key, value in cfg.items():
         if key in known or (key in written and written[key] == value):

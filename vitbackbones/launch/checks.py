@@ -40,11 +40,12 @@ def build_backbone(cfg: Config) -> Backbone | None:
         UserError: unknown type, option or value.
     """
     options = dict(cfg.model.get('backbone') or {})
-    options.pop('_scope_', None)
-    name = options.pop('type', None)
-    cls = ROOT_MODELS.get(name) if isinstance(name, str) else name
-    if not (inspect.isclass(cls) and issubclass(cls, Backbone)):
+    cls = backbone_class(options)
+    if cls is None:
         return None  # of another package, which reports its own errors
+    _check_no_weights_of_others(cfg, cls)
+    for key in ('_scope_', 'type'):
+        options.pop(key, None)
     known = list(inspect.signature(cls).parameters)
     for key in options:
         if key not in known:
@@ -56,11 +57,52 @@ def build_backbone(cfg: Config) -> Backbone | None:
         raise UserError(f'model.backbone: {error}; its options are {options}') from error
 
 
+def backbone_class(options: Any) -> type[Backbone] | None:
+    """The class of a backbone's config; None if it is not one of ours."""
+    name = options.get('type') if isinstance(options, Mapping) else None
+    cls = ROOT_MODELS.get(name) if isinstance(name, str) else name
+    return cls if inspect.isclass(cls) and issubclass(cls, Backbone) else None
+
+
+def trains_ours(node: Any) -> bool:
+    """Whether a model's config has one of our backbones, be it inside a semi-supervised one."""
+    if isinstance(node, Mapping):
+        own = backbone_class(node.get('backbone')) is not None
+        return own or any(map(trains_ours, node.values()))
+    return isinstance(node, (list, tuple)) and any(map(trains_ours, node))
+
+
 def require(cfg: Config, *keys: str) -> None:
     """Raise UserError unless the config has all of ``keys``."""
     missing = [key for key in keys if not cfg.get(key)]
     if missing:
         raise UserError(f'the config has no {", ".join(missing)}; it has {", ".join(cfg)}')
+
+
+def _check_no_weights_of_others(cfg: Config, cls: type[Backbone]) -> None:
+    """Weights are named by ``init_cfg``, and those of a ResNet do not fit: refuse what is left."""
+    hint = (
+        f"weights of {cls.__name__} come from model.backbone.init_cfg=dict(type='Pretrained', "
+        'checkpoint=FILE), random ones from init_cfg=None'
+    )
+    if cfg.model.get('pretrained') is not None:
+        raise UserError(
+            f'model.pretrained={cfg.model.pretrained!r} is left from another backbone: set '
+            f'model.pretrained=None; {hint}'
+        )
+    backbone = cfg.model.backbone
+    if 'pretrained' in backbone:
+        raise UserError(
+            f'model.backbone.pretrained={backbone["pretrained"]!r} is left from another backbone: '
+            f'leave it out; {hint}'
+        )
+    init = backbone.get('init_cfg')
+    source = init.get('checkpoint') if isinstance(init, Mapping) else None
+    if isinstance(source, str) and '://' in source and not source.startswith('http'):
+        raise UserError(
+            f'model.backbone.init_cfg.checkpoint={source!r} names weights of another backbone in a '
+            f'model zoo; {hint}'
+        )
 
 
 def _check_data(cfg: Config, split: str) -> None:

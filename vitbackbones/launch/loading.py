@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
+from vitbackbones.engine.lost_options import known_keys
 from vitbackbones.errors import UserError
 
 from .demo import apply_demo, fit_schedule
-
-# Read by mmengine or by mmdet's and mmseg's tools from a config, besides the Runner's arguments.
-_MORE_CONFIG_KEYS = {
-    'activation_checkpointing',
-    'auto_scale_lr',
-    'compile',
-    'default_scope',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
-}
 
 
 def load_config(
@@ -83,7 +69,7 @@ def work_dir(cfg: Config, name: str, chosen: str | None, *, demo: bool) -> str:
 
 
 def _apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    known = set(inspect.signature(Runner.__init__).parameters) | _MORE_CONFIG_KEYS
+    known = known_keys()
     for key in options:
         first = key.split('.')[0]
         if first in known:

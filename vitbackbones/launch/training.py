@@ -20,11 +20,12 @@ from vitbackbones.engine.ranks import together
 from vitbackbones.errors import UserError, say
 
 from .built import as_built, build_runner
-from .checks import check_config, require
+from .checks import check_config, require, trains_ours
 from .device import let_processes_meet
 
-# What every training runs, whether its config says so or not.
+# What every training runs, whether its config says so or not; the first with our backbones only.
 HOOKS = (
+    'vitbackbones.PreflightHook',
     'vitbackbones.DurableHook',
     'vitbackbones.BadNumbersHook',
     'vitbackbones.ZeroLossHook',
@@ -97,7 +98,8 @@ def add_hooks(cfg: Config) -> None:
     """Add those of :data:`HOOKS` that the config does not name."""
     hooks = cfg.get('custom_hooks') or []
     named = {str(hook.get('type')).rpartition('.')[2] for hook in hooks}
-    missing = [dict(type=name) for name in HOOKS if name.rpartition('.')[2] not in named]
+    wanted = HOOKS if trains_ours(cfg.get('model')) else HOOKS[1:]
+    missing = [dict(type=name) for name in wanted if name.rpartition('.')[2] not in named]
     cfg.custom_hooks = [*hooks, *missing]
 
 
