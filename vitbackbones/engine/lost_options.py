@@ -89,7 +89,7 @@ def _as_written(cfg: Config) -> Config | None:
     if not cfg.filename or not Path(cfg.filename).is_file():
         return None
     try:
-        return Config.fromfile(cfg.filename, import_custom_modules=False)
+        return Config.fromfile(cfg.filename, import_custom_modules=False, format_python_code=False)
     except Exception:  # a config is a program of anyone's; it was changed since it was read
         return None
 

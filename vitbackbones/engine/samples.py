@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from vitbackbones.engine import random_states
 
 
 def training_samples(dataset: Any, most: int) -> Iterator[dict[str, Any]]:
-    """Up to ``most`` samples of ``dataset``, evenly spread and augmented.
+    """Up to ``most`` samples of ``dataset``, drawn from all of it and augmented.
 
     The order and the augmentations of the training stay what they were: random states are restored
     after every sample, and what a pipeline remembers is remembered by a copy. Where a sample cannot
@@ -22,10 +23,10 @@ def training_samples(dataset: Any, most: int) -> Iterator[dict[str, Any]]:
     except (TypeError, NotImplementedError):  # a stream has no length
         return
     states = random_states.take()
-    for i in range(min(count, most)):
+    for i in random.Random(0).sample(range(count), min(count, most)):
         try:
             random_states.seed(0, i)
-            sample = twin[i * count // min(count, most)]
+            sample = twin[i]
         except Exception:  # datasets are anyone's, and may fail with anything
             return
         finally:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -138,7 +137,8 @@ class _Trial:
                     yield name, reader
 
     def _maps(self, channels: Sequence[int]) -> list[Tensor]:
-        like = next(self.owner.parameters(), torch.empty(0))
+        parts = [self.backbone] if self.neck is None else [self.neck, self.backbone]
+        like = next(param for part in parts for param in part.parameters())
         return empty_maps(like, channels, self.backbone.out_strides, self.size)
 
     # --------------------------------------------------------------------- the neck
