@@ -17,6 +17,7 @@ from vitbackbones.cli.main import main
 from vitbackbones.data import before_training
 from vitbackbones.data.annotations import read_coco
 from vitbackbones.data.counts import count_objects, trained_labels
+from vitbackbones.data.loading import annotation_problems
 from vitbackbones.launch.loading import load_config
 
 HEIGHT, WIDTH = 48, 64
@@ -271,6 +272,21 @@ def test_nothing_to_learn_is_an_error_before_training(
     said = capsys.readouterr().err
     assert said.count('\n') == 1
     assert f'{objects.file}: {found[kind]} ({kind})' in said
+
+
+@pytest.mark.parametrize('case', ['crowd', 'corners', 'run lengths'])
+def test_so_it_is_with_the_tools_of_mmdet(case: str, objects: Dataset) -> None:
+    change, kind, words = OBJECT_ERRORS[case]
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(objects.dataset)
+    assert list(annotation_problems(dataset)) == []
+    content = good_rows()
+    change(content)
+    objects.file.write_text(json.dumps(content))
+    (problem,) = annotation_problems(dataset)
+    assert problem.startswith(f'{objects.file}: ')
+    assert words in problem
+    assert problem.endswith(f'({kind})')
 
 
 OBJECT_WARNINGS = {

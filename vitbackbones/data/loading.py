@@ -11,7 +11,9 @@ from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from vitbackbones.errors import UserError
 from vitbackbones.registry import TRANSFORMS, register
 
+from . import verdicts
 from .annotations import read_coco
+from .counts import count_objects
 from .findings import Finding
 from .images import check_file, check_label_map, wrong_labels
 
@@ -138,7 +140,19 @@ def annotation_problems(dataset: Any) -> Iterator[str]:
         masks=any(getattr(step, 'with_mask', False) for step in steps),
         test=dataset.test_mode,
     )
-    errors = [f'{finding} ({finding.kind})' for finding in coco.findings if finding.error]
+    findings = [finding for finding in coco.findings if finding.error]
+    if coco.rows is not None and not dataset.test_mode:
+        counts = count_objects(
+            coco.rows,
+            filter_cfg=dataset.filter_cfg,
+            poly2mask=all(getattr(step, 'poly2mask', True) for step in steps),
+        )
+        names = [name for name, _, _ in coco.sizes]
+        whole = verdicts.of_objects(
+            dataset.ann_file, counts, coco.rows, names, broken=bool(findings), judged=True
+        )
+        findings += [finding for finding in whole if finding.error]
+    errors = [f'{finding} ({finding.kind})' for finding in findings]
     yield from errors[:SHOWN]
     if len(errors) > SHOWN:
         yield f'{dataset.ann_file}: {len(errors) - SHOWN} more problems'
