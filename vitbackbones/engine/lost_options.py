@@ -44,34 +44,41 @@ def known_keys() -> set[str]:
     return set(inspect.signature(Runner.__init__).parameters) | MORE_CONFIG_KEYS
 
 
-def lost_options(cfg: Config) -> Iterator[str]:
+def lost_options(cfg: Config) -> tuple[list[str], list[str]]:
     """Values that differ from the config's file at a top-level key that nothing reads.
 
     ``--cfg-options backbone.drop_path_rate=0.5`` of mmdet's and mmseg's own tools changes such a
     value, and silently nothing else: the variables of a config file are used while it is read. A
     program that changed a variable and what is made of it as well is right.
+
+    Returns:
+        What can be nothing but a lost option, and what may be one: a single value, which a config
+        can also take from the clock.
     """
     written = _as_written(cfg)
     if written is None:
-        return
+        return [], []
     known = known_keys() | {'custom_imports'}  # `vitbackbones train` adds its own
     read = {key: value for key, value in cfg.items() if key in known}
+    lost: list[str] = []
+    perhaps: list[str] = []
     for key, value in cfg.items():
         if key in known or (key in written and written[key] == value):
             continue
         if key not in written:
             near = _meant(key, cfg, known)
             if near:
-                yield f'{key}={_short(value)}: nothing reads {key!r}; did you mean {near}?'
+                lost.append(f'{key}={_short(value)}: nothing reads {key!r}; did you mean {near}?')
         elif value is not None and not any(_places(read, '', value)):
             places = list(dict.fromkeys(_places(read, '', written[key])))[:3]
             hint = f'; what came of it is at {", ".join(places)}' if places else ''
             if not places and key in _parts(cfg):
                 hint = f'; did you mean {_parts(cfg)[key]}?'
-            yield (
+            (lost if isinstance(value, (Mapping, list)) else perhaps).append(
                 f'{key} was changed from what {cfg.filename} says, but it is a variable of that '
                 f'file, which nothing reads afterwards{hint}'
             )
+    return lost, perhaps
 
 
 def former_keys(cfg: Config) -> Iterator[str]:
@@ -89,9 +96,12 @@ def _as_written(cfg: Config) -> Config | None:
     if not cfg.filename or not Path(cfg.filename).is_file():
         return None
     try:
-        return Config.fromfile(cfg.filename, import_custom_modules=False, format_python_code=False)
+        written = Config.fromfile(
+            cfg.filename, import_custom_modules=False, format_python_code=False
+        )
     except Exception:  # a config is a program of anyone's; it was changed since it was read
         return None
+    return written if written.text == cfg.text else None
 
 
 def _meant(key: str, cfg: Config, known: set[str]) -> str | None:

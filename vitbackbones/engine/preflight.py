@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -79,9 +80,10 @@ class PreflightHook(Hook):
             warnings += sgd_warnings(optimizer, networks)
         if networks:
             problems += floor_problems(getattr(runner, 'param_schedulers', None))
-            cfg = getattr(runner, 'cfg', None)
-            problems += lost_options(cfg) if cfg else []
-            warnings += former_keys(cfg) if cfg else []
+            cfg = getattr(runner, 'cfg', None) or Config()
+            lost, perhaps = lost_options(cfg)
+            problems += lost
+            warnings += [*perhaps, *former_keys(cfg)]
         problems += annotation_problems(dataset)
         if problems:
             raise PreflightError(list(dict.fromkeys(problems)))
@@ -143,7 +145,9 @@ def _of_networks(
         if not network.backbone.has_loaded:
             warnings.append(_random_start(network))
         elif not (cfg.get('load_from') or cfg.get('resume')):
-            warnings += other_pixels(network, runner.model)
+            lines = list(other_pixels(network, runner.model))
+            # What is no more raw bytes has been normalised in the pipeline.
+            warnings += [] if lines and _are_floating(dataset) else lines
     return problems, warnings
 
 
@@ -157,6 +161,12 @@ def _image_size(network: Network, dataset: Any) -> Size | None:
             height, width = (-(-side // divisor) * divisor for side in image.shape[1:])
             return height, width
     return None
+
+
+def _are_floating(dataset: Any) -> bool:
+    """Whether the pipeline hands on numbers in the place of bytes."""
+    images = (sample.get('inputs') for sample in training_samples(dataset, 1))
+    return any(isinstance(image, Tensor) and image.is_floating_point() for image in images)
 
 
 def _needs_every_gradient(model: nn.Module) -> bool:
