@@ -320,6 +320,31 @@ def test_what_will_not_be_learnt_is_a_warning_in_one_line(
     assert said[0].startswith(f'vitbackbones: {objects.file}: ')
 
 
+def test_data_sets_that_are_trained_together_are_judged_together(
+    objects: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = []
+    for change in (each(category_id=0), each(category_id=1), each(iscrowd=1)):
+        content = good_rows()
+        change(content)
+        (objects.root / f'{len(parts)}.json').write_text(json.dumps(content))
+        parts.append(dict(objects.dataset, ann_file=f'{len(parts)}.json'))
+    objects.dataset = dict(type='ConcatDataset', datasets=parts)
+    assert objects.findings() == (0, {})
+    capsys.readouterr()
+    objects.before_training()
+    assert capsys.readouterr().err == ''
+    init_default_scope('mmdet')
+    built = DATASETS.build(objects.dataset)
+    assert list(annotation_problems(built)) == []
+    objects.dataset = dict(type='ConcatDataset', datasets=parts[2:] * 2)
+    status, found = objects.findings()
+    assert (status, [*found]) == (1, ['nothing left'])
+    assert found['nothing left'] == 'no object is left of 24 annotations: 24 crowd'
+    (problem,) = annotation_problems(DATASETS.build(objects.dataset))
+    assert 'no object is left of 24 annotations: 24 crowd' in problem
+
+
 def test_good_data_are_trained_on_without_a_word(
     objects: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

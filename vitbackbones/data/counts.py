@@ -124,6 +124,18 @@ class ObjectCounts:
     def images_used(self) -> int:
         return self.images - sum(self.images_left_out.values())
 
+    def __add__(self, other: ObjectCounts) -> ObjectCounts:
+        """Those of two datasets that are trained on together."""
+        return ObjectCounts(
+            images=self.images + other.images,
+            images_left_out=_added(self.images_left_out, other.images_left_out),
+            images_without_objects=self.images_without_objects + other.images_without_objects,
+            annotations=self.annotations + other.annotations,
+            annotations_left_out=_added(self.annotations_left_out, other.annotations_left_out),
+            objects=_added(self.objects, other.objects),
+            images_of_class=_added(self.images_of_class, other.images_of_class),
+        )
+
     def as_json(self) -> dict[str, Any]:
         return dict(
             images=dict(
@@ -235,6 +247,17 @@ class PixelCounts:
     images_of_class: dict[str, int]
     ignored: int
 
+    def __add__(self, other: PixelCounts) -> PixelCounts:
+        """Those of two datasets that are trained on together."""
+        return PixelCounts(
+            images=self.images + other.images,
+            read=self.read + other.read,
+            values=self.values + other.values,
+            pixels=_added(self.pixels, other.pixels),
+            images_of_class=_added(self.images_of_class, other.images_of_class),
+            ignored=self.ignored + other.ignored,
+        )
+
     def as_json(self) -> dict[str, Any]:
         return dict(
             images=dict(listed=self.images, used=self.images, left_out={}),
@@ -287,6 +310,11 @@ def trained_labels(reduce_zero_label: bool, label_map: Mapping[int, int] | None)
 
 
 _NO_BOX = (float('nan'),) * 4
+
+
+def _added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    names = dict.fromkeys([*first, *second])
+    return {name: first.get(name, 0) + second.get(name, 0) for name in names}
 
 
 def _pixels(value: Any) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from vitbackbones.registry import TRANSFORMS, register
 
 from . import verdicts
 from .annotations import read_coco
-from .counts import count_objects
+from .counts import ObjectCounts, count_objects
 from .findings import Finding
 from .images import check_file, check_label_map, wrong_labels
 
@@ -127,35 +129,46 @@ def annotation_problems(dataset: Any) -> Iterator[str]:
 
     A file that the command line has checked before is not read again.
     """
+    whole: list[ObjectCounts | None] = []
+    files: dict[str, list[Finding]] = {}
+    for part in _leaves(dataset):
+        if not is_coco(type(part)) or '://' in part.ann_file:
+            whole.append(None)
+            continue
+        steps = getattr(getattr(part, 'pipeline', None), 'transforms', ())
+        coco = read_coco(
+            Path(part.ann_file),
+            part.metainfo.get('classes'),
+            masks=any(getattr(step, 'with_mask', False) for step in steps),
+            test=part.test_mode,
+        )
+        found = [finding for finding in coco.findings if finding.error]
+        if coco.rows is not None:
+            names = [name for name, _, _ in coco.sizes]
+            found += [f for f in verdicts.of_rows(part.ann_file, coco.rows, names) if f.error]
+        files[part.ann_file] = found
+        rows = None if part.test_mode else coco.rows
+        poly2mask = all(getattr(step, 'poly2mask', True) for step in steps)
+        filters = part.filter_cfg
+        whole.append(rows and count_objects(rows, filter_cfg=filters, poly2mask=poly2mask))
+    counts = [each for each in whole if each is not None]
+    if counts == whole and files and not any(files.values()):
+        file = next(iter(files))
+        files[file] = [f for f in verdicts.of_objects(file, reduce(add, counts)) if f.error]
+    for file, findings in files.items():
+        yield from (f'{finding} ({finding.kind})' for finding in findings[:SHOWN])
+        if len(findings) > SHOWN:
+            yield f'{file}: {len(findings) - SHOWN} more problems'
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets that wrappers such as ConcatDataset hold, or the one itself."""
     inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
+    inner = [part for part in inner if part is not None]
     for part in inner:
-        if part is not None:
-            yield from annotation_problems(part)
-    if not is_coco(type(dataset)) or '://' in dataset.ann_file:
-        return
-    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    coco = read_coco(
-        Path(dataset.ann_file),
-        dataset.metainfo.get('classes'),
-        masks=any(getattr(step, 'with_mask', False) for step in steps),
-        test=dataset.test_mode,
-    )
-    findings = [finding for finding in coco.findings if finding.error]
-    if coco.rows is not None and not dataset.test_mode:
-        counts = count_objects(
-            coco.rows,
-            filter_cfg=dataset.filter_cfg,
-            poly2mask=all(getattr(step, 'poly2mask', True) for step in steps),
-        )
-        names = [name for name, _, _ in coco.sizes]
-        whole = verdicts.of_objects(
-            dataset.ann_file, counts, coco.rows, names, broken=bool(findings), judged=True
-        )
-        findings += [finding for finding in whole if finding.error]
-    errors = [f'{finding} ({finding.kind})' for finding in findings]
-    yield from errors[:SHOWN]
-    if len(errors) > SHOWN:
-        yield f'{dataset.ann_file}: {len(errors) - SHOWN} more problems'
+        yield from _leaves(part)
+    if not inner:
+        yield dataset
 
 
 def is_coco(cls: type) -> bool:

@@ -47,7 +47,6 @@ class Source:
         backend: what decodes its pictures.
         label_backend: what decodes its label maps, None if nothing of mmseg's does.
         splits: those of 'train', 'val' and 'test' that it is of.
-        judged: whether it needs annotations, to learn from or to be compared with.
         annotations: their number; None for label maps.
         findings: what is wrong with its annotations, or with its folders.
         counts: what there is to learn; of label maps once they have been read.
@@ -59,20 +58,18 @@ class Source:
     backend: str
     label_backend: str | None = None
     splits: list[str] = field(default_factory=list)
-    judged: bool = True
     pictures: list[Picture] = field(default_factory=list)
     annotations: int | None = None
     findings: list[Finding] = field(default_factory=list)
     counts: ObjectCounts | PixelCounts | None = None
 
     def is_like(self, other: Source) -> bool:
-        """Whether the other one, of another split, would be counted and judged as this one."""
-        if (self.name, self.classes, self.judged) != (other.name, other.classes, other.judged):
+        """Whether the other one, of another split, would be counted as this one."""
+        if (self.name, self.classes, self.ignore) != (other.name, other.classes, other.ignore):
             return False
         if self.annotations is not None or other.annotations is not None:
             return self.counts == other.counts
-        # What learns is judged by other rules.
-        return self.pictures == other.pictures and 'train' not in (*self.splits, *other.splits)
+        return self.pictures == other.pictures
 
 
 def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
@@ -104,7 +101,6 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
             backend=_step(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2'),
             label_backend=load.get('imdecode_backend', 'pillow') if local else None,
             splits=[split],
-            judged=split == 'train' or _is_judged(cfg, split),
         )
         if kind == 'coco':
             _list_coco(source, dataset, _read(cfg, dataset))
@@ -142,8 +138,15 @@ def _data_sets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
     return leaves(dataset) if dataset else iter(())
 
 
-def _is_judged(cfg: Config, split: str) -> bool:
-    """Whether results are compared with annotations, not only written down."""
+def number_of_data_sets(cfg: Config, split: str) -> int:
+    """How many there are, those of other formats and in remote stores too."""
+    return sum(1 for _ in _data_sets(cfg, split))
+
+
+def needs_annotations(cfg: Config, split: str) -> bool:
+    """Whether they are learnt from or compared with: results may only be written down."""
+    if split == 'train':
+        return True
     evaluators = as_list(cfg.get(f'{split}_evaluator'))
     return not evaluators or any(not each.get('format_only') for each in evaluators)
 
@@ -171,14 +174,8 @@ def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
         indices=dataset.get('indices'),
         poly2mask=_step(dataset, 'LoadAnnotations').get('poly2mask', True),
     )
-    source.findings += verdicts.of_objects(
-        source.name,
-        source.counts,
-        coco.rows,
-        [name for name, _, _ in coco.sizes],
-        broken=any(finding.error for finding in coco.findings),
-        judged=source.judged,
-    )
+    names = [name for name, _, _ in coco.sizes]
+    source.findings += verdicts.of_rows(source.name, coco.rows, names)
 
 
 def _list_label_maps(cfg: Config, source: Source, dataset: Mapping[str, Any]) -> None:

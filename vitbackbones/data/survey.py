@@ -8,8 +8,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial, reduce
+from operator import add
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,10 +20,10 @@ from vitbackbones.analysis import tables
 from vitbackbones.errors import UserError
 
 from . import verdicts
-from .counts import count_pixels, trained_labels
+from .counts import ObjectCounts, PixelCounts, count_pixels, trained_labels
 from .findings import Finding
 from .images import check_label_map, check_picture, picture_size, wrong_labels
-from .sources import Picture, Source, sources
+from .sources import Picture, Source, needs_annotations, number_of_data_sets, sources
 
 CHUNK = 64  # pictures that a process gets at a time
 
@@ -55,8 +56,10 @@ def survey(cfg: Config, splits: Sequence[str], *, jobs: int, images: bool) -> li
     """
     found: list[Source] = []
     for split in splits:
+        group = []
         for source in sources(cfg, split):
             same = next((other for other in found if other.is_like(source)), None)
+            group.append(same or source)
             if same is not None:  # validation and test data, most often
                 same.splits.append(split)
                 continue
@@ -65,7 +68,33 @@ def survey(cfg: Config, splits: Sequence[str], *, jobs: int, images: bool) -> li
                 look_at(source, jobs=jobs, images=images)
             source.findings = [finding for finding in source.findings if finding not in said]
             found.append(source)
+        for finding in judge(cfg, split, group):
+            if finding not in group[0].findings:
+                group[0].findings.append(finding)
     return found
+
+
+def judge(cfg: Config, split: str, group: Sequence[Source]) -> list[Finding]:
+    """What there is not to learn, or to compare with, in all datasets of a split together."""
+    if len(group) < number_of_data_sets(cfg, split) or not needs_annotations(cfg, split):
+        return []
+    counts = [source.counts for source in group]
+    objects = [each for each in counts if isinstance(each, ObjectCounts)]
+    pixels = [each for each in counts if isinstance(each, PixelCounts)]
+    findings: list[Finding] = []
+    if objects and objects == counts:
+        findings += verdicts.of_objects(group[0].name, reduce(add, objects))
+    elif pixels and len(pixels) == len(counts):
+        findings += verdicts.of_pixels(
+            group[0].name,
+            reduce(add, pixels),
+            reduce_zero_label=all(_labels(source).get('reduce_zero_label') for source in group),
+            ignore=group[0].ignore,
+            learns=split == 'train',
+        )
+    if any(f.error and f.file == source.name for source in group for f in source.findings):
+        return [finding for finding in findings if not finding.error]  # its rows explain it
+    return findings
 
 
 def look_at(source: Source, *, jobs: int, images: bool) -> None:
@@ -95,25 +124,22 @@ def _take_over(source: Source, seen: Seen) -> None:
     source.findings += seen.findings
     if source.annotations is not None or not source.classes or not seen.read:
         return
-    labels = next(picture.labels for picture in source.pictures if picture.labels)
-    reduce_zero_label = bool(labels.get('reduce_zero_label'))
+    labels = _labels(source)
+    trained = trained_labels(bool(labels.get('reduce_zero_label')), labels.get('label_map'))
     source.counts = count_pixels(
         np.asarray(seen.values),
         np.asarray(seen.files),
-        trained=trained_labels(reduce_zero_label, labels.get('label_map')),
+        trained=trained,
         classes=source.classes,
         ignore=source.ignore,
         images=len(source.pictures),
         read=seen.read,
     )
-    if source.judged:
-        source.findings += verdicts.of_pixels(
-            source.name,
-            source.counts,
-            reduce_zero_label=reduce_zero_label,
-            ignore=source.ignore,
-            learns='train' in source.splits,
-        )
+
+
+def _labels(source: Source) -> dict[str, Any]:
+    """What is done to the values of its label maps, which is the same for all."""
+    return next((picture.labels for picture in source.pictures if picture.labels), {})
 
 
 def _in_processes(

@@ -17,23 +17,18 @@ ENOUGH = 10  # boxes that are no coincidence
 _PIXEL_LOSSES = ('CrossEntropyLoss', 'OhemCrossEntropy')
 
 
-def of_objects(
-    file: str, counts: ObjectCounts, rows: Rows, names: Sequence[str], *, broken: bool, judged: bool
-) -> Iterator[Finding]:
-    """What is wrong with the annotations of a COCO file as a whole.
+def of_rows(file: str, rows: Rows, names: Sequence[str]) -> Iterator[Finding]:
+    """What is wrong with the annotations of a COCO file, taken together.
 
     Args:
         names: file names of its images.
-        broken: whether some rows are wrong by themselves: that explains missing objects.
-        judged: whether the dataset is to have objects, to learn from or to be compared with.
     """
-    scale = next(_wrong_boxes(file, rows), None)
-    if scale is not None:
-        yield scale
+    yield from _wrong_boxes(file, rows)
     yield from _shared_files(file, names)
-    if not judged or broken or (scale is not None and scale.error):
-        return
-    lost = counts.annotations_left_out
+
+
+def of_objects(file: str, counts: ObjectCounts) -> Iterator[Finding]:
+    """What there is not to learn, or to compare with, in the objects of a split."""
     if not any(counts.objects.values()):
         yield Finding('nothing left', file, _why_no_object(counts))
         return
@@ -41,12 +36,12 @@ def of_objects(
     if missing:
         detail = f'no object of {_some(missing, len(counts.objects))}'
         yield Finding('class without objects', file, detail)
-    reason = REASONS[Fate.RUN_LENGTHS]
-    if reason in lost:
+    ignored = counts.annotations_left_out.get(REASONS[Fate.RUN_LENGTHS])
+    if ignored:
         yield Finding(
             'run-length masks',
             file,
-            f'{lost[reason]} objects have run-length masks, which LoadAnnotations(poly2mask=False) '
+            f'{ignored} objects have run-length masks, which LoadAnnotations(poly2mask=False) '
             'ignores together with their boxes: poly2mask=True reads them',
         )
 
@@ -54,7 +49,7 @@ def of_objects(
 def of_pixels(
     file: str, counts: PixelCounts, *, reduce_zero_label: bool, ignore: int, learns: bool
 ) -> Iterator[Finding]:
-    """What is wrong with the label maps of a dataset as a whole.
+    """What there is not to learn, or to compare with, in the label maps of a split.
 
     Args:
         ignore: the label that stands for no class.
