@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.config_types import lost_types
 from vitbackbones.cli.main import _parser
-from vitbackbones.launch.checks import build_backbone
+from vitbackbones.data.sources import sources
+from vitbackbones.launch.checks import build_backbone, check_config
 from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +60,39 @@ def test_commands_of_the_training_page_are_accepted(
     for key, value in (args.cfg_options or {}).items():
         if not key.endswith('._delete_'):
             assert _at(cfg, key) == value
+
+
+def test_the_blood_cells_are_written_where_their_example_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / 'BCCD_Dataset/BCCD'
+    thing = (
+        '<object><name>{}</name><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>30</xmax><ymax>20</ymax>'
+        '</bndbox></object>'
+    )
+    size = '<size><width>64</width><height>48</height></size>'
+    things = ''.join(map(thing.format, ('Platelets', 'RBC', 'WBC')))
+    for split, name in (('train', 'a'), ('val', 'b')):
+        for file, text in (
+            (f'ImageSets/Main/{split}.txt', f'{name}\n'),
+            (f'Annotations/{name}.xml', f'<annotation>{size}{things}</annotation>'),
+        ):
+            (source / file).parent.mkdir(parents=True, exist_ok=True)
+            (source / file).write_text(text)
+        (source / 'JPEGImages').mkdir(exist_ok=True)
+        Image.new('RGB', (64, 48)).save(source / f'JPEGImages/{name}.jpg')
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    (line,) = re.findall(r'^python (docs/examples/bccd_to_coco.py .*)$', readme, flags=re.MULTILINE)
+    script, *words = line.split()
+    subprocess.run([sys.executable, ROOT / script, *words], check=True)
+    cfg = load_config(str(ROOT / 'docs/examples/blood_cells.py'))
+    check_config(cfg, ('train', 'val'))
+    (source,) = sources(cfg, 'val')
+    assert [str(f) for f in source.findings] == []
+    rows = json.loads(Path('data/bccd/annotations/instances_val.json').read_text())['annotations']
+    assert [row['category_id'] for row in rows] == [3, 1, 2]
+    assert rows[0]['bbox'] == [0, 10, 30, 10]
 
 
 def _at(node: object, key: str) -> object:

@@ -1,6 +1,7 @@
 _base_ = 'vitbackbones::detection/sepvit_retinanet.py'
 
-# Your data: COCO annotations, and the class names exactly as they stand in them.
+# Your data, here BCCD as bccd_to_coco.py writes it: COCO annotations, and the class names exactly
+# as they stand in them.
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 scale = (384, 288)  # pictures are resized to fit into it

@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.part not in PARTS:
         raise UserError(
-            f'--part {args.part!r} cannot be exported, only {" or ".join(PARTS)}: what follows '
-            "them has operators of mmcv's own"
+            f'--part {args.part!r} cannot be exported, only {" or ".join(PARTS)}: heads '
+            'stay in PyTorch'
         )
     out: Path = args.out or Path(f'{Path(args.config.rpartition("::")[2]).stem}.onnx')
     if out.exists() and not args.force:
