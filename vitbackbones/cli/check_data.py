@@ -18,6 +18,7 @@ from vitbackbones.analysis import tables
 from vitbackbones.data.report import ORDER, as_json, report
 from vitbackbones.data.survey import survey
 from vitbackbones.errors import UserError
+from vitbackbones.launch.classes import use_one_order
 from vitbackbones.launch.loading import load_config
 
 from .arguments import add_config_arguments
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--out {args.out}: there is no folder {args.out.parent}')
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     init_default_scope(cfg.default_scope)
+    use_one_order(cfg, SPLITS)
     splits = SPLITS if args.split == 'all' else (args.split,)
     found = survey(cfg, splits, jobs=args.jobs, images=args.images)
     if not found:

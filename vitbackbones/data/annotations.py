@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .counts import Fate, Rows, Tally
 from .findings import Finding
+from .masks import mask_problem
+from .mending import mend
+from .values import is_id, is_number
 
 #: Boxes of COCO's own files reach beyond the picture by rounding.
 TOLERANCE = 1.0
-
-_HUGE = 1e15  # more pixels than there are
 
 
 class Coco(NamedTuple):
@@ -30,31 +28,42 @@ class Coco(NamedTuple):
         sizes: (file name, width, height) of each picture, None where the file does not say.
         annotations: their number.
         rows: what becomes of each of them; None if there are none to tell of.
+        mended: those of ``findings`` that a copy of the file puts right, see :func:`mended_copy`.
+        as_it_is: what is wrong for those who read the file itself.
     """
 
     findings: tuple[Finding, ...]
     sizes: tuple[tuple[str, Any, Any], ...] = ()
     annotations: int = 0
     rows: Rows | None = None
+    mended: tuple[Finding, ...] = ()
+    as_it_is: tuple[Finding, ...] = ()
 
 
 def read_coco(
-    path: Path, classes: Sequence[str] | None = None, *, masks: bool = False, test: bool = False
+    path: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    masks: bool = False,
+    test: bool = False,
+    ordered: bool = True,
 ) -> Coco:
     """Read and check an annotation file; not read again as long as it stays the same.
 
     Args:
         classes: names of those that are trained; None for all.
         masks: whether masks are loaded: they are checked only then.
-        test: whether the file may do without annotations.
+        test: whether it is for comparing results, and may do without annotations.
+        ordered: whether the dataset numbers its classes by the order of the file's categories.
     """
     try:
         stat = path.stat()
     except OSError as error:
         reason = error.strerror or str(error)
-        return Coco((Finding('unreadable annotation file', str(path), reason),))
+        unreadable = (Finding('unreadable annotation file', str(path), reason),)
+        return Coco(unreadable, as_it_is=unreadable)
     chosen = None if classes is None else tuple(classes)
-    return _read_coco(path, chosen, masks, test, (stat.st_mtime_ns, stat.st_size))
+    return _read_coco(path, chosen, masks, test, ordered, (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=16)
@@ -63,41 +72,105 @@ def _read_coco(
     classes: tuple[str, ...] | None,
     masks: bool,
     test: bool,
+    ordered: bool,
     version: tuple[int, int],
 ) -> Coco:
-    def fails(why: str) -> Coco:
-        return Coco((Finding('unreadable annotation file', str(path), why),))
-
-    if not version[1]:
-        return fails('it is empty')
-    collecting = gc.isenabled()
-    gc.disable()  # it would look through millions of new objects again and again, for nothing
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        return fails(f'no JSON: {error}')
-    finally:
-        if collecting:
-            gc.enable()
-    keys = ('images', 'annotations', 'categories')
-    if not isinstance(content, dict):
-        return fails(f'it holds a {type(content).__name__}, not an object with {", ".join(keys)}')
-    for key in keys if not test else ('images', 'categories'):
-        if not isinstance(content.get(key), list):
-            return fails(f'it has no list of {key}')
-    content.setdefault('annotations', [])
-    check = _Check(str(path), content, classes, masks)
-    findings = list(check.run())
-    if not content['images']:
-        findings.append(Finding('no pictures', str(path), 'it lists no pictures'))
-    elif not content['annotations'] and not test:
-        findings.append(Finding('no annotations', str(path), 'it lists no annotations'))
+        mended, raw, changes = _parse(path, classes, masks=masks, test=test, ordered=ordered)
+    except ValueError as error:
+        unreadable = (Finding('unreadable annotation file', str(path), str(error)),)
+        return Coco(unreadable, as_it_is=unreadable)
+    # Where there is not one mask, that is said, and not of each object.
+    some = masks and any(
+        row.get('segmentation') for row in mended['annotations'] if isinstance(row, dict)
+    )
+    whole = []
+    if not mended['images']:
+        whole.append(Finding('no pictures', str(path), 'it lists no pictures'))
+    elif not mended['annotations'] and not test:
+        whole.append(Finding('no annotations', str(path), 'it lists no annotations'))
+    elif mended['annotations'] and masks and not some:
+        count = len(mended['annotations'])
+        detail = f'none of its {count} annotations has a segmentation, and masks are wanted'
+        whole.append(Finding('no masks', str(path), detail))
+    check = _Check(str(path), mended, classes, some)
+    findings = [*changes, *check.run(), *whole]
     sizes = tuple(
         (image['file_name'], image.get('width'), image.get('height'))
         for image in check.images.values()
         if isinstance(image.get('file_name'), str)
     )
-    return Coco(tuple(findings), sizes, len(content['annotations']), check.tally.rows())
+    copied = tuple(finding for finding in changes if not finding.error)
+    as_it_is = findings
+    if copied:
+        as_it_is = [*copied, *_Check(str(path), raw, classes, some).run(), *whole]
+    return Coco(
+        tuple(findings),
+        sizes,
+        len(mended['annotations']),
+        check.tally.rows(),
+        copied,
+        tuple(as_it_is),
+    )
+
+
+def mended_copy(
+    path: Path,
+    classes: Sequence[str] | None,
+    *,
+    masks: bool = False,
+    test: bool = False,
+    ordered: bool = True,
+) -> bytes:
+    """The file's content as mmdet and pycocotools want it, see :func:`~.mending.mend`.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    content, _, _ = _parse(path, classes, masks=masks, test=test, ordered=ordered)
+    return json.dumps(content).encode()
+
+
+def _parse(
+    path: Path, classes: Sequence[str] | None, *, masks: bool, test: bool, ordered: bool
+) -> tuple[Mapping[str, Any], Mapping[str, Any], tuple[Finding, ...]]:
+    """The content made right, the content as it is, and what is the difference.
+
+    Raises:
+        ValueError: in words, why it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    if not data:
+        raise ValueError('it is empty')
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through millions of new objects again and again, for nothing
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'no JSON: {error}') from error
+    finally:
+        if collecting:
+            gc.enable()
+    keys = ('images', 'annotations', 'categories')
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ValueError(f'it holds a {kind}, not an object with {", ".join(keys)}')
+    for key in keys if not test else ('images', 'categories'):
+        if not isinstance(content.get(key), list):
+            raise ValueError(f'it has no list of {key}')
+    if not isinstance(content.setdefault('annotations', []), list):
+        raise ValueError('it has no list of annotations')
+    mended, findings = mend(
+        str(path), content, classes, masks=masks, evaluated=test, ordered=ordered
+    )
+    encoding = json.detect_encoding(data)
+    if encoding != 'utf-8':  # pycocotools reads nothing else, and no mark at its beginning
+        detail = f'it is written in {encoding}, not in plain utf-8'
+        findings = (Finding('another encoding', str(path), detail), *findings)
+    return mended, content, findings
 
 
 class _Check:
@@ -140,7 +213,7 @@ class _Check:
 
     def _rows(self, key: str) -> Iterable[Mapping[str, Any]]:
         """Those rows that are objects with an id that can be looked up."""
-        return (row for row in self.content[key] if isinstance(row, dict) and _is_id(row.get('id')))
+        return (row for row in self.content[key] if isinstance(row, dict) and is_id(row.get('id')))
 
     def _fields(self, key: str, fields: Sequence[str]) -> Iterator[Finding]:
         for number, row in enumerate(self.content[key]):
@@ -153,7 +226,7 @@ class _Check:
                     'missing field',
                     f'{key}[{number}] (id {row.get("id")}) has no {", ".join(missing)}',
                 )
-            elif not _is_id(row['id']):
+            elif not is_id(row['id']):
                 yield self._found('missing field', f'{key}[{number}] has the id {row["id"]!r:.40}')
 
     def _duplicates(self, key: str) -> Iterator[Finding]:
@@ -167,19 +240,19 @@ class _Check:
             yield self._found('missing field', f'{_picture(image)} has no name but {name!r:.40}')
         for key in ('width', 'height'):
             value = image.get(key)
-            if value is not None and not (_is_number(value) and value >= 1):
+            if value is not None and not (is_number(value) and value >= 1):
                 yield self._found('missing field', f'{_picture(image)} has the {key} {value!r:.40}')
 
     def _annotation(self, row: Mapping[str, Any]) -> Iterator[Finding]:
         image_id, category = row.get('image_id'), row.get('category_id')
-        image = self.images.get(image_id) if _is_id(image_id) else None
+        image = self.images.get(image_id) if is_id(image_id) else None
         where = f'annotation {row["id"]}' + (f' of {image.get("file_name")}' if image else '')
         fate = Fate.OBJECT
         if image is None:
             fate = Fate.UNKNOWN_IMAGE
             if image_id is not None:
                 yield self._found('unknown picture', f'{where}: image_id {image_id!r:.40}')
-        name = self.categories.get(category) if _is_id(category) else None
+        name = self.categories.get(category) if is_id(category) else None
         if category is None or name is None:
             fate = Fate.BROKEN
             if category is not None:
@@ -197,7 +270,7 @@ class _Check:
             if kind:
                 area = f', area {row["area"]}' if kind == 'box without area' else ''
                 yield self._found(kind, f'{where}: bbox {box!r:.80}{area}')
-            problem = _mask_problem(mask, image) if self.masks and image is not None else None
+            problem = mask_problem(mask, image) if self.masks and image is not None else None
             if problem:
                 yield self._found(problem[0], f'{where}: {problem[1]}')
             fates = [_FATES.get(problem[0] if problem else '', Fate.OBJECT)]
@@ -225,18 +298,18 @@ _FATES = {
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
 
 
 def _box_problem(box: Any, area: Any, image: Mapping[str, Any] | None) -> str | None:
     if not _is_box(box):
         return 'box not finite'
-    if area is not None and not _is_number(area):
+    if area is not None and not is_number(area):
         return 'box not finite'
     x, y, w, h = box
     if w < 1 or h < 1 or (area is not None and area <= 0):  # as mmdet's CocoDataset has it
         return 'box without area'
-    if image is None or not (_is_number(image.get('width')) and _is_number(image.get('height'))):
+    if image is None or not (is_number(image.get('width')) and is_number(image.get('height'))):
         return None
     width, height = image['width'], image['height']
     if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
@@ -246,77 +319,5 @@ def _box_problem(box: Any, area: Any, image: Mapping[str, Any] | None) -> str | 
     return None
 
 
-def _mask_problem(mask: Any, image: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Kind and details; as mmdet's LoadAnnotations reads masks."""
-    if not mask:
-        return 'bad mask', 'there is none'
-    if isinstance(mask, list):
-        if not all(isinstance(part, list) for part in mask):
-            return 'bad mask', f'a polygon must be a list of numbers, got {mask!r:.60}'
-        if not all(map(_all_finite, mask)):
-            return 'bad mask', 'a polygon has coordinates that are no finite numbers'
-        if not any(len(part) >= 6 and len(part) % 2 == 0 for part in mask):
-            return 'mask without area', 'no polygon has three points'
-        return None
-    if not isinstance(mask, dict):
-        return 'bad mask', f'it is a {type(mask).__name__}, neither polygons nor run lengths'
-    size, counts = mask.get('size'), mask.get('counts')
-    if not isinstance(counts, (list, str)) or not isinstance(size, list) or len(size) != 2:
-        return 'bad mask', 'run lengths need size and counts'
-    if size != [image.get('height'), image.get('width')]:
-        return 'mask of another size', (
-            f'run lengths for {size[1]} x {size[0]} pixels, the picture has '
-            f'{image.get("width")} x {image.get("height")}'
-        )
-    lengths = run_lengths(counts) if isinstance(counts, str) else counts
-    if lengths is None:
-        return 'bad mask', 'its compressed run lengths are cut off or damaged'
-    if not all(isinstance(n, int) and n >= 0 for n in lengths):
-        return 'bad mask', 'a run length is no number of pixels'
-    if sum(lengths) != size[0] * size[1]:  # the rest would be whatever was in memory before
-        return 'mask of another size', (
-            f'its run lengths add up to {sum(lengths)} pixels, not {size[0] * size[1]}'
-        )
-    return None
-
-
-def run_lengths(text: str) -> list[int] | None:
-    """The run lengths of a mask that pycocotools has compressed; None where the text is damaged.
-
-    A character less '0' is five bits of a number, from the lowest, and 32 if more follow; the
-    highest bit of the last is the sign. From the fourth number on they are differences to the run
-    before the last.
-    """
-    codes = np.frombuffer(text.encode('utf-8', 'surrogatepass'), np.uint8).astype(np.int64) - 48
-    last = codes < 32
-    if not codes.size or not last[-1] or codes.min() < 0 or codes.max() > 63:
-        return None
-    starts = np.flatnonzero(np.concatenate(([True], last[:-1])))
-    places = np.arange(codes.size) - np.repeat(starts, np.diff(starts, append=codes.size))
-    if places.max() > 6:  # runs are numbers of 32 bits
-        return None
-    numbers = np.add.reduceat((codes & 31) << 5 * places, starts)
-    numbers -= np.where(codes[last] & 16, 32 << 5 * places[last], 0)
-    numbers[1::2] = numbers[1::2].cumsum()
-    numbers[2::2] = numbers[2::2].cumsum()
-    return numbers.tolist()
-
-
 def _picture(image: Mapping[str, Any]) -> str:
     return f'picture {image.get("id")} ({image.get("file_name")})'
-
-
-def _all_finite(numbers: Sequence[Any]) -> bool:
-    try:
-        return math.isfinite(sum(numbers))  # a single one that is not makes the sum so
-    except (TypeError, OverflowError):
-        return False
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a finite number; json reads NaN, and integers that are no float."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _HUGE

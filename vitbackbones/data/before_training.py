@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from vitbackbones.errors import UserError, say
 
-from .findings import KINDS
+from .findings import COPY, KINDS
 from .sources import sources
 from .survey import judge, look_at_label_maps
 
@@ -19,19 +19,23 @@ from .survey import judge, look_at_label_maps
 LABEL_MAPS = 1000
 
 
-def check_annotations(cfg: Config, splits: Sequence[str]) -> None:
+def check_annotations(cfg: Config, splits: Sequence[str], *, label_maps: int | None = None) -> None:
     """Stop at annotations and label maps that cannot be trained on; say which are left out.
+
+    Args:
+        label_maps: how many of a split are read at most; None for :data:`LABEL_MAPS`.
 
     Raises:
         UserError: there are some that cannot, or nothing is left to learn.
     """
     first = os.environ.get('RANK', '0') == '0'
+    most = LABEL_MAPS if label_maps is None else label_maps
     jobs = min(8, os.cpu_count() or 1)
     for split in splits:
         group = list(sources(cfg, split, aloud=False))
         for source in group:
-            if first and not any(finding.error for finding in source.findings):
-                look_at_label_maps(source, LABEL_MAPS, jobs=jobs)  # other ranks wait for this one
+            if first and most and not any(finding.error for finding in source.findings):
+                look_at_label_maps(source, most, jobs=jobs)  # other ranks wait for this one
         whole = judge(cfg, split, group)
         errors = [f for f in chain(*(source.findings for source in group), whole) if f.error]
         if errors:
@@ -41,8 +45,9 @@ def check_annotations(cfg: Config, splits: Sequence[str]) -> None:
                 'what is wrong with the data'
             )
         for source in group:
+            # What is put right is said where the copy is written.
             for kind, count in Counter(finding.kind for finding in source.findings).items():
-                if not KINDS[kind].whole:
+                if not KINDS[kind].whole and KINDS[kind].training != COPY:
                     say(f'{source.name}: {kind}: {count} times, {KINDS[kind].training}')
             whole += [finding for finding in source.findings if KINDS[finding.kind].whole]
         for finding in whole:

@@ -30,6 +30,10 @@ class Finding(NamedTuple):
     def error(self) -> bool:
         return KINDS[self.kind].error
 
+    @property
+    def training(self) -> str:
+        return KINDS[self.kind].training
+
     def __str__(self) -> str:
         return f'{self.file}: {self.detail or self.kind}'
 
@@ -38,12 +42,15 @@ STOPS = 'training does not start'
 STOPS_THERE = 'training stops when it comes to it'
 LEFT_OUT = 'training leaves it out'
 NEVER_LEARNT = 'it is never learnt, or never tested'
+COPY = '`vitbackbones train` and `test` read a copy in which it is right'
 
 KINDS = {
     # annotations, which are all read before training
     'unreadable annotation file': Kind(True, STOPS),
     'no pictures': Kind(True, STOPS),
+    'no label maps': Kind(True, STOPS),
     'no annotations': Kind(True, STOPS),
+    'no masks': Kind(True, STOPS),
     'missing field': Kind(True, STOPS),
     'duplicate id': Kind(True, STOPS),
     'unknown category': Kind(True, STOPS),
@@ -51,6 +58,17 @@ KINDS = {
     'box not finite': Kind(True, STOPS),
     'bad mask': Kind(True, STOPS),
     'mask of another size': Kind(True, STOPS),
+    'two categories of one name': Kind(True, STOPS),
+    'ids of two types': Kind(True, STOPS),
+    'another encoding': Kind(False, COPY),
+    'categories in another order': Kind(False, COPY),
+    'category without use': Kind(False, COPY),
+    'name that is no text': Kind(False, COPY),
+    'ids of other types': Kind(False, COPY),
+    'annotation ids as text': Kind(False, COPY),
+    'annotation id 0': Kind(False, COPY),
+    'optional field left out': Kind(False, COPY),
+    'object without mask': Kind(False, 'training learns nothing from the region of its box'),
     'class not chosen': Kind(False, LEFT_OUT),
     'unknown picture': Kind(False, LEFT_OUT),
     'box outside': Kind(False, LEFT_OUT),

@@ -25,6 +25,16 @@ SHOWN = 5
 # They are CocoDatasets whose files have another format.
 _OTHER_FORMATS = {'CocoPanopticDataset', 'LVISV05Dataset'}
 
+# Kinds that are right in a copy of the file, and silently wrong where the file itself is read: in
+# training, and where there are results to be matched.
+_TRAINED = {
+    'categories in another order',
+    'category without use',
+    'name that is no text',
+    'ids of other types',
+}
+_EVALUATED = {'optional field left out', 'annotation ids as text'}
+
 
 class DataError(UserError, ValueError):
     """One sentence about data that cannot be trained on; it starts with the file.
@@ -141,8 +151,10 @@ def annotation_problems(dataset: Any) -> Iterator[str]:
             part.metainfo.get('classes'),
             masks=any(getattr(step, 'with_mask', False) for step in steps),
             test=part.test_mode,
+            ordered=in_file_order(type(part)),
         )
-        found = [finding for finding in coco.findings if finding.error]
+        wrong = _EVALUATED | _TRAINED if part.test_mode else _TRAINED
+        found = [f for f in coco.as_it_is if f.error or f.kind in wrong]
         if coco.rows is not None:
             names = [name for name, _, _ in coco.sizes]
             found += [f for f in verdicts.of_rows(part.ann_file, coco.rows, names) if f.error]
@@ -156,7 +168,9 @@ def annotation_problems(dataset: Any) -> Iterator[str]:
         file = next(iter(files))
         files[file] = [f for f in verdicts.of_objects(file, reduce(add, counts)) if f.error]
     for file, findings in files.items():
-        yield from (f'{finding} ({finding.kind})' for finding in findings[:SHOWN])
+        for finding in findings[:SHOWN]:
+            done = '' if finding.error else f': {finding.training}'
+            yield f'{finding} ({finding.kind}){done}'
         if len(findings) > SHOWN:
             yield f'{file}: {len(findings) - SHOWN} more problems'
 
@@ -169,6 +183,24 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield from _leaves(part)
     if not inner:
         yield dataset
+
+
+def class_problems(trained: Any, tested: Any) -> Iterator[str]:
+    """Whether labels stand for other classes in a built dataset than in the one that is trained."""
+    names = [getattr(dataset, 'metainfo', None) for dataset in (trained, tested)]
+    one, other = (meta.get('classes') if isinstance(meta, dict) else None for meta in names)
+    if one and other and set(one) == set(other) and list(one) != list(other):
+        yield (
+            f'the classes of validation are {", ".join(other[:5])}, those of training '
+            f'{", ".join(one[:5])}, in another order, and a label would stand for another class: '
+            'write metainfo.classes in one order, or use `vitbackbones train`, which does'
+        )
+
+
+def in_file_order(cls: type) -> bool:
+    """Whether a dataset numbers its classes by the order of its file, as mmdet's CocoDataset."""
+    own = getattr(cls, 'load_data_list', None)
+    return is_coco(cls) and getattr(own, '__qualname__', '') == 'CocoDataset.load_data_list'
 
 
 def is_coco(cls: type) -> bool:

@@ -6,12 +6,14 @@ import json
 import mmap
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 
 from vitbackbones.errors import UserError, say
@@ -20,7 +22,8 @@ from . import verdicts
 from .annotations import Coco, read_coco
 from .counts import ObjectCounts, PixelCounts, count_objects, take
 from .findings import Finding
-from .loading import is_coco
+from .label_maps import list_label_maps
+from .loading import in_file_order, is_coco
 
 
 @dataclass
@@ -81,29 +84,29 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
     Raises:
         UserError: a data set's config is wrong.
     """
-    for dataset in _data_sets(cfg, split):
+    for dataset in datasets(cfg, split):
         kind = format_of(cfg, dataset)
-        remote = '://' in _place(dataset)
+        remote = '://' in place(dataset)
         if (kind is None or remote) and not aloud:
             continue
         if kind is None:
             say(f'{split}: data sets of type {dataset.get("type")} are not checked')
             continue
         if remote:
-            say(f'{split}: {_place(dataset)} is no local file and not checked')
+            say(f'{split}: {place(dataset)} is no local file and not checked')
             continue
         load = _step(dataset, 'LoadAnnotations')
         local = bool(load) and not load.get('backend_args')
         source = Source(
-            name=_place(dataset),
-            classes=_classes(cfg, dataset),
+            name=place(dataset),
+            classes=class_names(cfg, dataset),
             ignore=dataset.get('ignore_index', 255),
             backend=_step(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2'),
             label_backend=load.get('imdecode_backend', 'pillow') if local else None,
             splits=[split],
         )
         if kind == 'coco':
-            _list_coco(source, dataset, _read(cfg, dataset))
+            _list_coco(source, dataset, read_annotations(cfg, split, dataset))
         else:
             _list_label_maps(cfg, source, dataset)
         yield source
@@ -112,13 +115,13 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
 def check_files_as_they_come(cfg: Config, splits: Sequence[str]) -> None:
     """Let the data sets of ``splits`` stop at a bad file with its name, see CheckedPipeline."""
     for split in splits:
-        for dataset in _data_sets(cfg, split):
+        for dataset in datasets(cfg, split):
             kind = format_of(cfg, dataset)
             steps = dataset.get('pipeline')
             if kind is None or not steps or 'CheckedPipeline' in str(steps[0].get('type')):
                 continue
             checked = ConfigDict(type='vitbackbones.CheckedPipeline', steps=steps)
-            classes = _classes(cfg, dataset)
+            classes = class_names(cfg, dataset)
             if kind == 'label maps' and classes is not None:
                 checked.update(classes=len(classes), ignore=dataset.get('ignore_index', 255))
             cast(ConfigDict, dataset).pipeline = [checked]
@@ -133,14 +136,28 @@ def format_of(cfg: Config, dataset: Mapping[str, Any]) -> str | None:
     return 'label maps' if 'mmseg.datasets.basesegdataset.BaseSegDataset' in names else None
 
 
-def _data_sets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
-    dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-    return leaves(dataset) if dataset else iter(())
+def datasets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
+    """The configs of a split's datasets, without what wraps them.
+
+    Raises:
+        UserError: one names its folder as no dataset of mmdet or mmseg takes it.
+    """
+    whole = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+    for dataset in leaves(whole) if whole else ():
+        prefix = dataset.get('data_prefix')
+        kind = format_of(cfg, dataset) if isinstance(prefix, str) else None
+        if kind is not None:  # others may take text
+            key = 'img' if kind == 'coco' else 'img_path'
+            raise UserError(
+                f'{split}_dataloader: data_prefix={prefix!r} must be a dict, '
+                f'data_prefix=dict({key}={prefix!r}), for a {dataset.get("type")}'
+            )
+        yield dataset
 
 
 def number_of_data_sets(cfg: Config, split: str) -> int:
     """How many there are, those of other formats and in remote stores too."""
-    return sum(1 for _ in _data_sets(cfg, split))
+    return sum(1 for _ in datasets(cfg, split))
 
 
 def needs_annotations(cfg: Config, split: str) -> bool:
@@ -151,13 +168,23 @@ def needs_annotations(cfg: Config, split: str) -> bool:
     return not evaluators or any(not each.get('format_only') for each in evaluators)
 
 
-def _read(cfg: Config, dataset: Mapping[str, Any]) -> Coco:
+def read_annotations(cfg: Config, split: str, dataset: Mapping[str, Any]) -> Coco:
+    """What a dataset's annotation file holds, see :func:`~.annotations.read_coco`."""
     return read_coco(
-        Path(_place(dataset)),
-        _classes(cfg, dataset),
-        masks=bool(_step(dataset, 'LoadAnnotations').get('with_mask')),
+        Path(place(dataset)),
+        class_names(cfg, dataset),
+        masks=wants_masks(cfg, split, dataset),
         test=bool(dataset.get('test_mode')),
+        ordered=in_file_order(dataset_class(cfg, dataset)),
     )
+
+
+def wants_masks(cfg: Config, split: str, dataset: Mapping[str, Any]) -> bool:
+    """Whether masks of a dataset are loaded, or evaluated."""
+    if _step(dataset, 'LoadAnnotations').get('with_mask'):
+        return True
+    metrics = [m for e in as_list(cfg.get(f'{split}_evaluator')) for m in as_list(e.get('metric'))]
+    return 'segm' in metrics
 
 
 def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
@@ -179,32 +206,37 @@ def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
 
 
 def _list_label_maps(cfg: Config, source: Source, dataset: Mapping[str, Any]) -> None:
-    options = {k: v for k, v in dataset.items() if k not in ('type', '_scope_')}
-    options.update(pipeline=[], lazy_init=True)
-    try:
-        rows = dataset_class(cfg, dataset)(**options).load_data_list()
-    except (OSError, AssertionError) as error:
-        missing = getattr(error, 'filename', None) or _place(dataset)
-        source.findings.append(Finding('missing file', missing, str(error)))
-        return
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{dataset.get("type")}: {error}') from error
-    if not rows:
-        source.findings.append(Finding('no pictures', source.name, 'there are no pictures'))
-    source.findings += verdicts.of_heads(cfg.model, source.name)
-    for row in take(rows, dataset.get('indices')):
-        source.pictures.append(
-            Picture(row['img_path'], labels=row if 'seg_map_path' in row else None)
-        )
+    maps = list_label_maps(dataset_class(cfg, dataset), dataset, source.name)
+    source.findings += [*maps.findings, *verdicts.of_heads(cfg.model, source.name)]
+    there = not any(finding.kind == 'no label maps' for finding in maps.findings)
+    for row in take(maps.rows, dataset.get('indices')):
+        labels = row if there and 'seg_map_path' in row else None
+        source.pictures.append(Picture(row['img_path'], labels=labels))
 
 
-def _classes(cfg: Config, dataset: Mapping[str, Any]) -> Sequence[str] | None:
+def class_names(cfg: Config, dataset: Mapping[str, Any]) -> Sequence[str] | None:
+    """The classes of a dataset in the order of their labels, None where it has none.
+
+    Raises:
+        UserError: its config gives them as one text, or gives one of them twice.
+    """
     own = getattr(dataset_class(cfg, dataset), 'METAINFO', {})
-    classes = {**own, **(dataset.get('metainfo') or {})}.get('classes')
+    chosen = (dataset.get('metainfo') or {}).get('classes')
+    if isinstance(chosen, str):
+        if not os.path.isfile(chosen):  # which mmengine would read
+            raise UserError(
+                f'metainfo.classes={chosen!r} is one text and no names: a comma is missing, '
+                f'classes=({chosen!r},)'
+            )
+        chosen = list_from_file(chosen)
+    twice = [name for name, count in Counter(as_list(chosen)).items() if count > 1]
+    if twice:
+        raise UserError(f'metainfo.classes={tuple(as_list(chosen))} has {twice[0]!r} twice')
+    classes = own.get('classes') if chosen is None else chosen
     return classes if isinstance(classes, (list, tuple)) else None
 
 
-def _place(dataset: Mapping[str, Any]) -> str:
+def place(dataset: Mapping[str, Any]) -> str:
     """The annotation file, or the folder of pictures where there is none."""
     if dataset.get('ann_file'):
         return os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
@@ -212,8 +244,9 @@ def _place(dataset: Mapping[str, Any]) -> str:
 
 
 def _folder(dataset: Mapping[str, Any], key: str) -> str:
-    prefix = (dataset.get('data_prefix') or {}).get(key) or ''
-    return os.path.join(dataset.get('data_root') or '', prefix)
+    prefix = dataset.get('data_prefix') or ''
+    folder = prefix if isinstance(prefix, str) else prefix.get(key) or ''
+    return os.path.join(dataset.get('data_root') or '', folder)
 
 
 def _step(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -263,17 +296,29 @@ def coco_class_names(path: Path) -> list[str]:
     Raises:
         UserError: the file holds no COCO categories.
     """
-    if path.stat().st_size:
-        with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for match in re.finditer(rb'"categories"\s*:\s*(?=\[)', data):
-                end = data.find(b']', match.end())
-                while end >= 0:
-                    try:
-                        rows = json.loads(data[match.end() : end + 1])
-                    except ValueError:  # a bracket inside a category: read on to the next one
-                        end = data.find(b']', end + 1)
-                        continue
-                    if rows and all(isinstance(row, dict) and 'name' in row for row in rows):
-                        return [str(row['name']) for row in rows]
-                    break
-    raise UserError(f'{path} is no COCO annotation file: it lists no categories')
+    with path.open('rb') as file:
+        encoding = json.detect_encoding(file.read(4))
+        if encoding in ('utf-8', 'utf-8-sig') and path.stat().st_size:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                rows = _categories(data)
+        else:  # somebody's export, not one of the large ones
+            file.seek(0)
+            rows = _categories(file.read().decode(encoding, 'replace').encode())
+    if rows is None:
+        raise UserError(f'{path} is no COCO annotation file: it lists no categories')
+    return [str(row['name']) for row in rows]
+
+
+def _categories(data: mmap.mmap | bytes) -> list[dict[str, Any]] | None:
+    for match in re.finditer(rb'"categories"\s*:\s*(?=\[)', data):
+        end = data.find(b']', match.end())
+        while end >= 0:
+            try:
+                rows = json.loads(data[match.end() : end + 1])
+            except ValueError:  # a bracket inside a category: read on to the next one
+                end = data.find(b']', end + 1)
+                continue
+            if rows and all(isinstance(row, dict) and 'name' in row for row in rows):
+                return rows
+            break
+    return None

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vitbackbones.checkpoint.published import PUBLISHED
 from vitbackbones.checkpoint.reading import examples
-from vitbackbones.data.loading import annotation_problems
+from vitbackbones.data.loading import annotation_problems, class_problems
 from vitbackbones.registry import HOOKS, register
 
 from .anchors import unmatched_objects
@@ -84,7 +84,9 @@ class PreflightHook(Hook):
             lost, perhaps = lost_options(cfg)
             problems += lost
             warnings += [*perhaps, *former_keys(cfg)]
-        problems += annotation_problems(dataset)
+        tested = getattr(getattr(runner, 'val_dataloader', None), 'dataset', None)
+        problems += [*annotation_problems(dataset), *annotation_problems(tested)]
+        problems += class_problems(dataset, tested)
         if problems:
             raise PreflightError(list(dict.fromkeys(problems)))
         if is_main_process():  # the others would say the same

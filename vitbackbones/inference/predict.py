@@ -16,10 +16,17 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import load_whole, read_checkpoint
+from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.sources import dataset_class, leaves
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
+from vitbackbones.launch.classes import (
+    check_heads,
+    checkpoint_classes,
+    dataset_meta,
+    use_one_order,
+)
 
 # What a test has no use for.
 TRAINING = (
@@ -70,10 +77,12 @@ def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Map
     checkpoint = read_checkpoint(source)
     model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
     load_whole(model, checkpoint, source)
-    meta = checkpoint.get('meta', {}).get('dataset_meta')
+    meta = dataset_meta(checkpoint)
     if meta is None:
         dataset = next(leaves(cfg.test_dataloader.dataset))
         meta = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
+    if isinstance(meta.get('classes'), (list, tuple)):
+        check_heads(cfg.model, meta['classes'], source)
     return model.to(device).eval(), meta
 
 
@@ -130,6 +139,8 @@ def build_tester(written: Config, source: str) -> Runner:
         cfg.pop(key, None)
     require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_config(cfg, ('test',))
+    use_one_order(cfg, ('test',), checkpoint_classes(checkpoint))
+    check_annotations(cfg, ('test',), label_maps=0)
     runner = build_runner(as_built(cfg, ('test',)), written, training=False)
     load_whole(runner.model, checkpoint, source)
     return runner

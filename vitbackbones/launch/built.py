@@ -21,6 +21,7 @@ from vitbackbones.data.sources import check_files_as_they_come
 from vitbackbones.errors import UserError
 
 from .device import adapt_to_device
+from .ready import make_annotations_ready
 
 
 def as_built(cfg: Config, splits: Sequence[str]) -> Config:
@@ -28,9 +29,13 @@ def as_built(cfg: Config, splits: Sequence[str]) -> Config:
 
     Args:
         splits: those of 'train', 'val', 'test' that are about to be used.
+
+    Raises:
+        UserError: an annotation file is wrong, or a copy of one cannot be written.
     """
     built = copy.deepcopy(cfg)
     adapt_to_device(built)
+    make_annotations_ready(built, splits)
     check_files_as_they_come(built, splits)
     return built
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.data.sources import as_list, coco_class_names, dataset_class, leaves
+from vitbackbones.data.sources import as_list, datasets
 from vitbackbones.errors import UserError
+
+from .classes import check_classes
 
 
 def check_config(cfg: Config, splits: Sequence[str]) -> None:
@@ -108,7 +110,7 @@ def _check_no_weights_of_others(cfg: Config, cls: type[Backbone]) -> None:
 def _check_data(cfg: Config, split: str) -> None:
     loader = f'{split}_dataloader'
     missing = []
-    for dataset in leaves(cfg[loader].get('dataset') or {}):
+    for dataset in datasets(cfg, split):
         missing += [path for path in _paths(dataset) if _absent(path)]
     for evaluator in as_list(cfg.get(f'{split}_evaluator')):
         if evaluator.get('ann_file') and _absent(evaluator['ann_file']):
@@ -120,54 +122,18 @@ def _check_data(cfg: Config, split: str) -> None:
             f'with --cfg-options {loader}.dataset.data_root=DIR (evaluators have an ann_file of '
             'their own); --demo runs the same config on generated pictures without a download'
         )
-    for dataset in leaves(cfg[loader].get('dataset') or {}):
-        _check_classes(cfg, dataset)
+    for dataset in datasets(cfg, split):
+        check_classes(cfg, dataset)
 
 
 def _paths(dataset: Mapping[str, Any]) -> list[str]:
     root = dataset.get('data_root') or ''
-    parts = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+    prefix = dataset.get('data_prefix') or {}
+    prefixes = [prefix] if isinstance(prefix, str) else prefix.values()
+    parts = [dataset.get('ann_file'), *prefixes]
     return [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
 
 
 def _absent(path: str) -> bool:
     """Whether a local path does not exist; what is in a remote store cannot be told here."""
     return '://' not in path and not Path(path).exists()
-
-
-def _check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
-    """Class names of config, annotations and heads must agree: mmdet shifts labels silently."""
-    cls = dataset_class(cfg, dataset)
-    metainfo = {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
-    classes = metainfo.get('classes')
-    if not isinstance(classes, (list, tuple)) or 'thing_classes' in metainfo:
-        return  # panoptic heads count things and stuff each in their own way
-    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-    if cls.__name__ == 'CocoDataset' and path.is_file():
-        names = coco_class_names(path)
-        unknown = [name for name in classes if name not in names]
-        if unknown:
-            raise UserError(
-                f'{path} has no class {", ".join(unknown[:5])}'
-                f'{" ..." if len(unknown) > 5 else ""}; its classes are {", ".join(names)}: set '
-                'metainfo=dict(classes=(...)) in every dataset of the config'
-            )
-    for head, number in _num_classes(cfg.model, 'model'):
-        if number != len(classes):
-            raise UserError(
-                f'{head}.num_classes={number}, but the data set has {len(classes)} classes: '
-                f'{", ".join(classes[:5])}{" ..." if len(classes) > 5 else ""}'
-            )
-
-
-def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:
-    """``num_classes`` of the heads that predict the classes of the data set."""
-    heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
-    if isinstance(node, dict):
-        if path.split('.')[-1].split('[')[0] in heads and isinstance(node.get('num_classes'), int):
-            yield path, node['num_classes']
-        for key, value in node.items():
-            yield from _num_classes(value, f'{path}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _num_classes(value, f'{path}[{i}]')

@@ -21,6 +21,7 @@ from vitbackbones.errors import UserError, say
 
 from .built import as_built, build_runner
 from .checks import check_config, require, trains_ours
+from .classes import check_start, use_one_order
 from .device import let_processes_meet
 
 # What every training runs, whether its config says so or not; the first with our backbones only.
@@ -61,6 +62,9 @@ def _train(written: Config, cfg: Config, start: dict[str, Any] | None) -> None:
     check_same(cfg.get('load_from'), start['meta'] if start and cfg.get('resume') else {})
     require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_config(cfg, SPLITS)
+    use_one_order(cfg, SPLITS)
+    if start is not None:
+        check_start(cfg, start, cfg.load_from)
     check_annotations(cfg, SPLITS)
     runner = build_runner(as_built(cfg, SPLITS), written, training=True)
     if cfg.get('resume') and start is not None:

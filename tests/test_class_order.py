@@ -1,0 +1,329 @@
+"""That a label stands for the same class everywhere, whatever the order and shape of the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from vitbackbones.cli.main import main
+from vitbackbones.engine.preflight import PreflightError, PreflightHook
+
+from .colours import Scenes
+
+RED_GREEN, GREEN_RED = ('red', 'green'), ('green', 'red')
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Scenes:
+    return Scenes(tmp_path)
+
+
+def trained(config: str, *words: str) -> Path:
+    work = Path(config).with_name('work')
+    assert main(['train', config, '--work-dir', str(work), *words]) == 0
+    return work
+
+
+def scores(work: Path) -> dict[str, float]:
+    """What the last validation measured."""
+    (path,) = sorted(work.glob('*/vis_data/scalars.json'))[-1:]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {key: value for key, value in rows[-1].items() if key.startswith('coco/')}
+
+
+def reverse(content: dict[str, Any]) -> None:
+    content['categories'].reverse()
+
+
+def first_unused(content: dict[str, Any]) -> None:
+    """As exports have it that list a root category of the same name."""
+    content['categories'].insert(0, dict(id=0, name='red', supercategory='none'))
+
+
+def without(*fields: str) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for row in content['annotations']:
+            for field in fields:
+                del row[field]
+
+    return change
+
+
+def text(key: str, field: str, rows: slice = slice(None)) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for row in content[key][rows]:
+            row[field] = str(row[field])
+
+    return change
+
+
+def numbered_from_0(content: dict[str, Any]) -> None:
+    for number, row in enumerate(content['annotations']):
+        row['id'] = number
+
+
+# What is done to the files of both splits, or to validation alone; what check-data calls it.
+FILES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    'order': (reverse, 'categories in another order'),
+    'root category': (first_unused, 'category without use'),
+    'no iscrowd': (without('iscrowd'), 'optional field left out'),
+    'no iscrowd and no area': (without('iscrowd', 'area'), 'optional field left out'),
+    'image_id as text': (text('annotations', 'image_id'), 'ids of other types'),
+    'some image_id as text': (text('annotations', 'image_id', slice(1)), 'ids of other types'),
+    'some image ids as text': (text('images', 'id', slice(1)), 'ids of other types'),
+    'category ids as text': (text('categories', 'id'), 'ids of other types'),
+    'annotation ids as text': (text('annotations', 'id'), 'annotation ids as text'),
+    'annotation id 0': (numbered_from_0, 'annotation id 0'),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_what_can_be_read_is_made_right_without_a_change_of_the_file(
+    name: str, scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, kind = FILES[name]
+    for content in scenes.content.values():
+        change(content)
+    before = scenes.save()
+    config = scenes.config()
+    assert main(['check-data', config, '--split', 'val']) == 0
+    assert kind in capsys.readouterr().out
+    found = scores(trained(config))
+    assert found['coco/bbox_mAP'] == found['coco/segm_mAP'] == 1
+    assert found['coco/red_precision'] == found['coco/green_precision'] == 1
+    said = capsys.readouterr().err
+    assert said.count(str(scenes.files['val'])) == 1
+    assert {split: path.read_bytes() for split, path in scenes.files.items()} == before
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_files_of_other_encodings_are_read(encoding: str, scenes: Scenes) -> None:
+    for content in scenes.content.values():
+        content['info'] = dict(contributor='Jos\u00e9')
+    scenes.save(encoding)
+    assert main(['check-data', scenes.config(), '--split', 'val']) == 0
+    assert scores(trained(scenes.config()))['coco/bbox_mAP'] == 1
+
+
+def test_good_files_are_not_copied(scenes: Scenes) -> None:
+    scenes.save()
+    work = trained(scenes.config())
+    assert scores(work)['coco/bbox_mAP'] == 1
+    assert not (work / 'annotations').exists()
+
+
+def test_a_file_of_validation_in_another_order_is_read_by_name(scenes: Scenes) -> None:
+    reverse(scenes.content['val'])
+    scenes.save()
+    assert scores(trained(scenes.config()))['coco/bbox_mAP'] == 1
+
+
+def test_classes_of_validation_follow_those_of_training(scenes: Scenes) -> None:
+    scenes.save()
+    assert scores(trained(scenes.config(val_classes=GREEN_RED)))['coco/bbox_mAP'] == 1
+
+
+def test_the_order_of_the_config_counts_and_not_that_of_the_file(scenes: Scenes) -> None:
+    scenes.save()
+    config = scenes.config(classes=GREEN_RED, knows=GREEN_RED)
+    found = scores(trained(config))
+    assert found['coco/red_precision'] == found['coco/green_precision'] == 1
+
+
+# ---------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
+    """A finished training; its work directory is ``work``."""
+    scenes = Scenes(tmp_path_factory.mktemp('done'))
+    scenes.save()
+    trained(scenes.config())
+    return scenes
+
+
+def test_the_saved_config_names_the_files_of_the_user(scenes: Scenes) -> None:
+    for content in scenes.content.values():
+        reverse(content)
+    scenes.save()
+    saved = Config.fromfile(trained(scenes.config(val_classes=GREEN_RED)) / 'config.py')
+    assert saved.train_dataloader.dataset.ann_file == 'train.json'
+    assert saved.val_dataloader.dataset.ann_file == 'val.json'
+    assert saved.val_dataloader.dataset.metainfo.classes == GREEN_RED
+    assert saved.val_evaluator.ann_file == str(scenes.files['val'])
+
+
+def test_a_test_takes_the_classes_in_the_order_of_the_checkpoint(
+    done: Scenes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = done.config('other', classes=GREEN_RED)
+    work, checkpoint = done.root / 'tested', str(done.root / 'work/epoch_1.pth')
+    assert main(['test', config, checkpoint, '--work-dir', str(work)]) == 0
+    (path,) = work.glob('*/*.json')
+    found = json.loads(path.read_text())
+    assert found['coco/red_precision'] == found['coco/green_precision'] == 1
+    said = capfd.readouterr().err
+    assert 'in the order of the checkpoint, (red, green)' in said
+
+
+def test_inference_names_what_it_finds_as_it_was_trained(done: Scenes) -> None:
+    config = done.config('other', classes=GREEN_RED)
+    out, checkpoint = done.root / 'found', str(done.root / 'work/epoch_1.pth')
+    images = [str(done.root / f'{name}.png') for name in RED_GREEN]
+    assert main(['infer', config, checkpoint, *images, '--out-dir', str(out)]) == 0
+    found = json.loads((out / 'predictions.json').read_text())
+    names = {row['id']: row['name'] for row in found['categories']}
+    assert [names[row['category_id']] for row in found['annotations']] == list(RED_GREEN)
+
+
+def test_inference_refuses_a_checkpoint_of_another_number_of_classes(
+    done: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, checkpoint = done.config('other'), str(done.root / 'work/epoch_1.pth')
+    words = ['--out-dir', str(done.root / 'none'), '--cfg-options', 'model.bbox_head.num_classes=5']
+    assert main(['infer', config, checkpoint, str(done.root / 'red.png'), *words]) == 2
+    said = capsys.readouterr().err
+    assert f'model.bbox_head.num_classes=5, but {checkpoint} has 2 classes: red, green' in said
+
+
+@pytest.mark.parametrize('how', ['resume', 'load_from'])
+def test_no_training_goes_on_from_classes_in_another_order(
+    how: str, done: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(done.root / 'work/epoch_1.pth')
+    resume = ['--resume', checkpoint]
+    words = resume if how == 'resume' else ['--cfg-options', f'load_from={checkpoint}']
+    config = done.config('other', classes=GREEN_RED, knows=GREEN_RED)
+    assert main(['train', config, '--work-dir', str(done.root / how), *words]) == 2
+    said = capsys.readouterr().err
+    assert '(red, green)' in said
+    assert '(green, red)' in said
+    assert said.count('\n') == 1
+
+
+def test_training_starts_from_a_checkpoint_of_other_classes(done: Scenes) -> None:
+    root = Scenes(done.root / 'blue')
+    for content in root.content.values():
+        for row in content['categories']:
+            row['name'] = f'dark {row["name"]}'
+    root.save()
+    checkpoint = f'load_from={done.root / "work/epoch_1.pth"}'
+    dark = tuple(f'dark {name}' for name in RED_GREEN)
+    trained(root.config(classes=dark), '--cfg-options', checkpoint)
+
+
+# ------------------------------------------------------------------ what cannot be made right
+
+
+def both_used(content: dict[str, Any]) -> None:
+    content['categories'][1]['name'] = 'red'
+    content['categories'].append(dict(id=9, name='green'))
+
+
+def two_types(content: dict[str, Any]) -> None:
+    content['images'][1]['id'] = '1'
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (both_used, "'red' is the name of 3 with 1 annotations, 4 with 1 annotations"),
+        (two_types, "images have the ids '1' and 1"),
+    ],
+)
+def test_what_is_ambiguous_stops_with_one_sentence(
+    change: Callable[[dict[str, Any]], None],
+    sentence: str,
+    scenes: Scenes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for content in scenes.content.values():
+        change(content)
+    scenes.save()
+    config = scenes.config()
+    assert main(['check-data', config, '--split', 'train']) == 1
+    assert sentence in capsys.readouterr().out
+    assert main(['train', config, '--work-dir', str(scenes.root / 'work')]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count('\n') == 1
+
+
+def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    return said
+
+
+@pytest.mark.parametrize('command', ['train', 'check-data'])
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (dict(classes='red'), "a comma is missing, classes=('red',)"),
+        (dict(classes=('red', 'green', 'red')), "has 'red' twice"),
+        (dict(val_classes=('green', 'blue')), 'they are not the same'),
+    ],
+    ids=['text', 'twice', 'other classes'],
+)
+def test_classes_that_mean_nothing_or_two_things_are_refused(
+    command: str,
+    options: dict[str, Any],
+    sentence: str,
+    scenes: Scenes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scenes.content['val']['categories'].append(dict(id=5, name='blue'))
+    scenes.save()
+    assert sentence in refused([command, scenes.config(**options)], capsys)
+
+
+@pytest.mark.parametrize('command', ['train', 'check-data'])
+def test_a_folder_given_as_text_is_refused(
+    command: str, scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes.save()
+    words = ['--cfg-options', 'train_dataloader.dataset.data_prefix=images']
+    said = refused([command, scenes.config(), *words], capsys)
+    assert "data_prefix='images' must be a dict, data_prefix=dict(img='images')" in said
+
+
+# ------------------------------------------------------------------ with mmdet's own tools
+
+
+@pytest.mark.parametrize(
+    ('change', 'options', 'said'),
+    [
+        (reverse, {}, 'its categories are green, red, the classes red, green'),
+        (first_unused, {}, "'red' is the name of categories 0, 3"),
+        (without('iscrowd'), {}, 'val.json: 2 of 2 annotations have no iscrowd'),
+        (None, dict(val_classes=GREEN_RED), 'classes of validation are green, red, those of'),
+    ],
+    ids=['order', 'root category', 'no iscrowd', 'validation'],
+)
+def test_what_only_a_copy_puts_right_stops_a_training_that_reads_the_files(
+    change: Callable[[dict[str, Any]], None] | None,
+    options: dict[str, Any],
+    said: str,
+    scenes: Scenes,
+) -> None:
+    for content in scenes.content.values():
+        if change is not None:
+            change(content)
+    scenes.save()
+    cfg = Config.fromfile(scenes.config(**options))
+    cfg.work_dir = str(scenes.root / 'work')
+    runner = Runner.from_cfg(cfg)
+    for loop in ('train_loop', 'val_loop'):
+        getattr(runner, loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    with pytest.raises(PreflightError) as raised:
+        PreflightHook().before_train(runner)
+    assert said in str(raised.value)

@@ -1,0 +1,225 @@
+"""What a label stands for: one order of the classes for config, heads, data and checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from mmengine.config import Config, ConfigDict
+
+from vitbackbones.data.loading import in_file_order
+from vitbackbones.data.sources import (
+    class_names,
+    coco_class_names,
+    dataset_class,
+    datasets,
+    format_of,
+    place,
+)
+from vitbackbones.errors import UserError, say
+
+
+def check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
+    """Class names of config, annotations and heads must agree in number, and be there.
+
+    Raises:
+        UserError: they do not.
+    """
+    cls = dataset_class(cfg, dataset)
+    classes = class_names(cfg, dataset)
+    if classes is None or _is_panoptic(cls, dataset):
+        return
+    path = Path(place(dataset))
+    if in_file_order(cls) and path.is_file():
+        names = coco_class_names(path)
+        unknown = [name for name in classes if name not in names]
+        if unknown:
+            raise UserError(
+                f'{path} has no class {_listed(unknown)}; its classes are {", ".join(names)}: set '
+                'metainfo=dict(classes=(...)) in every dataset of the config'
+            )
+    check_heads(cfg.model, classes, 'the data set')
+
+
+def check_heads(model: Any, classes: Sequence[str], owner: str) -> None:
+    """The heads of a model's config must predict as many classes as there are names.
+
+    Args:
+        owner: in words, whose names they are.
+
+    Raises:
+        UserError: one predicts more or fewer.
+    """
+    for head, number in _num_classes(model, 'model'):
+        if number != len(classes):
+            raise UserError(
+                f'{head}.num_classes={number}, but {owner} has {len(classes)} classes: '
+                f'{_listed(classes)}'
+            )
+
+
+def checkpoint_classes(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The classes of a checkpoint in the order of their labels, None where it does not say."""
+    meta = dataset_meta(checkpoint)
+    classes = meta.get('classes') if meta else None
+    return tuple(classes) if isinstance(classes, (list, tuple)) else None
+
+
+def dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a checkpoint says of its data, by names that are written small; None if nothing."""
+    meta = checkpoint.get('meta') or {}
+    found = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    if found is None and isinstance(meta, Mapping) and 'CLASSES' in meta:
+        found = {'classes': meta['CLASSES'], 'palette': meta.get('PALETTE')}  # of mmdet 2
+    if not isinstance(found, Mapping):
+        return None
+    return {str(key).lower(): value for key, value in found.items()}
+
+
+def use_one_order(cfg: Config, splits: Sequence[str], trained: Sequence[str] | None = None) -> None:
+    """Let labels mean the same in all datasets: bring the classes of each into one order by name.
+
+    Args:
+        cfg: changed in place.
+        splits: those of 'train', 'val', 'test' that are about to be used.
+        trained: the classes that the weights know, in their order; without it, those of the
+            training data.
+
+    Raises:
+        UserError: the classes cannot be brought into that order, or a label has another name there.
+    """
+    whose = 'the checkpoint'
+    for split in splits:
+        for dataset in datasets(cfg, split):
+            cls = dataset_class(cfg, dataset)
+            classes = class_names(cfg, dataset)
+            if classes is None or _is_panoptic(cls, dataset):
+                continue
+            if trained is None:
+                trained, whose = classes, f'{place(dataset)}, which is trained'
+            if list(classes) == list(trained):
+                _keep_colours(cls, dataset)
+            else:
+                what = f'{split}_dataloader: {place(dataset)}'
+                _follow(cfg, dataset, classes, trained, what, whose)
+
+
+def check_start(cfg: Config, checkpoint: Mapping[str, Any], source: str) -> None:
+    """The classes of a checkpoint to resume or to start from must not be in another order.
+
+    Args:
+        cfg: with ``resume`` if the training is to go on.
+
+    Raises:
+        UserError: the same classes have other numbers there.
+    """
+    theirs = checkpoint_classes(checkpoint)
+    if theirs is None:
+        return
+    for dataset in datasets(cfg, 'train'):
+        cls, ours = dataset_class(cfg, dataset), class_names(cfg, dataset)
+        if ours is None or _is_panoptic(cls, dataset) or list(ours) == list(theirs):
+            continue
+        same = set(ours) == set(theirs)
+        if same or (cfg.get('resume') and _contradict(ours, theirs)):
+            raise UserError(
+                f'{source}: its classes are {_in_order(theirs)}, those of the training data '
+                f'{_in_order(ours)}: the heads would go on with other classes; write '
+                'metainfo.classes in the order of the checkpoint'
+            )
+
+
+def _follow(
+    cfg: Config,
+    dataset: Mapping[str, Any],
+    classes: Sequence[str],
+    trained: Sequence[str],
+    what: str,
+    whose: str,
+) -> None:
+    """Bring a dataset's classes into the order that was trained."""
+    if len(classes) != len(trained):
+        return  # heads that number classes have been checked; others predict none, as RPN
+    if set(classes) != set(trained):
+        if not _contradict(classes, trained):
+            say(
+                f'{what} has the classes {_in_order(classes)}, {whose}, {_in_order(trained)}: '
+                'taken for other names of the same'
+            )
+            return
+        problem = 'they are not the same'
+    elif not _is_by_name(cfg, dataset, trained):
+        problem = f'{dataset.get("type")} cannot be told to take them by name'
+    else:
+        meta = ConfigDict(dataset.get('metainfo') or {})
+        palette = _palette(dataset_class(cfg, dataset), dataset)
+        if palette is not None and len(palette) == len(classes):
+            colours = dict(zip(classes, palette, strict=True))
+            meta.palette = [colours[name] for name in trained]
+        meta.classes = list(trained) if isinstance(trained, list) else tuple(trained)
+        cast(ConfigDict, dataset).metainfo = meta
+        say(f'{what}: its classes are taken in the order of {whose}, {_in_order(trained)}')
+        return
+    raise UserError(
+        f'{what} has the classes {_in_order(classes)}, {whose}, {_in_order(trained)}, and '
+        f'{problem}: write metainfo.classes in one order everywhere'
+    )
+
+
+def _is_by_name(cfg: Config, dataset: Mapping[str, Any], trained: Sequence[str]) -> bool:
+    """Whether a dataset finds the labels of its files by the names of the classes."""
+    cls = dataset_class(cfg, dataset)
+    if format_of(cfg, dataset) == 'label maps':
+        return set(trained) <= set(getattr(cls, 'METAINFO', {}).get('classes') or ())
+    return in_file_order(cls) or 'XMLDataset' in {base.__name__ for base in cls.__mro__}
+
+
+def _keep_colours(cls: Any, dataset: Mapping[str, Any]) -> None:
+    """Let each class keep its colour where the config has another order than the dataset's own."""
+    own = getattr(cls, 'METAINFO', {})
+    names, colours = own.get('classes') or (), own.get('palette')
+    meta = dataset.get('metainfo') or {}
+    classes = meta.get('classes')
+    if not colours or meta.get('palette') or not classes or len(names) != len(colours):
+        return
+    if list(classes) != list(names) and set(classes) == set(names):
+        by_name = dict(zip(names, colours, strict=True))
+        meta['palette'] = [by_name[name] for name in classes]
+
+
+def _palette(cls: Any, dataset: Mapping[str, Any]) -> Any:
+    return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or {})}.get('palette')
+
+
+def _is_panoptic(cls: Any, dataset: Mapping[str, Any]) -> bool:
+    """Panoptic heads count things and stuff each in their own way."""
+    meta = {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    return 'thing_classes' in meta
+
+
+def _contradict(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether a name that both have stands for another label in each."""
+    places = {name: place for place, name in enumerate(one)}
+    return any(places.get(name, place) != place for place, name in enumerate(other))
+
+
+def _in_order(names: Sequence[str]) -> str:
+    return f'({_listed(names)})'
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')
+
+
+def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:
+    """``num_classes`` of the heads that predict the classes of the data set."""
+    heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+    if isinstance(node, dict):
+        if path.split('.')[-1].split('[')[0] in heads and isinstance(node.get('num_classes'), int):
+            yield path, node['num_classes']
+        for key, value in node.items():
+            yield from _num_classes(value, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _num_classes(value, f'{path}[{i}]')

@@ -1,0 +1,139 @@
+"""Annotation files made ready: copies of those that mmdet would read wrongly or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import METRICS
+
+from vitbackbones.data.annotations import mended_copy, read_coco
+from vitbackbones.data.loading import in_file_order
+from vitbackbones.data.mending import VERSION
+from vitbackbones.data.sources import (
+    as_list,
+    class_names,
+    dataset_class,
+    datasets,
+    format_of,
+    place,
+    wants_masks,
+)
+from vitbackbones.errors import UserError, say
+
+FOLDER = 'annotations'  # of the work directory
+
+
+def make_annotations_ready(cfg: Config, splits: Sequence[str]) -> None:
+    """Let datasets and evaluators read copies of annotation files that are not as mmdet wants them.
+
+    The copies are in the work directory, and the user's files stay as they are; where nothing has
+    to be put right, nothing is copied.
+
+    Args:
+        cfg: the config that is built; changed in place.
+        splits: those of 'train', 'val', 'test' that are about to be used.
+
+    Raises:
+        UserError: an evaluator's file is wrong, or a copy cannot be written.
+    """
+    copies = _Copies(Path(cfg.get('work_dir') or '.', FOLDER))
+    for split in splits:
+        evaluated = None
+        for dataset in datasets(cfg, split):
+            if format_of(cfg, dataset) != 'coco':
+                continue
+            names = class_names(cfg, dataset)
+            evaluated = evaluated or names
+            cls, masks = dataset_class(cfg, dataset), wants_masks(cfg, split, dataset)
+            copy = copies.instead_of(
+                place(dataset),
+                names,
+                masks=masks,
+                test=bool(dataset.get('test_mode')),
+                ordered=in_file_order(cls),
+            )
+            if copy:
+                cast(ConfigDict, dataset).ann_file = copy
+        for evaluator in as_list(cfg.get(f'{split}_evaluator')):
+            if evaluated and evaluator.get('ann_file') and _is_coco_metric(cfg, evaluator):
+                copy = copies.instead_of(
+                    evaluator['ann_file'],
+                    evaluated,
+                    masks='segm' in as_list(evaluator.get('metric')),
+                    test=True,
+                    ordered=not evaluator.get('sort_categories'),
+                )
+                if copy:
+                    evaluator['ann_file'] = copy
+
+
+def _is_coco_metric(cfg: Config, evaluator: Mapping[str, Any]) -> bool:
+    """Whether it maps labels to the categories of its file as mmdet's CocoMetric does."""
+    cls = evaluator.get('type')
+    if isinstance(cls, str):
+        with METRICS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            cls = registry.get(cls)
+    names = {base.__name__ for base in getattr(cls, '__mro__', ())}
+    return 'CocoMetric' in names and 'LVISMetric' not in names
+
+
+class _Copies:
+    """The copies of one run, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.said: set[Path] = set()
+
+    def instead_of(
+        self, name: str, classes: Sequence[str] | None, *, masks: bool, test: bool, ordered: bool
+    ) -> str | None:
+        """The copy that is to be read in the place of a file, None where the file itself will do.
+
+        Raises:
+            UserError: the file is wrong in a way that cannot be put right, or the disk is full.
+        """
+        path = Path(name)
+        if '://' in name or not path.is_file():  # is somebody else's to say
+            return None
+        found = read_coco(path, classes, masks=masks, test=test, ordered=ordered)
+        for finding in found.findings:
+            if finding.error:
+                raise UserError(f'{finding} ({finding.kind})')
+        if not found.mended:
+            return None
+        options = repr((classes and tuple(classes), masks, test, ordered, VERSION))
+        digest = hashlib.sha256(path.read_bytes() + options.encode()).hexdigest()
+        copy = self.folder / f'{path.stem}-{digest[:12]}.json'
+        try:
+            if not copy.exists():
+                _write(copy, mended_copy(path, classes, masks=masks, test=test, ordered=ordered))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f'{copy}, a copy of {path}, cannot be written: {reason}') from error
+        if copy not in self.said:
+            self.said.add(copy)
+            reasons = '; '.join(finding.detail for finding in found.mended)
+            say(f'{path}: {reasons}: what is read instead is {copy}, where it is right')
+        return str(copy.absolute())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that other processes may be writing, too, and with the same content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix='.part')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)  # mkstemp lets nobody else read it
+        os.replace(part, path)
+    except BaseException:  # whatever ends it leaves no part behind
+        Path(part).unlink(missing_ok=True)
+        raise
