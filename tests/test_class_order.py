@@ -7,14 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
+from pycocotools import mask as coco_mask
 
 from vitbackbones.cli.main import main
 from vitbackbones.engine.preflight import PreflightError, PreflightHook
+from vitbackbones.launch.built import as_built
+from vitbackbones.launch.loading import load_config
 
-from .colours import Scenes
+from .colours import BOX, SIZE, Scenes
 
 RED_GREEN, GREEN_RED = ('red', 'green'), ('green', 'red')
 
@@ -35,6 +40,14 @@ def scores(work: Path) -> dict[str, float]:
     (path,) = sorted(work.glob('*/vis_data/scalars.json'))[-1:]
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return {key: value for key, value in rows[-1].items() if key.startswith('coco/')}
+
+
+def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    return said
 
 
 def reverse(content: dict[str, Any]) -> None:
@@ -136,6 +149,64 @@ def test_the_order_of_the_config_counts_and_not_that_of_the_file(scenes: Scenes)
     assert found['coco/red_precision'] == found['coco/green_precision'] == 1
 
 
+def ready(scenes: Scenes, split: str) -> tuple[Any, dict[str, Any]]:
+    """A dataset as a run builds it, and the content of the file that it reads."""
+    cfg = load_config(scenes.config())
+    cfg.work_dir = str(scenes.root / 'work')
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(as_built(cfg, (split,))[f'{split}_dataloader'].dataset)
+    return dataset, json.loads(Path(dataset.ann_file).read_text())
+
+
+def test_an_object_without_mask_is_neither_learnt_nor_background(
+    scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del scenes.content['train']['annotations'][1]['segmentation']
+    scenes.save()
+    assert main(['check-data', scenes.config(), '--split', 'train']) == 0
+    assert '1 of 2 annotations have no segmentation' in capsys.readouterr().out
+    dataset, _ = ready(scenes, 'train')
+    red, green = (dataset[i]['data_samples'] for i in range(2))
+    assert (len(red.gt_instances), len(red.ignored_instances)) == (1, 0)
+    assert (len(green.gt_instances), len(green.ignored_instances)) == (0, 1)
+
+
+def test_the_area_that_is_supplied_is_that_of_the_mask_else_of_the_box(scenes: Scenes) -> None:
+    first, second = scenes.content['val']['annotations']
+    x, y, w, h = BOX
+    first['segmentation'] = [[x, y, x + w, y, x, y + h]]
+    pixels = np.zeros((SIZE, SIZE), np.uint8)
+    pixels[y : y + h, x : x + w // 4] = 1
+    code = coco_mask.encode(np.asfortranarray(pixels))
+    second['segmentation'] = dict(size=[SIZE, SIZE], counts=code['counts'].decode())
+    boxed = dict(second, id=13)
+    del boxed['segmentation']
+    scenes.content['val']['annotations'].append(boxed)
+    without('area')(scenes.content['val'])
+    scenes.save()
+    _, content = ready(scenes, 'val')
+    assert [row['area'] for row in content['annotations']] == [w * h / 2, w * h / 4, w * h]
+
+
+def test_classes_can_be_the_lines_of_a_file(scenes: Scenes) -> None:
+    names = scenes.root / 'names.txt'
+    names.write_text('red\ngreen\n')
+    scenes.save()
+    assert scores(trained(scenes.config(classes=str(names))))['coco/bbox_mAP'] == 1
+
+
+def test_a_copy_that_cannot_be_written_is_named(
+    scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reverse(scenes.content['val'])
+    scenes.save()
+    work = scenes.root / 'work'
+    work.mkdir()
+    (work / 'annotations').write_text('no folder')
+    said = refused(['train', scenes.config(), '--work-dir', str(work)], capsys)
+    assert f'a copy of {scenes.files["val"]}, cannot be written' in said
+
+
 # ---------------------------------------------------------------------------- checkpoints
 
 
@@ -180,6 +251,20 @@ def test_inference_names_what_it_finds_as_it_was_trained(done: Scenes) -> None:
     found = json.loads((out / 'predictions.json').read_text())
     names = {row['id']: row['name'] for row in found['categories']}
     assert [names[row['category_id']] for row in found['annotations']] == list(RED_GREEN)
+
+
+def test_inference_takes_the_category_that_is_used_of_two_with_one_name(scenes: Scenes) -> None:
+    for content in scenes.content.values():
+        first_unused(content)
+    scenes.save()
+    config, out = scenes.config(), scenes.root / 'found'
+    checkpoint = str(trained(config) / 'epoch_1.pth')
+    assert (
+        main(['infer', config, checkpoint, str(scenes.root / 'red.png'), '--out-dir', str(out)])
+        == 0
+    )
+    found = json.loads((out / 'predictions.json').read_text())
+    assert [row['category_id'] for row in found['annotations']] == [3]
 
 
 def test_inference_refuses_a_checkpoint_of_another_number_of_classes(
@@ -253,14 +338,6 @@ def test_what_is_ambiguous_stops_with_one_sentence(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count('\n') == 1
-
-
-def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(command) == 2
-    said = capsys.readouterr().err
-    assert said.count('\n') == 1
-    return said
 
 
 @pytest.mark.parametrize('command', ['train', 'check-data'])

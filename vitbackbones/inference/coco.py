@@ -41,7 +41,9 @@ class AnnotationIds:
             names = [(os.path.join(folder, row['file_name']), row) for row in content['images']]
             images = {os.path.realpath(name): row['id'] for name, row in names}
             categories: dict[str, Any] = {}
-            for row in content['categories']:
+            used = {str(row.get('category_id')) for row in content.get('annotations') or ()}
+            # Of two with one name, such as the root category of an export, the one that is used.
+            for row in sorted(content['categories'], key=lambda row: str(row['id']) not in used):
                 categories.setdefault(str(row['name']), row['id'])
         except (KeyError, TypeError) as error:
             raise ValueError(f'it is not in the format of COCO: {error!r}') from error
