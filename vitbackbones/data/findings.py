@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 STOPS = 'training does not start'
 STOPS_THERE = 'training stops when it comes to it'
 LEFT_OUT = 'training leaves it out'
-NEVER_LEARNT = 'it is never learnt, or never tested'
+NEVER_LEARNT = 'neither learnt nor tested'
 COPY = '`vitbackbones train` and `test` read a copy in which it is right'
 
 KINDS = {
