@@ -114,9 +114,10 @@ def test_another_package_inherits_by_name_after_importing_ours(
         'net = MODELS.build(cfg.model).backbone\n'
         'print(vitbackbones.__file__, net.arch.dims[-1], *(h.type for h in cfg.custom_hooks))'
     )
-    file, dim, *hooks = place.run('-c', code, cwd=tmp_path).split()[-6:]
+    file, dim, *hooks = place.run('-c', code, cwd=tmp_path).split()[-7:]
     assert Path(file).parent == place.package
-    ours = [f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'BadNumbers')]
+    names = ('Preflight', 'Durable', 'BadNumbers', 'ZeroLoss')
+    ours = [f'vitbackbones.{name}Hook' for name in names]
     assert (dim, hooks) == ('256', [*ours, 'EMAHook'])
 
 
