@@ -102,7 +102,7 @@ def test_the_saved_config_is_what_the_user_wrote(
         assert saved[loader] == written[loader], loader
     assert saved.custom_imports.imports == ['vitbackbones']
     assert [hook.type for hook in saved.custom_hooks] == [
-        f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'BadNumbers')
+        f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'BadNumbers', 'ZeroLoss')
     ]
     text = torch.load(trained / 'iter_3.pth', weights_only=True)['meta']['cfg']
     assert text == saved.pretty_text
@@ -353,7 +353,7 @@ def test_a_broken_config_is_named(refused, tmp_path: Path) -> None:
     [
         ('model.backbone.arch=huge', "unknown arch 'huge', choose from 'lite', 'tiny'"),
         ('model.backbone.drop_path=0.1', "SepViT has no option 'drop_path', choose from arch,"),
-        ('model.backbone.out_indices=[1,7]', 'out_indices=[1, 7] must name stages out of'),
+        ('model.backbone.out_indices=[1,7]', 'out_indices=(1, 7) must name stages out of'),
         ('modle.backbone.arch=tiny', 'did you mean model?'),
         ('model.bbox_head.num_classes=3', 'num_classes=3, but the data set has 80 classes'),
         ('model.backbone.out_indices=1', "'out_indices': 1"),

@@ -189,11 +189,15 @@ def test_the_header_states_the_published_figure_or_that_there_is_none(leaf: str)
     )
 
 
-def test_mmengine_reads_configs_before_the_package_is_imported() -> None:
+def test_mmengine_reads_configs_and_they_import_the_package() -> None:
     code = (
         'import sys; from mmengine.config import Config\n'
-        'for path in sys.argv[1:]: Config.fromfile(path)\n'
-        "assert 'vitbackbones' not in sys.modules"
+        'for path in sys.argv[1:]: Config.fromfile(path, import_custom_modules=False)\n'
+        "assert 'vitbackbones' not in sys.modules\n"
+        'imports = [Config.fromfile(path).custom_imports for path in sys.argv[1:]]\n'
+        "assert 'vitbackbones' in sys.modules\n"
+        "own = dict(imports=['vitbackbones'], allow_failed_imports=False)\n"
+        'assert all(each == own for each in imports)'
     )
     paths = [LEAVES[leaf] for leaf in DEFAULTS | WITHOUT_STEP]
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code, *map(str, paths)], check=True)

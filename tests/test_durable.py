@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -38,7 +39,7 @@ from tests.toy_training import (
     make_runner,
     settings,
 )
-from vitbackbones.checkpoint import CheckpointError
+from vitbackbones.checkpoint import CheckpointError, register_safe_globals
 from vitbackbones.cli.main import main
 from vitbackbones.engine.atomic import write_atomically
 from vitbackbones.engine.data_order import Advance, shield_workers
@@ -784,3 +785,59 @@ def test_hooks_are_added_to_those_of_the_config_once() -> None:
         own = [hook['type'] for hook in hooks or []]
         added = [name for name in names if name.split('.')[1] not in own]
         assert [hook.type for hook in cfg.custom_hooks] == [*own, *added]
+
+
+# ----------------------------------------------------------------------- what checkpoints hold
+
+
+def test_checkpoints_are_read_by_processes_that_know_nothing_of_mmengine(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    runner.message_hub.update_info('best_score', np.float64(0.5))
+    runner.train()
+    torch.serialization.clear_safe_globals()
+    try:
+        content = torch.load(tmp_path / 'epoch_3.pth', weights_only=True)
+    finally:
+        register_safe_globals()
+    assert content['message_hub']['runtime_info']['best_score'] == 0.5
+
+
+def test_curves_go_on_where_training_stopped(tmp_path: Path) -> None:
+    whole = make_runner(tmp_path / 'whole')
+    whole.train()
+    interrupt(tmp_path / 'parts', 8)
+    resumed = make_runner(tmp_path / 'parts', resume=True)
+    resumed.train()
+    for name in ('train/loss', 'train/lr'):
+        expected, found = (r.message_hub.get_scalar(name).data for r in (whole, resumed))
+        assert [list(part) for part in found] == [list(part) for part in expected]
+
+
+def test_checkpoints_of_a_resumed_training_hold_its_own_config(tmp_path: Path) -> None:
+    make_runner(tmp_path, cfg=dict(note='first')).train()
+    (tmp_path / 'epoch_3.pth').unlink()
+    make_runner(tmp_path, cfg=dict(note='second'), resume=True).train()
+    hub = torch.load(tmp_path / 'epoch_3.pth', weights_only=True)['message_hub']
+    assert hub['runtime_info']['cfg'] == "note = 'second'\n"
+
+
+def test_averaged_weights_are_not_resumed_as_trained_ones(tmp_path: Path) -> None:
+    averages = dict(type='EMAHook', momentum=0.1)
+    make_runner(tmp_path, custom_hooks=[DEFAULT, averages]).train()
+    file = tmp_path / 'epoch_2.pth'
+    options = dict(load_from=str(file), resume=True)
+    with pytest.raises(CheckpointError, match=r'epoch_2\.pth cannot be resumed without EMAHook'):
+        make_runner(tmp_path / 'without', **options).train()
+    resumed = make_runner(tmp_path / 'with', custom_hooks=[DEFAULT, averages], **options)
+    trained = saved(tmp_path)['ema_state_dict']  # mmengine swaps the two
+    found = resumed.train().state_dict()
+    assert_same(found, {name: trained[f'module.{name}'] for name in found})
+    make_runner(tmp_path / 'started', load_from=str(file)).train()
+
+
+def test_averages_begin_where_a_training_without_them_is_resumed(tmp_path: Path) -> None:
+    make_runner(tmp_path).train()
+    options = dict(load_from=str(tmp_path / 'epoch_2.pth'), resume=True)
+    averages = dict(type='EMAHook', momentum=0.1)
+    resumed = make_runner(tmp_path / 'with', custom_hooks=[DEFAULT, averages], **options)
+    assert_same(resumed.train().state_dict(), saved(tmp_path)['state_dict'])

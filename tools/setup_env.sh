@@ -7,7 +7,7 @@
 #
 # VENV is the environment's folder (.venv), PYTHON the interpreter it is made from (python3). Files in
 # the folder VERSIONS go before those of the same name in requirements/: another set of versions.
-# What openmmlab.txt does not name is left out: mmcv, or the frameworks, or timm of an empty timm.txt.
+# What openmmlab.txt does not name is left out: mmcv, or the frameworks, or what no_deps.txt has of them.
 # Every finished step leaves a stamp in VENV, a hash of what the step depends on. An interrupted
 # set-up therefore goes on where it stopped, and a change repeats only the steps that it concerns.
 set -euo pipefail
@@ -185,8 +185,8 @@ install_package() {
 
 install_test() {
     pip_install --requirement "$(file test)"
-    if [[ -n $(content timm) ]]; then
-        pip install --no-deps --requirement "$(file timm)"
+    if [[ -n $(content no_deps) ]]; then
+        pip install --no-deps --requirement "$(file no_deps)"
     fi
 }
 
@@ -210,7 +210,7 @@ if [[ $goal != lint ]]; then
     step package "$PWD $(cat setup.py pyproject.toml vitbackbones/__init__.py)" 'vitbackbones'
 fi
 if [[ $goal == test ]]; then
-    step test "$(content test) $(content timm)" 'test tools'
+    step test "$(content test) $(content no_deps)" 'test tools'
 fi
 if [[ $goal == lint ]]; then
     step lint "$(content lint)" 'lint tools'

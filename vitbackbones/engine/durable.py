@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
 
+from vitbackbones.checkpoint.reading import CheckpointError
 from vitbackbones.registry import HOOKS, register
 
 from .atomic import PART
@@ -21,6 +22,7 @@ from .data_order import (
     shield_workers,
 )
 from .newest import check_same, newest_checkpoint
+from .plain import log_from_plain, to_plain
 from .random_states import Randomness, restore
 from .saving import DurableCheckpointHook
 from .signals import StopHook
@@ -36,6 +38,8 @@ class DurableHook(Hook):
     - It goes on with the next batch, in the same order, with the same random numbers in model and
       augmentation: the weights are those of a training that was never interrupted.
     - A validation that was due after the checkpoint's last iteration comes first.
+    - Averaged weights (``EMAHook``) are not taken for trained ones: without the hook it stops.
+    - Any process reads its checkpoints, as :mod:`vitbackbones.engine.plain` writes them.
     - SIGINT and SIGTERM end the training after the iteration, with a checkpoint: :class:`StopHook`.
 
     ::
@@ -71,10 +75,32 @@ class DurableHook(Hook):
             runner.register_hook(StopHook())
             runner.register_hook(ValidateAgainHook(self._randomness))
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        for key in ('meta', 'message_hub'):
+            checkpoint[key] = to_plain(checkpoint[key])
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        if runner._resume:
-            checkpoint['meta'].pop('config', None)  # mmengine would run it, for a number of GPUs
-            self._resumed = checkpoint['meta']
+        """Prepare for mmengine what it resumes from.
+
+        Raises:
+            CheckpointError: the weights are averages that nothing here tells from trained ones.
+        """
+        if not runner._resume:
+            return
+        averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+        if 'ema_state_dict' in checkpoint and not averaged:
+            raise CheckpointError(
+                f'{runner._load_from} cannot be resumed without EMAHook, which its training had: '
+                'its weights are averages, and its optimizer belongs to others; put EMAHook back '
+                'among the hooks, or start anew from the averages with load_from and no resuming'
+            )
+        checkpoint['meta'].pop('config', None)  # mmengine would run it, for a number of GPUs
+        self._resumed = checkpoint['meta']
+        hub = checkpoint.get('message_hub')
+        if isinstance(hub, dict):
+            hub['log_scalars'] = log_from_plain(hub.get('log_scalars', {}))
+            # This run's config goes into its checkpoints, not that of the one it resumes.
+            hub.get('runtime_info', {}).pop('cfg', None)
 
     def before_train(self, runner: Runner) -> None:
         """Take up data and random numbers where the resumed training stopped.

@@ -41,7 +41,8 @@ _FORMER = {
 
 def known_keys() -> set[str]:
     """The top-level keys of a config that something reads."""
-    return set(inspect.signature(Runner.__init__).parameters) | MORE_CONFIG_KEYS
+    arguments = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    return arguments | MORE_CONFIG_KEYS
 
 
 def lost_options(cfg: Config) -> tuple[list[str], list[str]]:

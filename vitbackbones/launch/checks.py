@@ -76,7 +76,7 @@ def trains_ours(node: Any) -> bool:
 
 def require(cfg: Config, *keys: str) -> None:
     """Raise UserError unless the config has all of ``keys``."""
-    missing = [key for key in keys if not cfg.get(key)]
+    missing = [key for key in keys if cfg.get(key) is None]  # an empty dict takes all defaults
     if missing:
         raise UserError(f'the config has no {", ".join(missing)}; it has {", ".join(cfg)}')
 

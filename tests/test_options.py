@@ -1,0 +1,120 @@
+"""Single values of a config that the command line changes, and what a config may leave out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+
+from vitbackbones.errors import UserError
+from vitbackbones.launch.checks import check_config, require
+from vitbackbones.launch.loading import load_config
+
+DETECTOR = 'vitbackbones::detection/sepvit_mask_rcnn.py'
+SEGMENTOR = 'vitbackbones::segmentation/casvit_upernet.py'
+
+
+@pytest.mark.parametrize(
+    ('config', 'option', 'places'),
+    [
+        (DETECTOR, 'backbone.drop_path_rate', ['model.backbone.drop_path_rate']),
+        (DETECTOR, 'train_pipeline.2.scale', ['train_dataloader.dataset.pipeline.2.scale']),
+        (
+            SEGMENTOR,
+            'test_pipeline.1.scale',
+            [f'{split}_dataloader.dataset.pipeline.1.scale' for split in ('val', 'test')],
+        ),
+        (
+            DETECTOR,
+            'data_root',
+            [f'{split}_dataloader.dataset.data_root' for split in ('train', 'val', 'test')],
+        ),
+    ],
+)
+@pytest.mark.parametrize('demo', [False, True])
+def test_a_variable_of_the_file_points_to_what_is_read(
+    config: str,
+    option: str,
+    places: list[str],
+    demo: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr('vitbackbones.launch.demo.ensure', lambda _: None)
+    with pytest.raises(UserError) as raised:
+        load_config(config, {option: 0.5}, demo=demo)
+    assert str(raised.value) == (
+        f'--cfg-options {option}: nothing reads {option.split(".")[0]!r}; it is a variable of the '
+        f'config file; its value is at {", ".join(places)}'
+    )
+
+
+def test_a_variable_that_stands_nowhere_is_said_to(tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text('half = 3\nmodel = dict(width=2 * half)\n')
+    with pytest.raises(UserError, match=r"nothing reads 'half'; .* its value is nowhere as such"):
+        load_config(str(tmp_path / 'own.py'), {'half': 4})
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'expected'),
+    [
+        ((8, 8), [4, 6], (4, 6)),
+        ([(8, 8), (9, 9)], [[4, 6]], [(4, 6)]),
+        ([(8, 8)], [(4, 6), [5, 5]], [(4, 6), (5, 5)]),
+        (((1, 2),), [[3, 4]], ((3, 4),)),
+        ([8, 8], [4, 6], [4, 6]),
+        (8, [4, 6], [4, 6]),
+        ((8, 8), 4, 4),
+    ],
+)
+def test_a_list_in_the_place_of_a_tuple_becomes_one(
+    old: Any, new: Any, expected: Any, tmp_path: Path
+) -> None:
+    (tmp_path / 'own.py').write_text(f'model = dict(steps=[dict(size={old!r})])\n')
+    cfg = load_config(str(tmp_path / 'own.py'), {'model.steps.0.size': new})
+    found = cfg.model.steps[0].size
+    assert (type(found), found) == (type(expected), expected)
+
+
+def test_a_crop_size_is_written_as_a_list(tmp_path: Path) -> None:
+    key = 'train_dataloader.dataset.pipeline.3.crop_size'
+    cfg = load_config(SEGMENTOR, {key: [64, 64]})
+    assert cfg.train_dataloader.dataset.pipeline[3].crop_size == (64, 64)  # mmseg asserts a tuple
+
+
+# ------------------------------------------------------------------------ what mmpretrain's have
+
+
+def test_an_empty_test_cfg_is_there() -> None:
+    require(Config(dict(test_cfg=dict())), 'test_cfg')
+    with pytest.raises(UserError, match=r'the config has no test_cfg'):
+        require(Config(dict(test_cfg=None)), 'test_cfg')
+
+
+@pytest.fixture
+def folder_dataset() -> Any:
+    """A data set, as mmpretrain's, that takes one folder for all of its files."""
+
+    @DATASETS.register_module('FolderDataset')
+    class FolderDataset(BaseDataset):
+        pass
+
+    yield FolderDataset
+    DATASETS.module_dict.pop('FolderDataset')
+
+
+def with_data(root: Path) -> Config:
+    dataset = dict(type='FolderDataset', data_root=str(root), data_prefix='images')
+    loader = dict(dataset=dataset)
+    return Config(dict(model=dict(type='M'), train_dataloader=loader, default_scope='mmengine'))
+
+
+def test_one_folder_for_everything_is_looked_for(folder_dataset: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'the train data set is not there: .*/images missing'):
+        check_config(with_data(tmp_path), ('train',))
+    (tmp_path / 'images').mkdir()
+    check_config(with_data(tmp_path), ('train',))

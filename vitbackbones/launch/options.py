@@ -1,0 +1,103 @@
+"""``--cfg-options``: single values of a config, changed before anything is built from it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from vitbackbones.engine.lost_options import known_keys
+from vitbackbones.errors import UserError
+
+
+def apply_options(cfg: Config, options: Mapping[str, Any], file: Config) -> None:
+    """Change ``cfg`` in place; a list in the place of a tuple becomes one.
+
+    Args:
+        options: values by dotted key.
+        file: the config as its file has it, whose variables point to what is read.
+
+    Raises:
+        UserError: nothing reads a key, or it cannot be set.
+    """
+    known = known_keys()
+    for key in options:
+        first, *rest = key.split('.')
+        if first in known:
+            continue
+        near = difflib.get_close_matches(first, known)
+        hint = f'did you mean {near[0]}?' if near else f'choose from {", ".join(sorted(known))}'
+        if first in file:  # `data_root` and the like are read while the file is, not afterwards
+            places = ['.'.join([place, *rest]) for place in _places(file, first)]
+            where = (
+                f'at {", ".join(places)}'
+                if places
+                else ('nowhere as such; a config that inherits this one can set what is made of it')
+            )
+            hint = f'it is a variable of the config file; its value is {where}'
+        raise UserError(f'--cfg-options {key}: nothing reads {first!r}; {hint}')
+    values = {key: _like(_at(cfg, key.split('.')), value) for key, value in options.items()}
+    try:
+        cfg.merge_from_dict(values)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f'--cfg-options {dict(options)} cannot be applied: {error}') from error
+
+
+def _places(cfg: Config, name: str) -> list[str]:
+    """Where the value of a file's variable stands in what is read; else, what has its name."""
+    value, known = _unscoped(cfg[name]), known_keys()
+    nodes = [node for key in cfg if key in known for node in _nodes(_unscoped(cfg[key]), key)]
+    return (
+        [path for path, node in nodes if type(node) is type(value) and node == value]
+        or [path for path, node in nodes if _holds(node, value)]
+        or [path for path, _ in nodes if path.rpartition('.')[2] == name]
+    )
+
+
+def _unscoped(node: Any) -> Any:
+    """A copy without the mark of inheritance by name, which not all uses of a variable have."""
+    if isinstance(node, dict):
+        return {key: _unscoped(value) for key, value in node.items() if key != '_scope_'}
+    return type(node)(map(_unscoped, node)) if type(node) in (list, tuple) else node
+
+
+def _holds(node: Any, value: Any) -> bool:
+    """Whether a dict was made of another one and more, as ``dict(**_base_.backbone, ...)`` is."""
+    if not isinstance(value, dict) or not isinstance(node, dict) or not value:
+        return False
+    return all(key in node and node[key] == each for key, each in value.items())
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """``node`` and everything below it, with dotted paths."""
+    yield path, node
+    pairs: Any = ()
+    if isinstance(node, dict):
+        pairs = node.items()
+    elif isinstance(node, (list, tuple)):
+        pairs = enumerate(node)
+    for key, value in pairs:
+        yield from _nodes(value, f'{path}.{key}')
+
+
+def _at(node: Any, keys: Sequence[str]) -> Any:
+    """What stands at a dotted path, None if nothing does."""
+    for key in keys:
+        if isinstance(node, (list, tuple)):
+            node = node[int(key)] if key.isdigit() and int(key) < len(node) else None
+        elif isinstance(node, (Config, dict)):
+            node = node.get(key)
+        else:
+            return None
+    return node
+
+
+def _like(old: Any, new: Any) -> Any:
+    """``new`` with tuples where ``old`` has them: on a command line lists are easier to write."""
+    if not isinstance(old, (list, tuple)) or not isinstance(new, list):
+        return new
+    tuples = bool(old) and all(isinstance(each, tuple) for each in old)
+    parts = [tuple(each) if tuples and isinstance(each, list) else each for each in new]
+    return tuple(parts) if isinstance(old, tuple) else parts
