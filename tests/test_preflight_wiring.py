@@ -267,6 +267,20 @@ def test_a_neck_that_lists_its_channels_in_its_own_way_passes() -> None:
     assert problems(model) == ()
 
 
+class Pooling(nn.Module):
+    """As mmpretrain's: of several maps it takes a tuple only, as backbones give it."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        assert isinstance(maps, tuple)
+        return tuple(x.mean((2, 3)) for x in maps)
+
+
+def test_a_classifier_is_not_refused() -> None:
+    model = build(retinanet())
+    model.neck, model.bbox_head = Pooling(), nn.Linear(32, 2)
+    assert problems(model) == ()
+
+
 class Drawing(Projection):
     """Draws random numbers in eval mode, too."""
 

@@ -265,7 +265,7 @@ class _Trial:
 def _attempt(module: Any, maps: Sequence[Tensor]) -> tuple[Any, Exception | None]:
     """What ``module`` makes of ``maps``, or why it fails."""
     try:
-        return module([leaf.clone() for leaf in maps]), None
+        return module(tuple(leaf.clone() for leaf in maps)), None
     except Exception as error:  # a module of anyone's: it would fail in the first step as well
         return None, error
 
