@@ -92,9 +92,9 @@ def save_weights(config: Path, out: Path, classes: Sequence[str]) -> None:
     cfg = load_config(str(config))
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    torch.save(
-        dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), out
-    )
+    palette = [[9, 0, 0], [0, 9, 0], [0, 0, 9]]  # lists, as from JSON
+    meta = dict(classes=classes, palette=palette)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=meta)), out)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_failure_in_any_step_concerns_one_image(
     )
     assert outcome.failed == {paths[0]: f'{step} fails: ValueError: too odd'}
     assert outcome.written == [paths[1]]
-    assert lines == [f'1/2 {paths[0]}: {step} fails: ValueError: too odd', f'2/2 {paths[1]}']
+    assert lines == [f'1/2 {paths[0]} failed', f'2/2 {paths[1]}']
 
 
 def test_images_of_the_test_annotations_keep_their_ids(here: Path, tmp_path: Path) -> None:
@@ -428,6 +428,18 @@ def test_the_dump_of_a_segmentor_has_the_pixels_that_were_measured(
     )
     for name, labels in zip(names, found, strict=True):
         assert (np.asarray(Image.open(tmp_path / 'double' / name)) == labels).all()
+
+
+def test_a_model_whose_classes_nobody_names_is_refused(
+    segmentor: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load('segmentor.pth', weights_only=True)
+    torch.save(dict(state_dict=content['state_dict']), tmp_path / 'bare.pth')
+    words = ['infer', 'segmentor.py', str(tmp_path / 'bare.pth'), 'maps/images/a/0.png']
+    options = ['--cfg-options', 'test_dataloader.dataset.metainfo=None']
+    assert main([*words, '--device', 'cpu', '--out-dir', str(tmp_path / 'out'), *options]) == 2
+    assert 'says which classes there are' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('model', ['guess', 'segmentor'])

@@ -73,6 +73,9 @@ def draw(
     """
     import mmcv
 
+    meta = visualizer.dataset_meta or {}
+    if meta.get('palette'):  # mmdet draws with tuples only, configs and JSON have lists as well
+        visualizer.dataset_meta = {**meta, 'palette': [tuple(c) for c in meta['palette']]}
     visualizer.add_datasample(
         out_file.stem,
         mmcv.imread(sample.img_path, channel_order='rgb'),

@@ -132,7 +132,7 @@ class _Work:
                 self._write(path, sample)
             except _ImageError as error:
                 outcome.failed[path] = str(error)
-                report(f'{line}: {error}')
+                report(f'{line} failed')
             else:
                 outcome.written.append(path)
                 report(line)

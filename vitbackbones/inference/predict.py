@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import load_whole, read_checkpoint
 from vitbackbones.data.before_training import check_annotations
-from vitbackbones.data.sources import dataset_class, leaves
+from vitbackbones.data.sources import class_names, dataset_class, leaves
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
@@ -73,16 +73,26 @@ def _can_be_read(path: Path) -> bool:
 
 
 def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Mapping[str, Any]]:
-    """The model with the checkpoint's weights, and the data set's classes and palette."""
+    """The model with the checkpoint's weights, and the dataset's classes and palette.
+
+    Raises:
+        UserError: nobody names the classes, or heads have another number of them.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
+    """
     checkpoint = read_checkpoint(source)
     model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
     load_whole(model, checkpoint, source)
     meta = dataset_meta(checkpoint)
-    if meta is None:
+    if meta is None or not meta.get('classes'):
         dataset = next(leaves(cfg.test_dataloader.dataset))
-        meta = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
-    if isinstance(meta.get('classes'), (list, tuple)):
-        check_heads(cfg.model, meta['classes'], source)
+        own = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
+        meta = {**own, 'classes': class_names(cfg, dataset)}
+    if not meta['classes']:
+        raise UserError(
+            f'neither {source} nor the config says which classes there are: set '
+            'test_dataloader.dataset.metainfo=dict(classes=(...))'
+        )
+    check_heads(cfg.model, meta['classes'], source)
     return model.to(device).eval(), meta
 
 
