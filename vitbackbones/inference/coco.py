@@ -83,9 +83,10 @@ class Predictions:
     def add(self, name: str, image_id: Any, sample: Any) -> None:
         """Take in mmdet's result of one image, on the CPU."""
         height, width = sample.ori_shape
+        rows = results_of(sample.pred_instances, image_id, self.category_ids)
         self.images.append(dict(id=image_id, file_name=name, width=width, height=height))
-        for row in results_of(sample.pred_instances, image_id, self.category_ids):
-            self.annotations.append(dict(id=len(self.annotations), **row))
+        first = len(self.annotations)
+        self.annotations += [dict(id=first + j, **row) for j, row in enumerate(rows)]
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

@@ -128,7 +128,7 @@ class _Work:
             try:
                 sample = self._predict(path, image_id)
                 if 'pred_instances' in sample:
-                    found.add(str(path), image_id, sample)
+                    _named('reading its result', found.add, str(path), image_id, sample)
                 self._write(path, sample)
             except _ImageError as error:
                 outcome.failed[path] = str(error)
