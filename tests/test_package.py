@@ -106,6 +106,11 @@ def test_registry_and_checkpoint_know_no_network(path):
     assert only(path, libraries, {'registry', 'checkpoint'}) == set()
 
 
+@pytest.mark.parametrize('path', sorted((PACKAGE / 'installation').glob('*.py')), ids=module_id)
+def test_the_installation_is_looked_at_by_the_standard_library_alone(path):
+    assert only(path, set(), {'installation'}) == set()
+
+
 def test_the_base_of_backbones_knows_no_backbone():
     ours = {'backbones.arch', 'checkpoint', 'layers', 'registry'}
     assert only(PACKAGE / 'backbones' / 'base.py', {'torch', 'mmengine'}, ours) == set()

@@ -35,7 +35,7 @@ FRAMEWORKS=(
     tests/test_cli.py::test_testing_prints_metrics_and_draws_pictures
     tests/test_cli.py::test_inference_writes_pictures_and_coco_json
     tests/test_cli.py::test_a_segmentor_trains_and_infers_with_the_same_commands
-    tests/test_cli.py::test_doctor_finds_nothing_to_mend_here
+    tests/test_doctor.py::test_doctor_finds_nothing_to_mend_here
 )
 
 # Of these the small network of each backbone and the default config of each pair of backbone and
