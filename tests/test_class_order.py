@@ -381,9 +381,10 @@ def test_a_folder_given_as_text_is_refused(
         (reverse, {}, 'its categories are green, red, the classes red, green'),
         (first_unused, {}, "'red' is the name of categories 0, 3"),
         (without('iscrowd'), {}, 'val.json: 2 of 2 annotations have no iscrowd'),
-        (None, dict(val_classes=GREEN_RED), 'classes of validation are green, red, those of'),
+        (None, dict(val_classes=GREEN_RED), 'are green, red, those of the training data red'),
+        (None, dict(classes='redgreen'), "a comma is missing, classes=('redgreen',)"),
     ],
-    ids=['order', 'root category', 'no iscrowd', 'validation'],
+    ids=['order', 'root category', 'no iscrowd', 'validation', 'text'],
 )
 def test_what_only_a_copy_puts_right_stops_a_training_that_reads_the_files(
     change: Callable[[dict[str, Any]], None] | None,
@@ -395,12 +396,36 @@ def test_what_only_a_copy_puts_right_stops_a_training_that_reads_the_files(
         if change is not None:
             change(content)
     scenes.save()
-    cfg = Config.fromfile(scenes.config(**options))
-    cfg.work_dir = str(scenes.root / 'work')
-    runner = Runner.from_cfg(cfg)
+    runner = built_by_mmengine(scenes.config(**options))
     for loop in ('train_loop', 'val_loop'):
         getattr(runner, loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     with pytest.raises(PreflightError) as raised:
         PreflightHook().before_train(runner)
     assert said in str(raised.value)
+
+
+def built_by_mmengine(config: str, **more: Any) -> Runner:
+    """As mmdet's tools do."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(dict(work_dir=str(Path(config).with_name('work')), **more))
+    return Runner.from_cfg(cfg)
+
+
+@pytest.mark.parametrize('classes', [RED_GREEN, GREEN_RED])
+def test_a_test_that_reads_the_files_stops_at_another_order(classes: Any, scenes: Scenes) -> None:
+    """In the file with the first of these, in the checkpoint with the other."""
+    if classes == RED_GREEN:
+        reverse(scenes.content['val'])
+    scenes.save()
+    checkpoint = str(trained(scenes.config()) / 'epoch_1.pth')
+    hooks = [dict(type='vitbackbones.PreflightHook')]
+    config = scenes.config('other', classes=classes)
+    if classes == GREEN_RED:
+        reverse(scenes.content['val'])  # as the classes are, but the weights know better
+        scenes.save()
+    with pytest.raises(PreflightError, match='the test cannot start') as raised:
+        built_by_mmengine(config, load_from=checkpoint, custom_hooks=hooks).test()
+    expected = 'categories are green, red' if classes == RED_GREEN else 'those of the checkpoint'
+    (problem,) = raised.value.problems
+    assert expected in problem

@@ -455,8 +455,10 @@ def test_the_hook_is_found_by_its_prefixed_name_in_a_fresh_process(tmp_path: Pat
     assert 'PreflightHook' in subprocess.check_output(command, env=environment, text=True)
 
 
-def test_only_training_is_checked() -> None:
-    assert set(PreflightHook().get_triggered_stages()) == {'before_train', 'after_train_iter'}
+def test_only_training_is_checked_and_before_a_test_what_labels_stand_for() -> None:
+    training = {'before_train', 'after_train_iter'}
+    labels = {'after_load_checkpoint', 'before_test'}
+    assert set(PreflightHook().get_triggered_stages()) == training | labels
 
 
 def test_a_detector_of_mmdet_trains_in_silence(tmp_path: Path) -> None:

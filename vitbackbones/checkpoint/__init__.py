@@ -8,6 +8,7 @@ differs between families is data and one method of the backbone: ``official_keys
 """
 
 from .loading import LoadReport, load_pretrained
+from .meta import dataset_meta, trained_classes
 from .reading import (
     CheckpointError,
     find_weights,
@@ -22,6 +23,7 @@ __all__ = [
     'CheckpointError',
     'LoadReport',
     'check_fits',
+    'dataset_meta',
     'find_weights',
     'hash_in_name',
     'load_pretrained',
@@ -30,4 +32,5 @@ __all__ = [
     'read_checkpoint',
     'register_safe_globals',
     'starting_weights',
+    'trained_classes',
 ]

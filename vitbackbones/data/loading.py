@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -145,10 +145,21 @@ def annotation_problems(dataset: Any) -> Iterator[str]:
         if not is_coco(type(part)) or '://' in part.ann_file:
             whole.append(None)
             continue
+        names = part.metainfo.get('classes')
+        if isinstance(names, str):
+            files[part.ann_file] = [
+                Finding(
+                    'class without category',
+                    part.ann_file,
+                    f'metainfo.classes={names!r} is one text and no names: a comma is missing, '
+                    f'classes=({names!r},)',
+                )
+            ]
+            continue
         steps = getattr(getattr(part, 'pipeline', None), 'transforms', ())
         coco = read_coco(
             Path(part.ann_file),
-            part.metainfo.get('classes'),
+            names,
             masks=any(getattr(step, 'with_mask', False) for step in steps),
             test=part.test_mode,
             ordered=in_file_order(type(part)),
@@ -156,8 +167,8 @@ def annotation_problems(dataset: Any) -> Iterator[str]:
         wrong = _EVALUATED | _TRAINED if part.test_mode else _TRAINED
         found = [f for f in coco.as_it_is if f.error or f.kind in wrong]
         if coco.rows is not None:
-            names = [name for name, _, _ in coco.sizes]
-            found += [f for f in verdicts.of_rows(part.ann_file, coco.rows, names) if f.error]
+            images = [name for name, _, _ in coco.sizes]
+            found += [f for f in verdicts.of_rows(part.ann_file, coco.rows, images) if f.error]
         files[part.ann_file] = found
         rows = None if part.test_mode else coco.rows
         poly2mask = all(getattr(step, 'poly2mask', True) for step in steps)
@@ -185,15 +196,27 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def class_problems(trained: Any, tested: Any) -> Iterator[str]:
-    """Whether labels stand for other classes in a built dataset than in the one that is trained."""
-    names = [getattr(dataset, 'metainfo', None) for dataset in (trained, tested)]
-    one, other = (meta.get('classes') if isinstance(meta, dict) else None for meta in names)
-    if one and other and set(one) == set(other) and list(one) != list(other):
+def classes_of(dataset: Any) -> Sequence[str] | None:
+    """The classes of a built data set in the order of their labels, None where it has none."""
+    meta = getattr(dataset, 'metainfo', None)
+    classes = meta.get('classes') if isinstance(meta, Mapping) else None
+    return classes if isinstance(classes, (list, tuple)) else None
+
+
+def order_problem(
+    ours: Sequence[str] | None, theirs: Sequence[str] | None, *, whose: str
+) -> Iterator[str]:
+    """That labels stand for other classes in one place than in another.
+
+    Args:
+        ours: the classes of the data that are about to be used.
+        whose: in words, what has the others.
+    """
+    if ours and theirs and set(ours) == set(theirs) and list(ours) != list(theirs):
         yield (
-            f'the classes of validation are {", ".join(other[:5])}, those of training '
-            f'{", ".join(one[:5])}, in another order, and a label would stand for another class: '
-            'write metainfo.classes in one order, or use `vitbackbones train`, which does'
+            f'the classes of the data are {", ".join(ours[:5])}, those of {whose} '
+            f'{", ".join(theirs[:5])}, in another order, and a label would stand for another '
+            'class: write metainfo.classes in one order'
         )
 
 

@@ -16,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from vitbackbones.checkpoint.meta import trained_classes
 from vitbackbones.checkpoint.published import PUBLISHED
 from vitbackbones.checkpoint.reading import examples
-from vitbackbones.data.loading import annotation_problems, class_problems
+from vitbackbones.data.loading import annotation_problems, classes_of, order_problem
 from vitbackbones.registry import HOOKS, register
 
 from .anchors import unmatched_objects
@@ -34,15 +35,15 @@ SAMPLES = 100
 
 
 class PreflightError(ValueError):
-    """A model or optimizer that would train wrongly, or not at all.
+    """A model, an optimizer or data that would train or be tested wrongly, or not at all.
 
     Attributes:
         problems: one sentence each.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], what: str = 'training') -> None:
         self.problems = tuple(problems)
-        super().__init__('\n  - '.join(['training cannot start:', *problems]))
+        super().__init__('\n  - '.join([f'{what} cannot start:', *problems]))
 
 
 @register(HOOKS)
@@ -55,7 +56,8 @@ class PreflightHook(Hook):
     in COCO's format that cannot be trained on. It warns of what will train, but not well: a
     backbone that starts from random weights, pixels that its weights do not know, objects that no
     anchor matches, SGD, maps that nobody reads; and after the first step of each optimizer of
-    parameters that got no gradient. Backbones of others are left alone, their gradients aside.
+    parameters that got no gradient. Before a test it stops at classes in another order than that of
+    the checkpoint. Backbones of others are left alone, their gradients aside.
 
     ::
 
@@ -64,6 +66,10 @@ class PreflightHook(Hook):
 
     def __init__(self) -> None:
         self._done: list[RemovableHandle] = []
+        self._classes: Sequence[str] | None = None  # of the checkpoint that was loaded
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        self._classes = trained_classes(checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Check model, optimizer, schedule and data; weights are loaded by now.
@@ -86,7 +92,9 @@ class PreflightHook(Hook):
             warnings += [*perhaps, *former_keys(cfg)]
         tested = getattr(getattr(runner, 'val_dataloader', None), 'dataset', None)
         problems += [*annotation_problems(dataset), *annotation_problems(tested)]
-        problems += class_problems(dataset, tested)
+        ours = classes_of(dataset)
+        problems += order_problem(ours, self._classes, whose='the checkpoint')
+        problems += order_problem(classes_of(tested), ours, whose='the training data')
         if problems:
             raise PreflightError(list(dict.fromkeys(problems)))
         if is_main_process():  # the others would say the same
@@ -96,6 +104,20 @@ class PreflightHook(Hook):
                 runner.logger.warning(line)
         for optimizer in optimizers:
             self._watch(runner, optimizer)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check that labels stand for the classes that were trained; weights are loaded by now.
+
+        Raises:
+            PreflightError: they do not.
+        """
+        dataset = getattr(getattr(runner, 'test_dataloader', None), 'dataset', None)
+        problems = [
+            *annotation_problems(dataset),
+            *order_problem(classes_of(dataset), self._classes, whose='the checkpoint'),
+        ]
+        if problems:
+            raise PreflightError(problems, 'the test')
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Take the watch off optimizers that had their first step; they cannot while they step."""

@@ -15,18 +15,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
-from vitbackbones.checkpoint import load_whole, read_checkpoint
+from vitbackbones.checkpoint import dataset_meta, load_whole, read_checkpoint, trained_classes
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.sources import class_names, dataset_class, leaves
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
-from vitbackbones.launch.classes import (
-    check_heads,
-    checkpoint_classes,
-    dataset_meta,
-    use_one_order,
-)
+from vitbackbones.launch.classes import check_heads, use_one_order
 
 # What a test has no use for.
 TRAINING = (
@@ -149,7 +144,7 @@ def build_tester(written: Config, source: str) -> Runner:
         cfg.pop(key, None)
     require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_config(cfg, ('test',))
-    use_one_order(cfg, ('test',), checkpoint_classes(checkpoint))
+    use_one_order(cfg, ('test',), trained_classes(checkpoint))
     check_annotations(cfg, ('test',), label_maps=0)
     runner = build_runner(as_built(cfg, ('test',)), written, training=False)
     load_whole(runner.model, checkpoint, source)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from mmengine.config import Config, ConfigDict
 
+from vitbackbones.checkpoint import trained_classes
 from vitbackbones.data.loading import in_file_order
 from vitbackbones.data.sources import (
     class_names,
@@ -59,24 +60,6 @@ def check_heads(model: Any, classes: Sequence[str], owner: str) -> None:
             )
 
 
-def checkpoint_classes(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The classes of a checkpoint in the order of their labels, None where it does not say."""
-    meta = dataset_meta(checkpoint)
-    classes = meta.get('classes') if meta else None
-    return tuple(classes) if isinstance(classes, (list, tuple)) else None
-
-
-def dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a checkpoint says of its data, by names that are written small; None if nothing."""
-    meta = checkpoint.get('meta') or {}
-    found = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
-    if found is None and isinstance(meta, Mapping) and 'CLASSES' in meta:
-        found = {'classes': meta['CLASSES'], 'palette': meta.get('PALETTE')}  # of mmdet 2
-    if not isinstance(found, Mapping):
-        return None
-    return {str(key).lower(): value for key, value in found.items()}
-
-
 def use_one_order(cfg: Config, splits: Sequence[str], trained: Sequence[str] | None = None) -> None:
     """Let labels mean the same in all datasets: bring the classes of each into one order by name.
 
@@ -114,7 +97,7 @@ def check_start(cfg: Config, checkpoint: Mapping[str, Any], source: str) -> None
     Raises:
         UserError: the same classes have other numbers there.
     """
-    theirs = checkpoint_classes(checkpoint)
+    theirs = trained_classes(checkpoint)
     if theirs is None:
         return
     for dataset in datasets(cfg, 'train'):
