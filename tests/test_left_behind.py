@@ -34,6 +34,15 @@ model = dict(
     bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
     test_cfg=dict(score_thr=0.0, max_per_img=5),
 )
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 """
 
 # Inherits one of mmdet, names neither our hooks nor our package, and has data of its own.
