@@ -21,6 +21,7 @@ from PIL import Image
 from tests.small import SMALL
 from vitbackbones.cli.main import main
 from vitbackbones.data import demo as demo_data
+from vitbackbones.launch.loading import load_config
 from vitbackbones.launch.training import add_import
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +222,19 @@ def test_the_saved_config_is_what_was_written(kind: str, request: pytest.Fixture
         for key in (*ours, 'default_scope'):
             written.pop(key, None), found.pop(key, None)
         assert found == written
+
+
+@pytest.mark.parametrize('leaf', ['detection/sepvit_retinanet', 'segmentation/casvit_upernet'])
+def test_the_demo_validates_and_tests_with_loaders_of_their_own(
+    leaf: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    cfg = load_config(f'vitbackbones::{leaf}.py', demo=True)
+    tested = cfg.test_dataloader.to_dict()
+    cfg.val_dataloader.dataset.pipeline.clear()
+    cfg.val_evaluator.type = 'Other'
+    assert cfg.test_dataloader == tested
+    assert cfg.test_evaluator.type != 'Other'
 
 
 @pytest.mark.parametrize(
