@@ -442,8 +442,9 @@ def test_a_model_whose_classes_nobody_names_is_refused(
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('model', ['guess', 'segmentor'])
-@pytest.mark.parametrize('way', ['there', 'below a file'])
+@pytest.mark.parametrize(
+    ('model', 'way'), [('guess', 'there'), ('guess', 'below a file'), ('segmentor', 'there')]
+)
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_predicted(
     guess: Path,
     segmentor: Path,

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     usable = torch is not None and torch.cuda.is_available()
     mmcv = gpu.cuda_of_mmcv() if usable and 'mmcv._ext' not in found.failures else ''
     drivers, toolkit = gpu.drivers(), gpu.toolkit()
-    print(f'Python {platform.python_version()} ({sys.executable})')
+    machine = f'{platform.system()} {platform.machine()}'
+    print(f'Python {platform.python_version()} on {machine} ({sys.executable})')
     for name, number in found.versions.items():
         print(f'{name:24} {number}')
     for line in gpu.lines(torch, drivers, toolkit):
