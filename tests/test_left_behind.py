@@ -319,6 +319,18 @@ def test_a_detector_is_used_by_all_who_read_config_and_checkpoint(
         assert len(predictions['annotations']) == 10
 
 
+def test_a_damaged_image_is_named_while_testing(
+    place: Path, masks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for image in (place / 'data/demo/coco/val2017').glob('*.jpg'):
+        (tmp_path / image.name).write_bytes(image.read_bytes()[:200])
+    words = ['--cfg-options', f'test_dataloader.dataset.data_prefix.img={tmp_path}']
+    words += ['--work-dir', str(tmp_path / 'tested')]
+    assert main(['test', str(masks.saved), str(masks.checkpoint), *words]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f'vitbackbones test: {tmp_path}/')
+
+
 SEGMENT = """
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 found = {}
