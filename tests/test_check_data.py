@@ -192,6 +192,7 @@ ANNOTATION_ERRORS = {
         'annotation 11',
     ),
     'number for a name': (of('images', file_name=5), 'missing field', 'picture 1 (5) has no name'),
+    'huge width': (of('images', width=10**400), 'missing field', 'a.jpg) has the width'),
     'width 0': (of('images', width=0), 'missing field', 'a.jpg) has the width 0'),
     'RLE size': (runs(9, 3063, size=(64, 48)), 'mask of another size', '48 x 64 pixels'),
     'RLE sum': (runs(9, 9), 'mask of another size', 'add up to 18 pixels, not 3072'),

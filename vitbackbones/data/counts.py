@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from .values import is_number
+
 T = TypeVar('T')
 
 
@@ -318,4 +320,4 @@ def _added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int
 
 
 def _pixels(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else float('nan')
+    return float(value) if is_number(value) else float('nan')

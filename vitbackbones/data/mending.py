@@ -85,7 +85,8 @@ class _Mending:
             first = self._replace('annotations', field, partial(_look_up, new, texts))
             if first is not None:
                 self._found(
-                    'ids of other types', f'{field} {first!r} of annotations is no id of its type'
+                    'ids of other types',
+                    f'annotations have the {field} {first!r}, {key} ids of another type',
                 )
 
     def annotation_ids(self) -> None:
