@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from vitbackbones.cli.main import main
 from vitbackbones.engine.preflight import PreflightError, PreflightHook
 from vitbackbones.launch.built import as_built
+from vitbackbones.launch.classes import use_one_order
 from vitbackbones.launch.loading import load_config
 
 from .colours import BOX, SIZE, Scenes
@@ -140,6 +141,29 @@ def test_a_file_of_validation_in_another_order_is_read_by_name(scenes: Scenes) -
 def test_classes_of_validation_follow_those_of_training(scenes: Scenes) -> None:
     scenes.save()
     assert scores(trained(scenes.config(val_classes=GREEN_RED)))['coco/bbox_mAP'] == 1
+
+
+@pytest.mark.parametrize(
+    ('palette', 'want'),
+    [
+        ((220, 20, 60), (220, 20, 60)),
+        ('random', 'random'),
+        ([(1, 1, 1), (2, 2, 2), (3, 3, 3)], [(2, 2, 2), (1, 1, 1), (3, 3, 3)]),
+    ],
+    ids=['one colour', 'name', 'a colour each'],
+)
+def test_only_a_list_of_colours_follows_the_order_of_the_classes(
+    palette: Any, want: Any, scenes: Scenes
+) -> None:
+    scenes.content['val']['categories'].append(dict(id=5, name='blue'))
+    scenes.save()
+    cfg = load_config(scenes.config(classes=('red', 'green', 'blue')))
+    dataset = cfg.test_dataloader.dataset
+    dataset.metainfo.palette = palette
+    init_default_scope(cfg.default_scope)
+    use_one_order(cfg, ('test',), ('green', 'red', 'blue'))
+    assert dataset.metainfo.classes == ('green', 'red', 'blue')
+    assert dataset.metainfo.palette == want
 
 
 def test_the_order_of_the_config_counts_and_not_that_of_the_file(scenes: Scenes) -> None:

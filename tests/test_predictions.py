@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.structures import InstanceData
@@ -23,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.small import SMALL
 from vitbackbones.cli.main import main
 from vitbackbones.inference.coco import results_of
+from vitbackbones.inference.drawing import draw
 from vitbackbones.inference.dump import CocoResultsHook
 from vitbackbones.inference.images import infer
 from vitbackbones.launch.loading import load_config
@@ -183,6 +186,19 @@ def test_images_that_no_annotation_file_names_are_numbered(here: Path, tmp_path:
     assert [row['id'] for row in found['images']] == [0, 1]
     assert found['categories'] == [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
     assert {row['image_id'] for row in found['annotations']} == {0, 1}
+
+
+@pytest.mark.parametrize('palette', ['coco', 'random', (220, 20, 60), None, [[220, 20, 60]] * 3])
+def test_every_palette_of_mmdet_is_drawn(palette: Any, tmp_path: Path) -> None:
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=CLASSES, palette=palette)
+    found = InstanceData(
+        bboxes=torch.tensor([[10.0, 5, 50, 35]]), labels=torch.tensor([2]), scores=torch.ones(1)
+    )
+    path = save_image(tmp_path / '1.png')
+    sample = DetDataSample(metainfo=dict(img_path=str(path)), pred_instances=found)
+    draw(visualizer, sample, tmp_path / 'drawn.png', truth=False)
+    assert np.asarray(Image.open(tmp_path / 'drawn.png')).shape == (40, 60, 3)
 
 
 def test_results_have_boxes_of_coco_and_masks_as_run_lengths() -> None:

@@ -1,10 +1,10 @@
-"""Values as json reads them: which are numbers, and which can be looked up."""
+"""Values as json and configs have them: which are numbers, can be looked up, or list colours."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 _HUGE = 1e15  # more pixels than there are
 
@@ -16,6 +16,16 @@ def is_id(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether it is a finite number; json reads NaN, and integers that are no float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _HUGE
+
+
+def is_list_of_colours(palette: Any) -> TypeGuard[Sequence[Sequence[int]]]:
+    """Whether a palette has a colour for each class.
+
+    mmdet takes the name of one, as 'coco' or 'random', or a single tuple for all classes, too.
+    """
+    return isinstance(palette, (list, tuple)) and all(
+        isinstance(colour, (list, tuple)) for colour in palette
+    )
 
 
 def all_finite(numbers: Sequence[Any]) -> bool:

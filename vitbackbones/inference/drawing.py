@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
+from vitbackbones.data.values import is_list_of_colours
 from vitbackbones.errors import UserError
 
 SCORE = 0.3  # results below are not drawn, unless asked for
@@ -74,8 +75,9 @@ def draw(
     import mmcv
 
     meta = visualizer.dataset_meta or {}
-    if meta.get('palette'):  # mmdet draws with tuples only, configs and JSON have lists as well
-        visualizer.dataset_meta = {**meta, 'palette': [tuple(c) for c in meta['palette']]}
+    palette = meta.get('palette')
+    if is_list_of_colours(palette):  # mmdet draws with tuples only, configs and JSON have lists
+        visualizer.dataset_meta = {**meta, 'palette': [tuple(colour) for colour in palette]}
     visualizer.add_datasample(
         out_file.stem,
         mmcv.imread(sample.img_path, channel_order='rgb'),

@@ -18,6 +18,7 @@ from vitbackbones.data.sources import (
     format_of,
     place,
 )
+from vitbackbones.data.values import is_list_of_colours
 from vitbackbones.errors import UserError, say
 
 
@@ -137,7 +138,7 @@ def _follow(
     else:
         meta = ConfigDict(dataset.get('metainfo') or {})
         palette = _palette(dataset_class(cfg, dataset), dataset)
-        if palette is not None and len(palette) == len(classes):
+        if is_list_of_colours(palette) and len(palette) == len(classes):
             colours = dict(zip(classes, palette, strict=True))
             meta.palette = [colours[name] for name in trained]
         meta.classes = list(trained) if isinstance(trained, list) else tuple(trained)
@@ -164,7 +165,9 @@ def _keep_colours(cls: Any, dataset: Mapping[str, Any]) -> None:
     names, colours = own.get('classes') or (), own.get('palette')
     meta = dataset.get('metainfo') or {}
     classes = meta.get('classes')
-    if not colours or meta.get('palette') or not classes or len(names) != len(colours):
+    if meta.get('palette') or not classes or not is_list_of_colours(colours):
+        return
+    if len(names) != len(colours):
         return
     if list(classes) != list(names) and set(classes) == set(names):
         by_name = dict(zip(names, colours, strict=True))
