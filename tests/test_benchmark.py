@@ -362,7 +362,10 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
     [
         ((), 'name contestants with --archs, --peers or --configs'),
         (('--archs', 'sepvit:tny'), '--archs sepvit:tny: unknown, choose from sepvit:tiny'),
-        (('--archs', 'shvit:s1', '--arch-options', 'x=1'), "unexpected keyword argument 'x'"),
+        (
+            ('--archs', 'shvit:s1', '--arch-options', 'x=1'),
+            "SHViT has no option 'x', choose from arch",
+        ),
         (('--peers', 'swin'), 'expected timm:NAME, mmdet:NAME or module:callable'),
         (('--peers', 'mmdet:swin'), 'unknown, choose from swin-t, swin-s, resnet-50'),
         (('--peers', 'no_such_module:f'), 'no_such_module cannot be imported: No module named'),
