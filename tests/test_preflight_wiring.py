@@ -357,6 +357,64 @@ def test_where_all_is_read_or_may_be_nothing_is_said(model: Any) -> None:
     assert checked(build(model())) == ((), [])
 
 
+class Supervised(nn.Module):
+    """Reads the last map, and the others while training only: deep supervision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(channels, 2, 1) for channels in FOUR])
+        # Of one value per channel no BatchNorm can take the statistics.
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(2), nn.Dropout())
+        self.register_buffer('calls', torch.zeros(()))
+
+    def forward(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
+        self.calls = self.calls + 1
+        found = [conv(x) for conv, x in zip(self.convs, maps, strict=True)]
+        return [self.pool(x) for x in (found if self.training else found[-1:])]
+
+
+class Choosy(Supervised):
+    """Fails while training unless it gets the objects as well."""
+
+    def forward(self, maps: tuple[Tensor, ...], objects: Any = None) -> list[Tensor]:
+        assert not self.training or objects is not None
+        return super().forward(maps)
+
+
+class SupervisedNeck(nn.Module):
+    """Hands on the last map, and the others while training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(channels, 8, 1) for channels in FOUR])
+
+    def forward(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
+        found = [conv(x) for conv, x in zip(self.convs, maps, strict=True)]
+        return found if self.training else found[-1:]
+
+
+def supervised(head: type[nn.Module] | None) -> nn.Module:
+    model = build(retinanet())
+    if head is None:
+        model.neck, model.bbox_head = SupervisedNeck(), Projection()
+    else:
+        model.neck, model.bbox_head = None, head()
+    return model
+
+
+@pytest.mark.parametrize('head', [Supervised, Choosy, None])
+@pytest.mark.usefixtures('process_group')
+def test_maps_that_are_read_while_training_only_are_read(head: Any) -> None:
+    model = supervised(head)
+    model.bbox_head.eval()
+    state = copy.deepcopy(model.state_dict())
+    parallel = MMDistributedDataParallel(model, broadcast_buffers=False)
+    for each in (model, parallel):
+        assert checked(each) == ((), [])
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(part.training for part in model.bbox_head.modules())
+
+
 @pytest.mark.parametrize('model', [last_map_unread, neck_map_unread])
 @pytest.mark.usefixtures('process_group')
 def test_they_stop_a_distributed_run_that_would_stop_by_itself(model: Any) -> None:

@@ -11,17 +11,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from vitbackbones.engine import random_states
 
 
 @contextmanager
 def no_trace(*modules: nn.Module) -> Iterator[None]:
-    """Within it ``modules`` are in eval mode and record gradients; random states are restored.
+    """Within it ``modules`` are in eval mode and record gradients.
 
-    In eval mode no statistics change, and no processes communicate.
+    In eval mode no statistics change, and no processes communicate. Modes, buffers and random
+    states are restored.
     """
-    modes = [(part, part.training) for module in modules for part in module.modules()]
+    parts = [part for module in modules for part in module.modules()]
+    modes = [(part, part.training) for part in parts]
+    buffers = [
+        (part, name, buffer, buffer.detach().clone())
+        for part in parts
+        for name, buffer in part.named_buffers(recurse=False)
+    ]
     states = random_states.take()
     for module in modules:
         module.eval()
@@ -32,7 +40,24 @@ def no_trace(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+        with torch.no_grad():
+            for part, name, buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+                setattr(part, name, buffer)
         random_states.restore(states)
+
+
+def as_if_training(module: nn.Module) -> None:
+    """Set the mode of training, but for what draws, keeps statistics or talks to other processes.
+
+    That is left to layers without parts: dropout, DropPath, normalisation.
+    """
+    module.train()
+    for part in module.modules():
+        is_layer = next(part.children(), None) is None and part is not module
+        if is_layer or isinstance(part, _NormBase):
+            part.training = False
 
 
 def empty_maps(

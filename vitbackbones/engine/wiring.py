@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .networks import Network, heads_of, unwrapped
-from .trial import empty_maps, no_trace, read_by, takes_maps_alone, tensors_in
+from .trial import as_if_training, empty_maps, no_trace, read_by, takes_maps_alone, tensors_in
 
 #: Side of the empty image that necks and heads are tried on: stride 128 still has 2 x 2 pixels.
 SIDE = 256
@@ -247,19 +247,45 @@ class _Trial:
         if self.neck is None and not tried:
             return
         used = read_by(tensors_in(results) if tried else outputs)
+        below: set[int] = set()
+        if self.neck is not None and tried:
+            below = {id(param) for param in self.neck.parameters() if param.requires_grad}
+        if not ({id(leaf) for leaf in maps} | below & read_by(outputs)) - used:
+            return
+        more = self._read_in_training(maps, tried)
+        if more is None:
+            return
+        used |= more
         unread = [i for i, leaf in enumerate(maps) if id(leaf) not in used]
         if unread:
             strides = tuple(float(self.backbone.out_strides[i]) for i in unread)
             idle = _idle_parameters(self.backbone, unread) if len(unread) < len(maps) else 0
             self.unread.append(Unread(self.network.source, tuple(unread), len(maps), strides, idle))
-        if self.neck is None or not tried:
-            return
-        below = {id(param) for param in self.neck.parameters() if param.requires_grad}
         idle = len((below & read_by(outputs)) - used)
-        dropped = [i for i, x in enumerate(outputs) if (below & read_by([x])) - used]
         if idle:
+            dropped = [i for i, x in enumerate(outputs) if (below & read_by([x])) - used]
             strides = tuple(self.levels[i].stride for i in dropped)
             self.unread.append(Unread(self.source, tuple(dropped), len(outputs), strides, idle))
+
+    def _read_in_training(self, maps: list[Tensor], tried: bool) -> set[int] | None:
+        """What is read in the mode of training, as deep supervision is, by heads if ``tried``.
+
+        None if it fails there: then it may read everything.
+        """
+        outputs: Any = [leaf.clone() for leaf in maps]
+        if self.neck is not None:
+            as_if_training(self.neck)
+            outputs, error = _attempt(self.neck, maps)
+            if error is not None:
+                return None
+            outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        if not tried:
+            return read_by(tensors_in(outputs))
+        results = []
+        for _, part in self._readers():
+            as_if_training(part)
+            results.append(_try(part, outputs))
+        return None if any(result is None for result in results) else read_by(tensors_in(results))
 
 
 def _attempt(module: Any, maps: Sequence[Tensor]) -> tuple[Any, Exception | None]:
