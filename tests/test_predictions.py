@@ -351,8 +351,30 @@ def test_categories_of_a_dump_are_found_by_name(guess: Path, here: Path, tmp_pat
         metainfo=dict(classes=CLASSES),
         pipeline=[],
     )
-    hook = CocoResultsHook(tmp_path / 'found.json', [dataset])
+    written = dict(ann_file=str(tmp_path / 'reversed.json'))
+    hook = CocoResultsHook(tmp_path / 'found.json', [dataset], [written])
     assert hook.category_ids == [CATEGORIES[name] for name in CLASSES]
+
+
+def test_a_dump_has_the_ids_of_the_users_file(guess: Path, here: Path, tmp_path: Path) -> None:
+    content = json.loads(Path('data/guess.json').read_text())
+    content['images'][0]['id'] = str(content['images'][0]['id'])
+    content['images'][2]['file_name'] = content['images'][3]['file_name']
+    for row in content['categories']:
+        row['id'] = str(row['id'])
+    content['categories'].reverse()
+    (tmp_path / 'typed.json').write_text(json.dumps(content))
+    found = {}
+    for path in (here / 'data/guess.json', tmp_path / 'typed.json'):
+        words = ['test', 'guess.py', 'guess.pth', '--work-dir', str(tmp_path / 'run')]
+        words += ['--dump', str(tmp_path / f'{path.stem}.out'), '--cfg-options']
+        words += [f'test_dataloader.dataset.ann_file={path}', f'test_evaluator.ann_file={path}']
+        assert main(words) == 0
+        found[path.stem] = json.loads((tmp_path / f'{path.stem}.out').read_text())
+    for row in found['guess']:
+        row['image_id'] = {1: '1'}.get(row['image_id'], row['image_id'])
+        row['category_id'] = str(row['category_id'])
+    assert found['typed'] == found['guess']
 
 
 def enter_rank(rank: int, place: Path, store: Path, words: Sequence[str]) -> None:

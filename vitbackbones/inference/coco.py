@@ -66,6 +66,11 @@ class AnnotationIds:
         return [next(free) if value is None else value for value in known]
 
 
+def image_ids(path: Path) -> list[Any]:
+    """The id of each image of a file in COCO's format, in the file's order."""
+    return [row['id'] for row in json.loads(path.read_bytes())['images']]
+
+
 @dataclass
 class Predictions:
     """The content of an annotation file of what was predicted.

@@ -8,7 +8,7 @@ import os
 import pickle
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +19,10 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from vitbackbones.data.loading import is_coco
+from vitbackbones.data.sources import leaves, place
 from vitbackbones.errors import UserError
 
-from .coco import AnnotationIds, results_of
+from .coco import AnnotationIds, image_ids, results_of
 
 SENT_AT_ONCE = 64  # predictions that a rank hands over in one message
 
@@ -32,7 +33,7 @@ def dump_hook(runner: Runner, path: Path) -> DumpHook:
     Detectors write one JSON file, segmentors a folder of NAME.png.
 
     Args:
-        runner: with a test loop that has not run.
+        runner: with a test loop that has not run; its ``cfg`` is the config as it was written.
         path: where to; must not exist, a folder may if it is empty.
 
     Raises:
@@ -44,7 +45,7 @@ def dump_hook(runner: Runner, path: Path) -> DumpHook:
     if 'BaseSegmentor' in kinds:
         return LabelMapsHook(path, datasets)
     if 'BaseDetector' in kinds:
-        return CocoResultsHook(path, datasets)
+        return CocoResultsHook(path, datasets, list(leaves(runner.cfg.test_dataloader.dataset)))
     raise UserError(
         f'--dump {path}: the model is neither a detector of mmdet nor a segmentor of mmseg, but a '
         f'{type(runner.model).__name__}'
@@ -128,9 +129,13 @@ class CocoResultsHook(DumpHook):
     Args:
         datasets: those of the test set; of one that is not in COCO's format, classes have the
             numbers of the model's labels.
+        written: their configs, which name the user's file; what is tested may be a copy of it in
+            which ids are of one type.
     """
 
-    def __init__(self, path: Path, datasets: Sequence[Any]) -> None:
+    def __init__(
+        self, path: Path, datasets: Sequence[Any], written: Sequence[Mapping[str, Any]]
+    ) -> None:
         super().__init__()
         if len(datasets) != 1:
             raise UserError(
@@ -138,7 +143,7 @@ class CocoResultsHook(DumpHook):
                 f'{len(datasets)}'
             )
         self.path = path
-        self.category_ids = _category_ids(datasets[0])
+        self.image_ids, self.category_ids = _ids(datasets[0], place(written[0]))
         if get_rank() == 0:
             self._file = self._open()
 
@@ -148,7 +153,8 @@ class CocoResultsHook(DumpHook):
                 f'--dump {self.path}: the model predicts no boxes, only {sample.keys()}'
             )
         image = _meta(sample, 'img_id')
-        rows = results_of(sample.pred_instances, image, self.category_ids)
+        name = self.image_ids.get(image, image)
+        rows = results_of(sample.pred_instances, name, self.category_ids)
         return image, b''.join(b',\n' + json.dumps(row).encode() for row in rows)
 
     def write(self, image: Any, data: bytes) -> None:
@@ -255,14 +261,19 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def _category_ids(dataset: Any) -> Sequence[Any]:
-    """The category id of every class."""
+def _ids(dataset: Any, ann_file: str) -> tuple[Mapping[Any, Any], Sequence[Any]]:
+    """Ids in the user's file: of images by the ids that a dataset gives them, of every class."""
     classes = dataset.metainfo['classes']
     if not is_coco(type(dataset)):
-        return range(len(classes))
-    if '://' in dataset.ann_file:
-        return dataset.cat_ids
-    return AnnotationIds.read(Path(dataset.ann_file)).of_classes(classes)
+        return {}, range(len(classes))
+    if '://' in ann_file:
+        return {}, dataset.cat_ids
+    category_ids = AnnotationIds.read(Path(ann_file)).of_classes(classes)
+    if os.path.realpath(ann_file) == os.path.realpath(dataset.ann_file):
+        return {}, category_ids
+    # A copy has the same images in the same order; two may have one file name.
+    there, here = (image_ids(Path(name)) for name in (dataset.ann_file, ann_file))
+    return dict(zip(there, here, strict=True)), category_ids
 
 
 def _label_map_names(dataset: Any) -> Iterator[tuple[str, Path]]:
