@@ -178,7 +178,7 @@ ANNOTATION_ERRORS = {
     'three numbers': (of('annotations', bbox=[4, 4, 20]), 'box not finite', '[4, 4, 20]'),
     'NaN area': (of('annotations', area=NAN), 'box not finite', 'annotation 11'),
     'category': (of('annotations', category_id=8), 'unknown category', 'category_id 8'),
-    'no category': (lambda c: c['categories'].pop(), 'class without category', "'dog'"),
+    'no category': (lambda c: c['categories'].pop(), 'class without category', 'no class dog; its'),
     'same annotation id': (twice('annotations'), 'duplicate id', '2 annotations have the id 11'),
     'same picture id': (twice('images'), 'duplicate id', '2 images have the id 1'),
     'same category id': (twice('categories'), 'duplicate id', '2 categories have the id 7'),
@@ -227,7 +227,11 @@ ANNOTATION_ERRORS = {
         'no masks',
         'none of its 3 annotations has a segmentation',
     ),
-    'no annotations': (lambda c: c['annotations'].clear(), 'no annotations', 'no annotations'),
+    'no annotations': (
+        lambda c: c['annotations'].clear(),
+        'nothing left',
+        'no annotation of its 3',
+    ),
     'no pictures': (lambda c: (c['images'].clear(), c['annotations'].clear()), 'no pictures', 'no'),
 }
 

@@ -60,6 +60,12 @@ def first_unused(content: dict[str, Any]) -> None:
     content['categories'].insert(0, dict(id=0, name='red', supercategory='none'))
 
 
+def only_red(content: dict[str, Any]) -> None:
+    """As exports have it that list nothing but what occurs."""
+    for key in ('annotations', 'categories', 'images'):
+        del content[key][1:]
+
+
 def without(*fields: str) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         for row in content['annotations']:
@@ -136,6 +142,32 @@ def test_a_file_of_validation_in_another_order_is_read_by_name(scenes: Scenes) -
     reverse(scenes.content['val'])
     scenes.save()
     assert scores(trained(scenes.config()))['coco/bbox_mAP'] == 1
+
+
+def test_a_class_without_category_in_the_file_of_validation_is_one_without_objects(
+    scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_red(scenes.content['val'])
+    scenes.save()
+    config = scenes.config()
+    assert main(['check-data', config, '--split', 'val']) == 0
+    said = capsys.readouterr().out
+    assert 'no object of 1 of 2 classes: green' in said
+    assert 'category left out' in said
+    found = scores(trained(config))
+    assert found['coco/bbox_mAP'] == found['coco/red_precision'] == 1
+
+
+@pytest.mark.parametrize('name', ['Green', 'blue'])
+def test_a_class_that_may_have_another_name_in_the_file_is_refused(
+    name: str, scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In validation only one that is almost the same; in training any that is not trained."""
+    split = 'val' if name == 'Green' else 'train'
+    scenes.content[split]['categories'][1]['name'] = name
+    scenes.save()
+    said = refused(['train', scenes.config(), '--work-dir', str(scenes.root / 'work')], capsys)
+    assert f'{split}.json: it has no class green; its classes are red, {name}: ' in said
 
 
 def test_classes_of_validation_follow_those_of_training(scenes: Scenes) -> None:

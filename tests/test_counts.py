@@ -18,6 +18,7 @@ from vitbackbones.data import before_training
 from vitbackbones.data.annotations import read_coco
 from vitbackbones.data.counts import count_objects, trained_labels
 from vitbackbones.data.loading import annotation_problems
+from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.loading import load_config
 
 HEIGHT, WIDTH = 48, 64
@@ -359,6 +360,40 @@ def test_boxes_over_most_of_an_image_are_no_corners(objects: Dataset) -> None:
     each(bbox=[2, 2, 61, 45])(content)
     objects.file.write_text(json.dumps(content))
     assert objects.findings() == (0, {})
+
+
+@pytest.mark.parametrize('left_out', ['annotations', 'annotations, categories'])
+def test_images_without_annotations_beside_others_are_legal(
+    left_out: str, objects: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Negatives, or the unlabelled half of a semi-supervised training."""
+    content = good_rows()
+    content['annotations'] = []
+    if 'categories' in left_out:  # as exports of unlabelled images have it
+        del content['annotations']
+        content['categories'] = []
+    (objects.root / 'images.json').write_text(json.dumps(content))
+    alone = dict(objects.dataset, ann_file='images.json', filter_cfg=dict(filter_empty_gt=False))
+    objects.dataset = dict(type='ConcatDataset', datasets=[objects.dataset, alone])
+    assert objects.findings() == (0, {})
+    capsys.readouterr()
+    objects.before_training()
+    check_config(load_config(objects.config()), ('train',))
+    assert capsys.readouterr().err == ''
+    init_default_scope('mmdet')
+    built = DATASETS.build(objects.dataset)
+    assert len(built) == 24
+    assert list(annotation_problems(built)) == []
+    # mmengine cannot hold a dataset without a single image.
+    objects.dataset['datasets'][1] = dict(alone, filter_cfg=dict(filter_empty_gt=True))
+    status, found = objects.findings()
+    assert (status, [*found]) == (1, ['nothing left'])
+    assert 'no image is left of 12' in found['nothing left']
+    objects.dataset = alone
+    status, found = objects.findings()
+    assert (status, [*found]) == (1, ['nothing left'])
+    assert objects.train() == 2
+    assert 'it has no annotation of its 12 images' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('format_only', [False, True])

@@ -14,7 +14,7 @@ from .counts import Fate, Rows, Tally
 from .findings import Finding
 from .masks import mask_problem
 from .mending import mend
-from .values import is_id, is_number
+from .values import is_id, is_number, listed
 
 #: Boxes of COCO's own files reach beyond the picture by rounding.
 TOLERANCE = 1.0
@@ -53,7 +53,7 @@ def read_coco(
     Args:
         classes: names of those that are trained; None for all.
         masks: whether masks are loaded: they are checked only then.
-        test: whether it is for comparing results, and may do without annotations.
+        test: whether it is for comparing results.
         ordered: whether the dataset numbers its classes by the order of the file's categories.
     """
     try:
@@ -87,8 +87,6 @@ def _read_coco(
     whole = []
     if not mended['images']:
         whole.append(Finding('no pictures', str(path), 'it lists no pictures'))
-    elif not mended['annotations'] and not test:
-        whole.append(Finding('no annotations', str(path), 'it lists no annotations'))
     elif mended['annotations'] and masks and not some:
         count = len(mended['annotations'])
         detail = f'none of its {count} annotations has a segmentation, and masks are wanted'
@@ -158,11 +156,11 @@ def _parse(
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ValueError(f'it holds a {kind}, not an object with {", ".join(keys)}')
-    for key in keys if not test else ('images', 'categories'):
+    if 'images' in content:  # nobody has annotated them
+        content.setdefault('annotations', [])
+    for key in keys:
         if not isinstance(content.get(key), list):
             raise ValueError(f'it has no list of {key}')
-    if not isinstance(content.setdefault('annotations', []), list):
-        raise ValueError('it has no list of annotations')
     mended, findings = mend(
         str(path), content, classes, masks=masks, evaluated=test, ordered=ordered
     )
@@ -197,9 +195,15 @@ class _Check:
             yield from self._duplicates(key)
         for row in self._rows('categories'):
             self.categories[row.get('id')] = str(row.get('name'))
-        for name in self.classes or ():
-            if name not in self.categories.values():  # mmdet would shift the labels of the others
-                yield self._found('class without category', f'no category is named {name!r}')
+        names = {*self.categories.values()}
+        missing = [name for name in self.classes or () if name not in names]
+        if missing and self.content['annotations']:  # mmdet would shift the labels of the others
+            yield self._found(
+                'class without category',
+                f'it has no class {listed(missing)}; its classes are '
+                f'{listed(self.categories.values())}: set metainfo=dict(classes=(...)) in every '
+                'dataset of the config, or add the category',
+            )
         for row in self._rows('images'):
             self.images.setdefault(row.get('id'), row)
             yield from self._size(row)

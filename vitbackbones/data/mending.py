@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from .findings import Finding
 from .masks import mask_area
-from .values import is_id, is_number
+from .values import folded, is_id, is_number, listed
 
 #: Changes whenever :func:`mend` makes something else of a file.
-VERSION = 1
+VERSION = 2
 
 
 class Mended(NamedTuple):
@@ -55,6 +55,7 @@ def mend(
     if evaluated:
         work.annotation_ids()
     work.category_names()
+    work.categories_left_out(evaluated)
     if ordered:
         work.category_order()
     work.optional_fields(masks)
@@ -182,6 +183,32 @@ class _Mending:
                 f'{"has" if used else "is taken to have"} annotations',
             )
 
+    def categories_left_out(self, evaluated: bool) -> None:
+        """A category for each class that has none, as exports list only those that occur.
+
+        Not where the names of the classes may be wrong: no class has a category, a category that
+        has annotations is almost named as the class, or is none of the classes that are trained.
+        """
+        annotated = bool(self.content['annotations'])
+        if self.places is None or not (annotated or evaluated):
+            return
+        names = {
+            row['id']: str(row.get('name'))
+            for row in self._rows('categories')
+            if is_id(row.get('id'))
+        }
+        missing = [name for name in self.places if name not in names.values()]
+        used = {*map(_hashable, (row.get('category_id') for row in self._rows('annotations')))}
+        others = {names[i] for i in used & {*names}} - {*self.places}
+        alike = {*map(folded, missing)} & {*map(folded, others)}
+        wrong = len(missing) == len(self.places) or not used <= {*names} or alike
+        if not missing or (annotated and (wrong or (others and not evaluated))):
+            return
+        free = max((i for i in names if isinstance(i, int)), default=0) + 1
+        added = [dict(id=i, name=name) for i, name in enumerate(missing, start=free)]
+        self.content['categories'] = [*self.content['categories'], *added]
+        self._found('category left out', f'it has no category for {listed(missing)}')
+
     def category_order(self) -> None:
         """The chosen categories in the order of the classes, and behind them the others."""
         places = self.places
@@ -195,8 +222,8 @@ class _Mending:
         self.content['categories'] = ordered + others
         self._found(
             'categories in another order',
-            f'its categories are {_names(row["name"] for row in chosen)}, the classes '
-            f'{_names(row["name"] for row in ordered)}',
+            f'its categories are {listed(row["name"] for row in chosen)}, the classes '
+            f'{listed(row["name"] for row in ordered)}',
         )
 
     def _is_chosen(self, category: Mapping[str, Any]) -> bool:
@@ -266,6 +293,10 @@ def _look_up(new: Mapping[Any, Any], texts: Mapping[str, Any], old: Any) -> Any:
     return texts.get(str(old).strip()) if value is None else value
 
 
+def _hashable(value: Any) -> Any:
+    return value if is_id(value) else None
+
+
 def _whole(value: Any) -> Any:
     """1 for 1.0: json has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -273,8 +304,3 @@ def _whole(value: Any) -> Any:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _names(names: Iterable[str], shown: int = 5) -> str:
-    every = list(names)
-    return ', '.join(every[:shown]) + (' ...' if len(every) > shown else '')

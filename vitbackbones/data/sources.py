@@ -291,11 +291,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def coco_class_names(path: Path) -> list[str]:
-    """Class names of a COCO annotation file, found without parsing its other 400 MB.
-
-    Raises:
-        UserError: the file holds no COCO categories.
-    """
+    """Class names of a COCO annotation file, found without parsing its other 400 MB."""
     with path.open('rb') as file:
         encoding = json.detect_encoding(file.read(4))
         if encoding in ('utf-8', 'utf-8-sig') and path.stat().st_size:
@@ -304,9 +300,7 @@ def coco_class_names(path: Path) -> list[str]:
         else:  # somebody's export, not one of the large ones
             file.seek(0)
             rows = _categories(file.read().decode(encoding, 'replace').encode())
-    if rows is None:
-        raise UserError(f'{path} is no COCO annotation file: it lists no categories')
-    return [str(row['name']) for row in rows]
+    return [str(row['name']) for row in rows or ()]
 
 
 def _categories(data: mmap.mmap | bytes) -> list[dict[str, Any]] | None:

@@ -84,6 +84,9 @@ def judge(cfg: Config, split: str, group: Sequence[Source]) -> list[Finding]:
     findings: list[Finding] = []
     if objects and objects == counts:
         findings += verdicts.of_objects(group[0].name, reduce(add, objects))
+        if len(group) > 1:
+            for source, count in zip(group, objects, strict=True):
+                findings += verdicts.of_images(source.name, count)
     elif pixels and len(pixels) == len(counts):
         findings += verdicts.of_pixels(
             group[0].name,

@@ -1,9 +1,9 @@
-"""Values as json and configs have them: which are numbers, can be looked up, or list colours."""
+"""Values as json and configs have them: numbers, what can be looked up, names, colours."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 _HUGE = 1e15  # more pixels than there are
@@ -26,6 +26,17 @@ def is_list_of_colours(palette: Any) -> TypeGuard[Sequence[Sequence[int]]]:
     return isinstance(palette, (list, tuple)) and all(
         isinstance(colour, (list, tuple)) for colour in palette
     )
+
+
+def listed(names: Iterable[str], shown: int = 5) -> str:
+    """The first few names, in words."""
+    every = list(names)
+    return ', '.join(every[:shown]) + (' ...' if len(every) > shown else '')
+
+
+def folded(name: str) -> str:
+    """A name without what people write now one way and now another: case, spaces, hyphens."""
+    return ''.join(char for char in name.casefold() if char not in ' _-')
 
 
 def all_finite(numbers: Sequence[Any]) -> bool:

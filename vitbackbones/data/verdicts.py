@@ -46,6 +46,16 @@ def of_objects(file: str, counts: ObjectCounts) -> Iterator[Finding]:
         )
 
 
+def of_images(file: str, counts: ObjectCounts) -> Iterator[Finding]:
+    """That a dataset beside others has no image: mmengine cannot hold one without any."""
+    if counts.images and not counts.images_used:
+        yield Finding(
+            'nothing left',
+            file,
+            f'no image is left of {counts.images}: {reasons(counts.images_left_out)}',
+        )
+
+
 def of_pixels(
     file: str, counts: PixelCounts, *, reduce_zero_label: bool, ignore: int, learns: bool
 ) -> Iterator[Finding]:

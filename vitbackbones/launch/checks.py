@@ -123,7 +123,7 @@ def _check_data(cfg: Config, split: str) -> None:
             'their own); --demo runs the same config on generated pictures without a download'
         )
     for dataset in datasets(cfg, split):
-        check_classes(cfg, dataset)
+        check_classes(cfg, split, dataset)
 
 
 def _paths(dataset: Mapping[str, Any]) -> list[str]:

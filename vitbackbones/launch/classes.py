@@ -17,12 +17,13 @@ from vitbackbones.data.sources import (
     datasets,
     format_of,
     place,
+    read_annotations,
 )
 from vitbackbones.data.values import is_list_of_colours
 from vitbackbones.errors import UserError, say
 
 
-def check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
+def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
     """Class names of config, annotations and heads must agree in number, and be there.
 
     Raises:
@@ -35,10 +36,10 @@ def check_classes(cfg: Config, dataset: Mapping[str, Any]) -> None:
     path = Path(place(dataset))
     if in_file_order(cls) and path.is_file():
         names = coco_class_names(path)
-        unknown = [name for name in classes if name not in names]
-        if unknown:
+        # Some may be left out; none is a matter only where there is something to be classified.
+        if not {*classes} & {*names} and read_annotations(cfg, split, dataset).annotations:
             raise UserError(
-                f'{path} has no class {_listed(unknown)}; its classes are {", ".join(names)}: set '
+                f'{path} has no class {_listed(classes)}; its classes are {", ".join(names)}: set '
                 'metainfo=dict(classes=(...)) in every dataset of the config'
             )
     check_heads(cfg.model, classes, 'the data set')
