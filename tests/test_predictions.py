@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -160,6 +161,44 @@ def test_a_failure_in_any_step_concerns_one_image(
     assert outcome.failed == {paths[0]: f'{step} fails: ValueError: too odd'}
     assert outcome.written == [paths[1]]
     assert lines == [f'1/2 {paths[0]} failed', f'2/2 {paths[1]}']
+
+
+@pytest.mark.parametrize('way', ['no folder', 'results are a folder'])
+def test_results_that_could_not_be_written_are_refused_before_anything_is_predicted(
+    here: Path, tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    if way == 'no folder':
+        out.write_text('mine')
+    else:
+        (out / 'predictions.json').mkdir(parents=True)
+    words = ['infer', 'detector.py', 'detector.pth', 'data/images/sub/0.png']
+    assert main([*words, '--out-dir', str(out), '--device', 'cpu']) == 2
+    said = capsys.readouterr()
+    assert f'vitbackbones infer: --out-dir {out}' in said.err
+    assert said.err.count('\n') == 1
+    assert '1/1' not in said.out
+    assert way == 'no folder' or [path.name for path in out.iterdir()] == ['predictions.json']
+
+
+def test_a_full_disk_leaves_the_results_of_before_and_one_sentence(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / 'predictions.json'
+    results.write_text('{}')
+    write = Path.write_text
+
+    def fill(path: Path, text: str, *args: Any, **options: Any) -> int:
+        write(path, text[:9])
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_text', fill)
+    words = ['infer', 'detector.py', 'detector.pth', 'data/images/sub/0.png']
+    assert main([*words, '--out-dir', str(tmp_path), '--device', 'cpu']) == 2
+    said = capsys.readouterr().err
+    assert said == f'vitbackbones infer: {results} cannot be written: No space left on device\n'
+    assert results.read_text() == '{}'
+    assert {path.name for path in tmp_path.iterdir()} == {'predictions.json', '0_prediction.jpg'}
 
 
 def test_images_of_the_test_annotations_keep_their_ids(here: Path, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Infer as ``args`` say; 1 if an image failed, else 0.
 
     Raises:
-        UserError: the config, an option or an image is not right; nothing was written then.
+        UserError: the config, an option or an image is not right, and nothing was written; or
+            predictions.json cannot be.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from .coco import AnnotationIds, Predictions
 from .drawing import draw
 from .dump import write_label_map
 from .predict import check_images, load_model, test_pipeline, usable_device
+
+RESULTS = 'predictions.json'
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def infer(
         report: called with a line for each image.
 
     Raises:
-        UserError: the config, the device or a file is not right; nothing was written then.
+        UserError: the config, the device or a file is not right, and nothing was written; or the
+            disk is full when predictions.json is due.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     check_images(paths)
@@ -75,11 +79,19 @@ def infer(
     visualizer.dataset_meta = meta
     work = _Work(model, test_pipeline(cfg), visualizer, out)
     ids = annotation_ids(cfg, paths)
+    _check_place(out)
+    return work.run(paths, ids, report)
+
+
+def _check_place(out: Path) -> None:
+    """That results can be written, before any is there to be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise UserError(f'--out-dir {out}: {error.strerror}') from error
-    return work.run(paths, ids, report)
+        raise UserError(f'--out-dir {out} cannot be written: {error.strerror}') from error
+    if (out / RESULTS).is_dir():
+        raise UserError(f'--out-dir {out}: {RESULTS} is a folder there, the results go into a file')
 
 
 def annotation_ids(cfg: Config, paths: Sequence[Path]) -> AnnotationIds:
@@ -137,7 +149,7 @@ class _Work:
                 outcome.written.append(path)
                 report(line)
         if found.images:
-            found.write(self.out / 'predictions.json')
+            self._write_results(found)
         return outcome
 
     @property
@@ -153,6 +165,16 @@ class _Work:
         with torch.no_grad():
             (sample,) = _named('the model', self.model.test_step, batch)
         return sample.cpu()
+
+    def _write_results(self, found: Predictions) -> None:
+        target = self.out / RESULTS
+        part = target.with_name(f'{RESULTS}.part')
+        try:
+            found.write(part)
+            os.replace(part, target)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UserError(f'{target} cannot be written: {error.strerror}') from error
 
     def _write(self, path: Path, sample: Any) -> None:
         if 'pred_sem_seg' in sample:
