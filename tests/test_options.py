@@ -53,6 +53,25 @@ def test_a_variable_of_the_file_points_to_what_is_read(
     )
 
 
+@pytest.mark.parametrize(
+    ('value', 'places'),
+    [
+        (False, 'model.3.flag'),
+        (None, 'model.3.flag'),
+        (1, 'model.3.flag'),
+        ('text', 'model.0.other, model.1.other, model.2.other'),
+    ],
+)
+def test_the_places_that_are_named_are_few_and_have_to_do_with_it(
+    value: Any, places: str, tmp_path: Path
+) -> None:
+    own = f'flag = {value!r}\nmodel = [dict(other=flag)] * 3 + [dict(flag=flag)]\n'
+    (tmp_path / 'own.py').write_text(own)
+    with pytest.raises(UserError) as raised:
+        load_config(str(tmp_path / 'own.py'), {'flag': 4})
+    assert str(raised.value).endswith(f'its value is at {places}')
+
+
 def test_a_variable_that_stands_nowhere_is_said_to(tmp_path: Path) -> None:
     (tmp_path / 'own.py').write_text('half = 3\nmodel = dict(width=2 * half)\n')
     with pytest.raises(UserError, match=r"nothing reads 'half'; .* its value is nowhere as such"):

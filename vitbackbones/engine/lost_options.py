@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+
+from .places import Node, holds, is_name, nodes_of, places_of, same, unscoped
+
+#: Places that a message names, at most.
+MOST_PLACES = 3
 
 #: Read by mmengine or by mmdet's and mmseg's tools from a config, besides the Runner's arguments.
 MORE_CONFIG_KEYS = frozenset(
@@ -50,34 +55,40 @@ def lost_options(cfg: Config) -> tuple[list[str], list[str]]:
 
     ``--cfg-options backbone.drop_path_rate=0.5`` of mmdet's and mmseg's own tools changes such a
     value, and silently nothing else: the variables of a config file are used while it is read. A
-    program that changed a variable and what is made of it as well is right.
+    program that sets a key of its own, or changes a variable, and what is read as well, is right.
 
     Returns:
         What can be nothing but a lost option, and what may be one: a single value, which a config
-        can also take from the clock.
+        can also take from the clock, and a new key that is only spelled like one that is read.
     """
     written = _as_written(cfg)
     if written is None:
         return [], []
     known = known_keys() | {'custom_imports'}  # `vitbackbones train` adds its own
-    read = {key: value for key, value in cfg.items() if key in known}
+    nodes = nodes_of({key: value for key, value in cfg.items() if key in known})
     lost: list[str] = []
     perhaps: list[str] = []
     for key, value in cfg.items():
         if key in known or (key in written and written[key] == value):
             continue
-        if key not in written:
-            near = _meant(key, cfg, known)
-            if near:
-                lost.append(f'{key}={_short(value)}: nothing reads {key!r}; did you mean {near}?')
-        elif value is not None and not any(_places(read, '', value)):
-            places = list(dict.fromkeys(_places(read, '', written[key])))[:3]
+        if value is None or _is_used(key, unscoped(value), nodes):
+            continue
+        certain = isinstance(value, (Mapping, list))
+        if key in written:
+            places = places_of(written[key], key, nodes)[:MOST_PLACES]
             hint = f'; what came of it is at {", ".join(places)}' if places else ''
             if not places and key in _parts(cfg):
                 hint = f'; did you mean {_parts(cfg)[key]}?'
-            (lost if isinstance(value, (Mapping, list)) else perhaps).append(
+            (lost if certain else perhaps).append(
                 f'{key} was changed from what {cfg.filename} says, but it is a variable of that '
                 f'file, which nothing reads afterwards{hint}'
+            )
+            continue
+        place = _parts(cfg).get(key) or (_FORMER[key][1] if key in _FORMER else None)
+        near = [place] if place else difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near:
+            (lost if certain and place else perhaps).append(
+                f'{key}={_short(value)}: nothing reads {key!r}; did you mean {near[0]}?'
             )
     return lost, perhaps
 
@@ -105,14 +116,11 @@ def _as_written(cfg: Config) -> Config | None:
     return written if written.text == cfg.text else None
 
 
-def _meant(key: str, cfg: Config, known: set[str]) -> str | None:
-    """Where a new key's value should have gone; None if it may be a program's own."""
-    if key in _parts(cfg):
-        return _parts(cfg)[key]
-    if key in _FORMER:
-        return _FORMER[key][1]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-    return near[0] if near else None
+def _is_used(key: str, value: Any, nodes: Sequence[Node]) -> bool:
+    """Whether ``value``, or under the same name more than it, stands in what is read."""
+    return any(
+        same(node, value) or (is_name(path, key) and holds(node, value)) for path, node in nodes
+    )
 
 
 def _parts(cfg: Config) -> dict[str, str]:
@@ -126,21 +134,6 @@ def _parts(cfg: Config) -> dict[str, str]:
                 found.setdefault(key, f'{path}.{key}')
                 waiting.append((f'{path}.{key}', value))
     return found
-
-
-def _places(node: Any, path: str, value: Any) -> Iterator[str]:
-    """The dotted paths below ``node`` that hold ``value``."""
-    pairs: Any = ()
-    if isinstance(node, Mapping):
-        pairs = node.items()
-    elif isinstance(node, (list, tuple)):
-        pairs = enumerate(node)
-    for key, part in pairs:
-        place = f'{path}.{key}' if path else str(key)
-        if type(part) is type(value) and part == value:
-            yield place
-        else:
-            yield from _places(part, place, value)
 
 
 def _short(value: Any) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 
-from vitbackbones.engine.lost_options import known_keys
+from vitbackbones.engine.lost_options import MOST_PLACES, known_keys
+from vitbackbones.engine.places import holds, is_name, nodes_of, places_of, unscoped
 from vitbackbones.errors import UserError
 
 
@@ -46,40 +47,18 @@ def apply_options(cfg: Config, options: Mapping[str, Any], file: Config) -> None
 
 
 def _places(cfg: Config, name: str) -> list[str]:
-    """Where the value of a file's variable stands in what is read; else, what has its name."""
-    value, known = _unscoped(cfg[name]), known_keys()
-    nodes = [node for key in cfg if key in known for node in _nodes(_unscoped(cfg[key]), key)]
-    return (
-        [path for path, node in nodes if type(node) is type(value) and node == value]
-        or [path for path, node in nodes if _holds(node, value)]
-        or [path for path, _ in nodes if path.rpartition('.')[2] == name]
+    """Where the value of a file's variable stands in what is read; else, what has its name.
+
+    Three places at most.
+    """
+    value, known = unscoped(cfg[name]), known_keys()
+    nodes = nodes_of({key: cfg[key] for key in cfg if key in known})
+    found = (
+        places_of(value, name, nodes)
+        or [path for path, node in nodes if holds(node, value)]
+        or [path for path, _ in nodes if is_name(path, name)]
     )
-
-
-def _unscoped(node: Any) -> Any:
-    """A copy without the mark of inheritance by name, which not all uses of a variable have."""
-    if isinstance(node, dict):
-        return {key: _unscoped(value) for key, value in node.items() if key != '_scope_'}
-    return type(node)(map(_unscoped, node)) if type(node) in (list, tuple) else node
-
-
-def _holds(node: Any, value: Any) -> bool:
-    """Whether a dict was made of another one and more, as ``dict(**_base_.backbone, ...)`` is."""
-    if not isinstance(value, dict) or not isinstance(node, dict) or not value:
-        return False
-    return all(key in node and node[key] == each for key, each in value.items())
-
-
-def _nodes(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """``node`` and everything below it, with dotted paths."""
-    yield path, node
-    pairs: Any = ()
-    if isinstance(node, dict):
-        pairs = node.items()
-    elif isinstance(node, (list, tuple)):
-        pairs = enumerate(node)
-    for key, value in pairs:
-        yield from _nodes(value, f'{path}.{key}')
+    return found[:MOST_PLACES]
 
 
 def _at(node: Any, keys: Sequence[str]) -> Any:
