@@ -17,7 +17,8 @@ from vitbackbones.cli.main import main
 from vitbackbones.data import before_training
 from vitbackbones.data.annotations import read_coco
 from vitbackbones.data.counts import count_objects, trained_labels
-from vitbackbones.data.loading import annotation_problems
+from vitbackbones.data.loading import DataError, annotation_problems
+from vitbackbones.data.sources import check_files_as_they_come
 from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.loading import load_config
 
@@ -571,6 +572,40 @@ def test_a_fair_sample_of_label_maps_is_read_before_training(
     maps.before_training()
     said = capsys.readouterr().err
     assert 'in the 3 of 5 label maps that were read no pixel of 1 of 3 classes: sky' in said
+
+
+@TRANSFORMS.register_module()
+class BinariseMask:
+    """A user's step: what is not 0 is a tree, and more than that where it is asked to."""
+
+    def __init__(self, tree: int = 1) -> None:
+        self.tree = tree
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        results['gt_seg_map'] = (results['gt_seg_map'] > 0).astype(np.uint8) * self.tree
+        return results
+
+
+@pytest.mark.parametrize('value', [128, 255])
+def test_label_maps_that_the_pipeline_converts_are_not_refused(
+    value: int, maps: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_maps(maps.root, [0, value])
+    maps.dataset['pipeline'].append(dict(type='BinariseMask'))
+    status, found = maps.findings()
+    assert (status, {*found} <= {'classes as loaded', 'labels as loaded'}) == (0, True)
+    capsys.readouterr()
+    maps.before_training()
+    said = capsys.readouterr().err
+    assert 'no pixel of' in said or "every pixel is 'ground' or ignored" in said
+    assert 'as LoadAnnotations gives them, before other steps' in said
+    cfg = load_config(maps.config())
+    check_files_as_they_come(cfg, ('train',))
+    labels = DATASETS.build(cfg.train_dataloader.dataset)[0]['gt_seg_map']
+    assert np.unique(labels).tolist() == [0, 1]
+    cfg.train_dataloader.dataset.pipeline[0].steps[-1].tree = 7  # beyond the classes after all
+    with pytest.raises(DataError, match='labels 7 in training'):
+        DATASETS.build(cfg.train_dataloader.dataset)[0]
 
 
 def test_a_label_beyond_the_classes_stops_before_training(

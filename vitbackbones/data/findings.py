@@ -43,6 +43,7 @@ STOPS_THERE = 'training stops when it comes to it'
 LEFT_OUT = 'training leaves it out'
 NEVER_LEARNT = 'neither learnt nor tested'
 COPY = '`vitbackbones train` and `test` read a copy in which it is right'
+AS_LOADED = 'as LoadAnnotations gives them, before other steps of the pipeline that are your own'
 
 KINDS = {
     # annotations, which are all read before training
@@ -87,6 +88,7 @@ KINDS = {
     'softmax over one class': Kind(True, STOPS, True),
     'class without objects': Kind(False, NEVER_LEARNT, True),
     'class without pixels': Kind(False, NEVER_LEARNT, True),
+    'classes as loaded': Kind(False, AS_LOADED, True),
     'run-length masks': Kind(False, LEFT_OUT, True),
     # files, which are read when their turn comes
     'missing file': Kind(True, STOPS_THERE),
@@ -97,6 +99,7 @@ KINDS = {
     'label map of another size': Kind(True, STOPS_THERE),
     'not a label map': Kind(True, STOPS_THERE),
     'label out of range': Kind(True, STOPS_THERE),
+    'labels as loaded': Kind(False, AS_LOADED),
     'wrong extension': Kind(False, 'training reads it by its content'),
     'grey': Kind(False, 'training gets three equal channels'),
     'CMYK': Kind(False, 'training gets it converted to RGB, without a colour profile'),

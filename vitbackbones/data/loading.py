@@ -8,6 +8,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 
 from vitbackbones.errors import UserError
@@ -18,6 +19,7 @@ from .annotations import read_coco
 from .counts import ObjectCounts, count_objects
 from .findings import Finding
 from .images import check_file, check_label_map, wrong_labels
+from .steps import is_foreign, last_foreign
 
 #: How many problems of one file are said at once.
 SHOWN = 5
@@ -65,6 +67,7 @@ class CheckedPipeline:
         self.steps = [ROOT_TRANSFORMS.build(s) if isinstance(s, dict) else s for s in steps]
         self.classes = classes
         self.ignore = ignore
+        self._converts = last_foreign(self.steps)
 
     @property
     def with_mask(self) -> bool:
@@ -72,7 +75,7 @@ class CheckedPipeline:
         return any(getattr(step, 'with_mask', False) for step in self.steps)
 
     def __call__(self, results: Any) -> Any:
-        for step in self.steps:
+        for place, step in enumerate(self.steps):
             before = set(results)
             labels = 'img' in results and 'Annotations' in type(step).__name__
             own = results.get('seg_map_path') if labels else None
@@ -80,7 +83,7 @@ class CheckedPipeline:
             if 'img' not in results:
                 self._stop(check_file, file)
             elif own and self.classes is not None:
-                self._stop(_first_of_label_map, own)
+                self._stop(check_file if is_foreign(type(step)) else _first_of_label_map, own)
             try:
                 results = step(results)
             except DataError:
@@ -96,6 +99,10 @@ class CheckedPipeline:
             if 'img' in new:
                 _check_size(results)
             if 'gt_seg_map' in new and self.classes is not None:
+                _check_size_of_labels(results, whole=self._converts < 0)
+            # A step of the user's may make classes of what is in the files.
+            last = place == self._converts or ('gt_seg_map' in new and place > self._converts)
+            if last and 'gt_seg_map' in results and self.classes is not None:
                 self._check_labels(results, self.classes)
         return results
 
@@ -106,20 +113,27 @@ class CheckedPipeline:
             raise DataError(str(finding))
 
     def _check_labels(self, results: Any, classes: int) -> None:
-        labels, file = results['gt_seg_map'], results.get('seg_map_path')
-        height, width = results['ori_shape'][:2]
-        if labels.shape != (height, width):
-            shape = ' x '.join(map(str, labels.shape[1::-1]))
-            raise DataError(
-                f'{file}: a label map of {shape} pixels for a picture of {width} x {height}'
-            )
+        labels = np.asarray(results['gt_seg_map'])
+        if labels.ndim != 2 or labels.dtype.kind not in 'biu':
+            return  # whatever a step of the user's has made of it
         wrong = wrong_labels(labels, classes, self.ignore)
         if wrong:
-            raise DataError(f'{file}: {wrong}')
+            raise DataError(f'{results.get("seg_map_path")}: {wrong}')
 
 
 def _first_of_label_map(file: str) -> Finding | None:
     return next(check_label_map(file), None)
+
+
+def _check_size_of_labels(results: Any, *, whole: bool) -> None:
+    """With further dimensions, unless ``whole``, for a step of the user's to take away."""
+    labels, (height, width) = results['gt_seg_map'], results['ori_shape'][:2]
+    if (labels.shape if whole else labels.shape[:2]) != (height, width):
+        shape = ' x '.join(map(str, labels.shape[1::-1]))
+        raise DataError(
+            f'{results.get("seg_map_path")}: a label map of {shape} pixels for a picture of '
+            f'{width} x {height}'
+        )
 
 
 def _check_size(results: Any) -> None:

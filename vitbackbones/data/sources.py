@@ -24,6 +24,7 @@ from .counts import ObjectCounts, PixelCounts, count_objects, take
 from .findings import Finding
 from .label_maps import list_label_maps
 from .loading import in_file_order, is_coco
+from .steps import converts_labels
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Source:
         classes: names, None where the data set has none.
         backend: what decodes its pictures.
         label_backend: what decodes its label maps, None if nothing of mmseg's does.
+        converted: whether its pipeline may make other labels of them.
         splits: those of 'train', 'val' and 'test' that it is of.
         annotations: their number; None for label maps.
         findings: what is wrong with its annotations, or with its folders.
@@ -60,6 +62,7 @@ class Source:
     ignore: int
     backend: str
     label_backend: str | None = None
+    converted: bool = False
     splits: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     annotations: int | None = None
@@ -72,7 +75,7 @@ class Source:
             return False
         if self.annotations is not None or other.annotations is not None:
             return self.counts == other.counts
-        return self.pictures == other.pictures
+        return (self.pictures, self.converted) == (other.pictures, other.converted)
 
 
 def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
@@ -103,6 +106,9 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
             ignore=dataset.get('ignore_index', 255),
             backend=_step(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2'),
             label_backend=load.get('imdecode_backend', 'pillow') if local else None,
+            converted=converts_labels(
+                dataset.get('pipeline') or (), dataset.get('_scope_', cfg.default_scope)
+            ),
             splits=[split],
         )
         if kind == 'coco':

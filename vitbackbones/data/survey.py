@@ -22,7 +22,7 @@ from vitbackbones.errors import UserError
 from . import verdicts
 from .counts import ObjectCounts, PixelCounts, count_pixels, trained_labels
 from .findings import Finding
-from .images import check_label_map, check_picture, picture_size, wrong_labels
+from .images import check_file, check_label_map, check_picture, picture_size, wrong_labels
 from .sources import Picture, Source, needs_annotations, number_of_data_sets, sources
 
 CHUNK = 64  # pictures that a process gets at a time
@@ -95,6 +95,9 @@ def judge(cfg: Config, split: str, group: Sequence[Source]) -> list[Finding]:
             ignore=group[0].ignore,
             learns=split == 'train',
         )
+        if any(source.converted for source in group):
+            kinds = ('nothing left', 'class without pixels')
+            findings = [f._replace(kind='classes as loaded') for f in findings if f.kind in kinds]
     if any(f.error and f.file == source.name for source in group for f in source.findings):
         return [finding for finding in findings if not finding.error]  # its rows explain it
     return findings
@@ -227,6 +230,9 @@ def _look_at_labels(picture: Picture, source: Source) -> Seen:
 
     row = picture.labels or {}
     path = row['seg_map_path']
+    if source.label_backend is None and source.converted:  # it may be of any format
+        broken = check_file(path)
+        return Seen([broken] if broken else [])
     findings = list(check_label_map(path, picture_size(picture.path)))
     if findings:
         return Seen(findings)
@@ -241,8 +247,9 @@ def _look_at_labels(picture: Picture, source: Source) -> Seen:
     trained = trained_labels(bool(row.get('reduce_zero_label')), row.get('label_map'))
     present = np.unique(trained[values > 0])
     wrong = wrong_labels(present, len(source.classes), source.ignore) if source.classes else ''
+    kind = 'labels as loaded' if source.converted else 'label out of range'
     return Seen(
-        [Finding('label out of range', path, wrong)] if wrong else [],
+        [Finding(kind, path, wrong)] if wrong else [],
         1,
         values,
         np.bincount(present, minlength=256),
