@@ -54,7 +54,11 @@ def stand_in(folder: Path, name: str, text: str) -> None:
 
 
 def test_doctor_finds_nothing_to_mend_here(tmp_path: Path) -> None:
-    stand_in(tmp_path, 'nvidia-smi', '#!/bin/sh\necho "NVIDIA H200, 143771 MiB, 550.90.07"\n')
+    stand_in(
+        tmp_path,
+        'nvidia-smi',
+        '#!/bin/sh\necho "NVIDIA H200, 143771 MiB, 550.90.07, GPU-12ab-34"\n',
+    )
     stand_in(
         tmp_path, 'nvcc', '#!/bin/sh\necho "Cuda compilation tools, release 12.4, V12.4.131"\n'
     )
@@ -183,11 +187,20 @@ def test_doctor_mends_mmcv_with_the_family_that_is_installed(mmengine: str, mmcv
 
 
 def torch_with(
-    *gpus: tuple[str, int, int], cuda: str | None = '12.6', archs: str = 'sm_75 sm_80 sm_90'
+    *gpus: tuple[str, int, int],
+    cuda: str | None = '12.6',
+    hip: str | None = None,
+    archs: str = 'sm_75 sm_80 sm_90',
 ) -> Any:
     """What of torch is asked; the GPUs by name and compute capability."""
     properties = [
-        SimpleNamespace(name=name, total_memory=139 * 2**30, major=major, minor=minor)
+        SimpleNamespace(
+            name=name,
+            total_memory=139 * 2**30,
+            major=major,
+            minor=minor,
+            gcnArchName='gfx90a:xnack-',
+        )
         for name, major, minor in gpus
     ]
 
@@ -196,7 +209,7 @@ def torch_with(
 
     return SimpleNamespace(
         __version__='2.13.0+cu126',
-        version=SimpleNamespace(cuda=cuda),
+        version=SimpleNamespace(cuda=cuda, hip=hip),
         cuda=SimpleNamespace(
             is_available=lambda: bool(gpus),
             device_count=lambda: len(gpus),
@@ -207,7 +220,7 @@ def torch_with(
     )
 
 
-DRIVER = [gpu.Driver('NVIDIA H200', '143771 MiB', '550.90.07')]
+DRIVER = [gpu.Driver('NVIDIA H200', '143771 MiB', '550.90.07', 'GPU-12ab-34')]
 
 
 def test_the_gpu_is_told_with_its_memory_driver_and_architecture() -> None:
@@ -243,7 +256,10 @@ def test_an_architecture_that_torch_has_no_kernels_for_is_a_fault(
         assert 'torch==2.13.0 --index-url' in found[0][1]
 
 
-def test_a_driver_that_is_too_old_is_a_fault_and_a_build_for_cpus_is_noted() -> None:
+def test_a_driver_that_is_too_old_is_a_fault_and_a_build_for_cpus_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     ((symptom, fix),) = gpu.problems(torch_with(), DRIVER)
     assert 'cannot use the GPU: The NVIDIA driver on your system is too old (found' in symptom
     assert 'newer driver than 550.90.07' in fix
@@ -253,6 +269,34 @@ def test_a_driver_that_is_too_old_is_a_fault_and_a_build_for_cpus_is_noted() -> 
         'this torch is a build for CPUs: the GPU stays idle'
     ]
     assert list(gpu.problems(torch_with(), [])) == []  # no GPU, nothing to mend
+
+
+@pytest.mark.parametrize(
+    ('value', 'hides'),
+    [('', True), ('-1', True), ('1', True), ('GPU-9', True), ('0,7', False), ('GPU-12ab', False)],
+)
+def test_gpus_that_are_hidden_are_noted_and_no_fault(
+    value: str, hides: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', value)
+    torch = torch_with()
+    assert (list(gpu.problems(torch, DRIVER)) == []) is hides
+    notes = list(gpu.notes(torch, DRIVER, None))
+    if not hides:
+        assert notes == []
+        return
+    (note,) = notes
+    assert f'CUDA_VISIBLE_DEVICES={value!r} hides' in note
+    assert list(gpu.notes(torch, [], None)) == []  # there is none to hide
+
+
+def test_a_build_for_rocm_is_told_from_one_for_cpus() -> None:
+    torch = torch_with(('AMD MI210', 9, 0), cuda=None, hip='6.2.4', archs='gfx90a')
+    out = '\n'.join(gpu.lines(torch, [], None))
+    assert 'AMD MI210, 139 GiB, gfx90a' in out
+    assert 'none, a build for ROCm 6.2.4, for gfx90a' in out
+    assert list(gpu.problems(torch, [], '')) == []
+    assert list(gpu.notes(torch, [], None)) == []
 
 
 def test_operators_of_mmcv_without_cuda_are_a_fault_where_there_is_a_gpu() -> None:

@@ -22,6 +22,7 @@ class Driver:
     name: str
     memory: str
     version: str
+    uuid: str = ''
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Toolkit:
 
 def drivers() -> list[Driver]:
     """The GPUs that `nvidia-smi` lists; none where it is not there, or fails."""
-    fields = '--query-gpu=name,memory.total,driver_version'
+    fields = '--query-gpu=name,memory.total,driver_version,uuid'
     lines = _output('nvidia-smi', fields, '--format=csv,noheader').splitlines()
     rows = [[part.strip() for part in line.split(',')] for line in lines]
-    return [Driver(*row) for row in rows if len(row) == 3]
+    return [Driver(*row) for row in rows if len(row) == 4]
 
 
 def toolkit() -> Toolkit | None:
@@ -74,9 +75,9 @@ def lines(torch: Any, found: Sequence[Driver], nvcc: Toolkit | None) -> Iterator
         if not found:
             yield f'{"GPU":24} none'
     if torch is not None:
-        built = torch.version.cuda
         archs = f', for {" ".join(torch.cuda.get_arch_list())}' if seen else ''
-        yield f'{"CUDA of torch":24} {f"{built}{archs}" if built else "none, a build for CPUs"}'
+        built = torch.version.cuda or f'none, a build for {_platform(torch)}'
+        yield f'{"CUDA of torch":24} {built}{archs}'
     there = f'{nvcc.version} ({nvcc.path})' if nvcc else 'none, there is no nvcc'
     yield f'{"CUDA toolkit":24} {there}'
 
@@ -94,7 +95,7 @@ def problems(torch: Any, found: Sequence[Driver], mmcv: str = '') -> Iterator[tu
         'https://download.pytorch.org/whl/cuXYZ'
     )
     if not torch.cuda.is_available():
-        if found:
+        if found and not _hidden(found):
             yield (
                 f'torch, built for CUDA {torch.version.cuda}, cannot use the GPU: {_reason(torch)}',
                 f'{another}   # XYZ: at most the CUDA version that nvidia-smi shows, as 126; or a '
@@ -122,7 +123,12 @@ def notes(torch: Any, found: Sequence[Driver], nvcc: Toolkit | None) -> Iterator
     if torch is None:
         return
     if found and not torch.version.cuda:
-        yield 'this torch is a build for CPUs: the GPU stays idle'
+        yield f'this torch is a build for {_platform(torch)}: the GPU stays idle'
+    if found and torch.version.cuda and not torch.cuda.is_available() and _hidden(found):
+        yield (
+            f'CUDA_VISIBLE_DEVICES={os.environ["CUDA_VISIBLE_DEVICES"]!r} hides every GPU from '
+            'torch: unset it to use them'
+        )
     if nvcc and torch.version.cuda and _major(nvcc.version) != _major(torch.version.cuda):
         yield (
             f"mmcv's operators cannot be compiled for the GPU here: nvcc is CUDA {nvcc.version}, "
@@ -138,8 +144,25 @@ def _visible(torch: Any) -> list[tuple[str, str, str]]:
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         memory = f'{gpu.total_memory / GIB:.0f} GiB'
-        seen.append((gpu.name, memory, f'sm_{gpu.major}{gpu.minor}'))
+        architecture = f'sm_{gpu.major}{gpu.minor}' if torch.version.cuda else gpu.gcnArchName
+        seen.append((gpu.name, memory, architecture))
     return seen
+
+
+def _platform(torch: Any) -> str:
+    """What a torch without CUDA computes on."""
+    return f'ROCm {torch.version.hip}' if torch.version.hip else 'CPUs'
+
+
+def _hidden(found: Sequence[Driver]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES leaves no GPU; what follows a wrong entry does not count."""
+    value = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if value is None:
+        return False
+    first = value.partition(',')[0].strip()
+    if first.startswith(('GPU-', 'MIG-')):  # a beginning will do
+        return first.startswith('GPU-') and not any(gpu.uuid.startswith(first) for gpu in found)
+    return not (first.isdecimal() and int(first) < len(found))
 
 
 def _runs_on(architecture: str, known: Sequence[str]) -> bool:
