@@ -75,6 +75,28 @@ def test_a_floor_below_the_rate_passes(model: nn.Module) -> None:
     assert found == ()
 
 
+RISE = dict(type='CosineAnnealingLR', eta_min=1e-3, begin=0, end=50, T_max=50)
+
+
+@pytest.mark.parametrize('floor', [1e-6, 1e-4])
+def test_a_rate_may_rise_before_it_falls(model: nn.Module, floor: float) -> None:
+    fall = dict(type='CosineAnnealingLR', eta_min=floor, begin=50, end=90, T_max=40)
+    assert checked(model, **scheduled(model, RISE, fall))[0] == ()
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        dict(type='CosineAnnealingLR', eta_min=1e-2, begin=50, T_max=40),  # rises on
+        dict(type='PolyLR', end=50),  # at the same time
+        dict(type='CosineAnnealingMomentum', eta_min=0.8, begin=50, T_max=40),
+    ],
+)
+def test_a_rate_that_only_rises_is_named(model: nn.Module, other: dict[str, Any]) -> None:
+    (problem,), _ = checked(model, **scheduled(model, RISE, other))
+    assert 'the rate would rise' in problem
+
+
 def test_the_floor_of_each_of_several_optimizers_counts(model: nn.Module) -> None:
     right = scheduled(model, dict(type='PolyLR', end=9))
     wrong = scheduled(model, dict(type='PolyLR', eta_min=1e-4, end=9))

@@ -41,13 +41,16 @@ def sgd_warnings(optimizer: Optimizer, networks: Sequence[Network]) -> Iterator[
 def floor_problems(schedulers: Any) -> Iterator[str]:
     """Schedules whose lowest rate is not below the optimizer's: the rate would rise, or stay.
 
+    One that another one follows may rise, as the first half of a cycle does.
+
     Args:
         schedulers: mmengine's, as the Runner holds them: a list, or one list per optimizer.
     """
-    for scheduler in _flat(schedulers):
+    of_rates = [s for s in _flat(schedulers) if getattr(s, 'param_name', None) == 'lr']
+    for scheduler in of_rates:
         floor = getattr(scheduler, 'eta_min', None)
         ratio = getattr(scheduler, 'eta_min_ratio', None)
-        if getattr(scheduler, 'param_name', None) != 'lr' or not (floor or ratio):
+        if not (floor or ratio) or any(_follows(other, scheduler) for other in of_rates):
             continue
         rate = max(
             (
@@ -59,6 +62,9 @@ def floor_problems(schedulers: Any) -> Iterator[str]:
             ),
             default=0.0,
         )
+        before = (s for s in of_rates if _follows(scheduler, s))
+        if floor and floor < max((getattr(s, 'eta_min', None) or 0 for s in before), default=0):
+            continue  # it falls from where the one before has brought the rate
         name = type(scheduler).__name__
         if ratio is not None and ratio >= 1:
             yield (
@@ -71,6 +77,15 @@ def floor_problems(schedulers: Any) -> Iterator[str]:
                 f'optim_wrapper.optimizer.lr={rate:g}: the rate would '
                 f'{"rise" if floor > rate else "never fall"}; set eta_min=0'
             )
+
+
+def _follows(later: Any, earlier: Any) -> bool:
+    """Whether one schedule begins when the other has ended; epochs and iterations differ."""
+    return (
+        later.optimizer is earlier.optimizer
+        and later.by_epoch == earlier.by_epoch
+        and later.begin >= earlier.end
+    )
 
 
 def _flat(schedulers: Any) -> Iterable[Any]:
