@@ -218,6 +218,29 @@ def test_options_and_defaults_are_the_common_ones(cls: type[Backbone]) -> None:
 
 
 @every_backbone
+def test_a_subclass_may_change_defaults(cls: type[Backbone]) -> None:
+    class Mine(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, arch: Any, *, norm_eval: bool = True, **options: Any) -> None:
+            super().__init__(arch, norm_eval=norm_eval, **options)
+
+    class Yours(Mine):
+        def __init__(self, arch: Any, *, out_indices: Any = (1,), **options: Any) -> None:
+            super().__init__(arch, out_indices=out_indices, **options)
+
+    class Theirs(Yours):
+        pass
+
+    def defaults(of: type[Backbone]) -> dict[str, Any]:
+        return {name: p.default for name, p in inspect.signature(of).parameters.items()}
+
+    changed = dict(arch=inspect.Parameter.empty, norm_eval=True)
+    assert defaults(Mine) == {**defaults(cls), **changed}
+    assert defaults(Theirs) == {**defaults(cls), **changed, 'out_indices': (1,)}
+    net = Theirs(SMALL[cls.__name__], frozen_stages=0)
+    assert (net.norm_eval, net.out_indices, net.frozen_stages) == (True, (1,), 0)
+
+
+@every_backbone
 def test_an_unknown_option_is_refused_by_name(cls: type[Backbone]) -> None:
     choices = ', '.join(inspect.signature(cls).parameters)
     message = f"{cls.__name__} has no option 'drop_path', choose from {choices}"

@@ -100,12 +100,15 @@ class Backbone(BaseModule):
         """Let the signature name the shared options where the constructor says ``**options``."""
         super().__init_subclass__()
         _, *own = inspect.signature(cls.__init__).parameters.values()
-        _, _, *shared, _ = inspect.signature(Backbone.__init__).parameters.values()
-        named = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
         if len(named) < len(own):
-            every = tuple(range(len(cls.strides)))  # what None stands for
-            named += [p.replace(default=every) if p.name == 'out_indices' else p for p in shared]
-        cls.__signature__ = inspect.Signature(named)
+            parent = next(base for base in cls.__mro__[1:] if issubclass(base, Backbone))
+            for p in inspect.signature(parent).parameters.values():
+                if p.kind is p.KEYWORD_ONLY and p.name not in named:
+                    every = tuple(range(len(cls.strides)))  # what None stands for
+                    whole = p.name == 'out_indices' and p.default is None
+                    named[p.name] = p.replace(default=every) if whole else p
+        cls.__signature__ = inspect.Signature([*named.values()])
 
     def __init__(
         self,
