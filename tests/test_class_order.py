@@ -227,6 +227,18 @@ def test_an_object_without_mask_is_neither_learnt_nor_background(
     assert (len(green.gt_instances), len(green.ignored_instances)) == (0, 1)
 
 
+def test_an_object_without_mask_counts_with_its_box_in_validation(
+    scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del scenes.content['val']['annotations'][1]['segmentation']
+    scenes.save()
+    found = scores(trained(scenes.config()))
+    assert found['coco/bbox_mAP'] == found['coco/segm_mAP'] == 1
+    assert found['coco/red_precision'] == found['coco/green_precision'] == 1
+    said = capsys.readouterr().err
+    assert 'val.json: box for a mask: 1 times, the evaluation of masks takes its box' in said
+
+
 def test_the_area_that_is_supplied_is_that_of_the_mask_else_of_the_box(scenes: Scenes) -> None:
     first, second = scenes.content['val']['annotations']
     x, y, w, h = BOX

@@ -70,6 +70,7 @@ KINDS = {
     'annotation id 0': Kind(False, COPY),
     'optional field left out': Kind(False, COPY),
     'object without mask': Kind(False, 'training learns nothing from the region of its box'),
+    'box for a mask': Kind(False, 'the evaluation of masks takes its box for its mask'),
     'class not chosen': Kind(False, LEFT_OUT),
     'unknown picture': Kind(False, LEFT_OUT),
     'box outside': Kind(False, LEFT_OUT),

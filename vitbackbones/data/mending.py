@@ -12,7 +12,7 @@ from .masks import mask_area
 from .values import folded, is_id, is_number, listed
 
 #: Changes whenever :func:`mend` makes something else of a file.
-VERSION = 2
+VERSION = 3
 
 
 class Mended(NamedTuple):
@@ -58,7 +58,7 @@ def mend(
     work.categories_left_out(evaluated)
     if ordered:
         work.category_order()
-    work.optional_fields(masks)
+    work.optional_fields(masks, evaluated)
     return Mended(work.content, tuple(work.findings))
 
 
@@ -232,14 +232,14 @@ class _Mending:
 
     # --------------------------------------------------------------------- optional fields
 
-    def optional_fields(self, masks: bool) -> None:
+    def optional_fields(self, masks: bool, evaluated: bool) -> None:
         """``iscrowd``, ``area`` and, where others have one, ``segmentation``."""
         some = masks and any(row.get('segmentation') for row in self._rows('annotations'))
         counts: Counter[str] = Counter()
         rows = []
         for row in self.content['annotations']:
             if isinstance(row, dict):
-                new = _supplied(row, masks=some)
+                new = _supplied(row, masks=some, evaluated=evaluated)
                 if new:
                     counts.update(field for field in new if not is_number(row.get(field)))
                     row = {**row, **new}
@@ -250,7 +250,7 @@ class _Mending:
         for kind, field in (
             ('optional field left out', 'iscrowd'),
             ('optional field left out', 'area'),
-            ('object without mask', 'segmentation'),
+            ('box for a mask' if evaluated else 'object without mask', 'segmentation'),
         ):
             if counts[field]:
                 self._found(kind, f'{counts[field]} of {len(rows)} annotations have no {field}')
@@ -264,7 +264,7 @@ class _Mending:
         self.findings.append(Finding(kind, self.path, detail))
 
 
-def _supplied(row: Mapping[str, Any], *, masks: bool) -> dict[str, Any]:
+def _supplied(row: Mapping[str, Any], *, masks: bool, evaluated: bool) -> dict[str, Any]:
     """The fields of an annotation that COCO makes optional, as far as it lacks them."""
     new: dict[str, Any] = {}
     crowd, box = row.get('iscrowd'), row.get('bbox')
@@ -278,9 +278,10 @@ def _supplied(row: Mapping[str, Any], *, masks: bool) -> dict[str, Any]:
     if row.get('area') is None:
         new['area'] = mask_area(row.get('segmentation')) or w * h
     if masks and not row.get('segmentation') and not row.get('ignore'):
-        # A region that is neither object nor background; its box as the mask would be learnt.
         new['segmentation'] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-        new['iscrowd'] = 1
+        if not evaluated:
+            # A region that is neither object nor background; its box as the mask would be learnt.
+            new['iscrowd'] = 1
     return new
 
 
