@@ -465,12 +465,24 @@ def test_what_only_a_copy_puts_right_stops_a_training_that_reads_the_files(
             change(content)
     scenes.save()
     runner = built_by_mmengine(scenes.config(**options))
+    with pytest.raises(PreflightError) as raised:
+        before_train(runner)
+    assert said in str(raised.value)
+
+
+def test_what_no_metric_reads_stops_no_training(scenes: Scenes) -> None:
+    for change in (without('iscrowd'), text('annotations', 'id')):
+        change(scenes.content['val'])
+    scenes.save()
+    own_truth = dict(type='CocoMetric', metric='bbox')  # that of the dataset
+    before_train(built_by_mmengine(scenes.config(masks=False), val_evaluator=[own_truth]))
+
+
+def before_train(runner: Runner) -> None:
     for loop in ('train_loop', 'val_loop'):
         getattr(runner, loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    with pytest.raises(PreflightError) as raised:
-        PreflightHook().before_train(runner)
-    assert said in str(raised.value)
+    PreflightHook().before_train(runner)
 
 
 def built_by_mmengine(config: str, **more: Any) -> Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
@@ -28,7 +29,7 @@ SHOWN = 5
 _OTHER_FORMATS = {'CocoPanopticDataset', 'LVISV05Dataset'}
 
 # Kinds that are right in a copy of the file, and silently wrong where the file itself is read: in
-# training, and where there are results to be matched.
+# training, and by metrics, which match results with it.
 _TRAINED = {
     'categories in another order',
     'category without use',
@@ -148,11 +149,18 @@ def _check_size(results: Any) -> None:
         )
 
 
-def annotation_problems(dataset: Any) -> Iterator[str]:
+def annotation_problems(dataset: Any, evaluators: Any = None) -> Iterator[str]:
     """What is wrong with the annotation files of a data set, wrapped in others or not.
 
     A file that the command line has checked before is not read again.
+
+    Args:
+        evaluators: configs of those that compare with it, or one; those without an ``ann_file``
+            take the truth from the dataset. None if unknown.
     """
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    known = all(isinstance(each, Mapping) for each in evaluators)
+    matched = {os.path.realpath(each.get('ann_file') or '') for each in evaluators if known}
     whole: list[ObjectCounts | None] = []
     files: dict[str, list[Finding]] = {}
     for part in _leaves(dataset):
@@ -178,7 +186,8 @@ def annotation_problems(dataset: Any) -> Iterator[str]:
             test=part.test_mode,
             ordered=in_file_order(type(part)),
         )
-        wrong = _EVALUATED | _TRAINED if part.test_mode else _TRAINED
+        matching = part.test_mode and (not known or os.path.realpath(part.ann_file) in matched)
+        wrong = _EVALUATED | _TRAINED if matching else _TRAINED
         found = [f for f in coco.as_it_is if f.error or f.kind in wrong]
         if coco.rows is not None:
             images = [name for name, _, _ in coco.sizes]

@@ -91,7 +91,8 @@ class PreflightHook(Hook):
             problems += lost
             warnings += [*perhaps, *former_keys(cfg)]
         tested = getattr(getattr(runner, 'val_dataloader', None), 'dataset', None)
-        problems += [*annotation_problems(dataset), *annotation_problems(tested)]
+        problems += annotation_problems(dataset)
+        problems += annotation_problems(tested, _evaluators(runner, 'val'))
         ours = classes_of(dataset)
         problems += order_problem(ours, self._classes, whose='the checkpoint')
         problems += order_problem(classes_of(tested), ours, whose='the training data')
@@ -113,7 +114,7 @@ class PreflightHook(Hook):
         """
         dataset = getattr(getattr(runner, 'test_dataloader', None), 'dataset', None)
         problems = [
-            *annotation_problems(dataset),
+            *annotation_problems(dataset, _evaluators(runner, 'test')),
             *order_problem(classes_of(dataset), self._classes, whose='the checkpoint'),
         ]
         if problems:
@@ -146,6 +147,11 @@ class PreflightHook(Hook):
             self._done.append(handle)
 
         handle = optimizer.register_step_pre_hook(check)
+
+
+def _evaluators(runner: Runner, split: str) -> Any:
+    cfg = getattr(runner, 'cfg', None) or {}
+    return cfg.get(f'{split}_evaluator')
 
 
 # ---------------------------------------------------------------------------- the networks
