@@ -7,6 +7,7 @@ the order that it was trained with. It trains only on truth that agrees with tha
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,14 @@ class Scenes:
         val_classes: Any = None,
         knows: Any = ('red', 'green'),
         masks: bool = True,
+        evaluate: Callable[[dict[str, Any]], Any] = lambda metric: metric,
         **more: Any,
     ) -> str:
-        """Write a config that trains for one epoch and validates; its path."""
+        """Write a config that trains for one epoch and validates; its path.
+
+        Args:
+            evaluate: makes an evaluator of the metric.
+        """
         unique = f'colours{next(_NUMBERS)}'  # mmengine keeps loggers and visualizers by their names
         train = [
             dict(type='LoadImageFromFile'),
@@ -155,8 +161,8 @@ class Scenes:
             train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
             val_cfg=dict(type='ValLoop'),
             test_cfg=dict(type='TestLoop'),
-            val_evaluator=evaluator,
-            test_evaluator=evaluator,
+            val_evaluator=evaluate(evaluator),
+            test_evaluator=evaluate(evaluator),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
             visualizer=dict(
                 type='DetLocalVisualizer',

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from pycocotools import mask as coco_mask
 
 from vitbackbones.cli.main import main
+from vitbackbones.data.sources import as_list, wants_masks
 from vitbackbones.engine.preflight import PreflightError, PreflightHook
+from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built
+from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.classes import use_one_order
 from vitbackbones.launch.loading import load_config
 
@@ -168,6 +172,79 @@ def test_a_class_that_may_have_another_name_in_the_file_is_refused(
     scenes.save()
     said = refused(['train', scenes.config(), '--work-dir', str(scenes.root / 'work')], capsys)
     assert f'{split}.json: it has no class green; its classes are red, {name}: ' in said
+
+
+@pytest.mark.parametrize(
+    'evaluate',
+    [
+        lambda metric: dict(type='Evaluator', metrics=[metric]),
+        lambda metric: dict(metrics=metric),
+        lambda metric: dict(type=Evaluator, metrics=[metric]),
+    ],
+    ids=['list', 'one', 'class'],
+)
+def test_metrics_inside_an_evaluator_read_what_the_dataset_reads(
+    evaluate: Callable[[dict[str, Any]], Any], scenes: Scenes
+) -> None:
+    reverse(scenes.content['val'])
+    without('iscrowd')(scenes.content['val'])
+    scenes.save()
+    cfg = load_config(scenes.config(masks=False))
+    cfg.work_dir = str(scenes.root / 'work')
+    cfg.val_evaluator = evaluate(cfg.val_evaluator)
+    check_config(cfg, ('val',))
+    built = as_built(cfg, ('val',))
+    (metric,) = as_list(built.val_evaluator.metrics)
+    assert metric.ann_file == built.val_dataloader.dataset.ann_file
+    assert as_list(cfg.val_evaluator.metrics)[0].ann_file == str(scenes.files['val'])
+
+
+def test_masks_of_a_metric_inside_an_evaluator_are_scored_and_by_name(scenes: Scenes) -> None:
+    reverse(scenes.content['val'])
+    without('iscrowd', 'area')(scenes.content['val'])
+    scenes.save()
+    config = scenes.config(evaluate=lambda metric: dict(type='Evaluator', metrics=[metric]))
+    found = scores(trained(config))
+    assert found['coco/bbox_mAP'] == found['coco/segm_mAP'] == 1
+
+
+def test_each_metric_of_several_datasets_follows_the_classes_of_its_own(scenes: Scenes) -> None:
+    reverse(scenes.content['val'])
+    scenes.save()
+    other = Scenes(scenes.root / 'other')
+    for row in other.content['val']['annotations']:  # is measured by its boxes alone
+        del row['segmentation'], row['iscrowd']
+    other.save()
+    cfg = load_config(scenes.config())
+    cfg.work_dir = str(scenes.root / 'work')
+    second = load_config(other.config(masks=False))
+    parts = [cfg.val_dataloader.dataset, second.val_dataloader.dataset]
+    parts[1].metainfo.classes = GREEN_RED
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    metrics = [cfg.val_evaluator, second.val_evaluator]
+    prefixes = ['one', 'two']
+    kind = 'MultiDatasetsEvaluator'
+    cfg.val_evaluator = dict(type=kind, metrics=metrics, dataset_prefixes=prefixes)
+    built = as_built(cfg, ('val',))
+    for dataset, metric, names in zip(
+        built.val_dataloader.dataset.datasets,
+        built.val_evaluator.metrics,
+        (RED_GREEN, GREEN_RED),
+        strict=True,
+    ):
+        content = json.loads(Path(metric.ann_file).read_text())
+        assert tuple(row['name'] for row in content['categories']) == names
+        assert metric.ann_file == dataset.ann_file
+    # The boxes of the second dataset need no masks.
+    assert not wants_masks(cfg, 'val', parts[1])
+
+
+def test_a_file_that_a_metric_inside_an_evaluator_lacks_is_named(scenes: Scenes) -> None:
+    scenes.save()
+    cfg = load_config(scenes.config())
+    cfg.val_evaluator = dict(metrics=[dict(cfg.val_evaluator, ann_file='nowhere.json')])
+    with pytest.raises(UserError, match=r'nowhere\.json missing'):
+        check_config(cfg, ('val',))
 
 
 def test_classes_of_validation_follow_those_of_training(scenes: Scenes) -> None:

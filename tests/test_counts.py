@@ -397,9 +397,24 @@ def test_images_without_annotations_beside_others_are_legal(
     assert 'it has no annotation of its 12 images' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('format_only', [False, True])
+_DUMP = dict(type='DumpResults', out_file_path='results.pkl')
+
+
+@pytest.mark.parametrize(
+    ('evaluator', 'only_written'),
+    [
+        (dict(type='CocoMetric'), False),
+        (dict(type='CocoMetric', format_only=True), True),
+        (dict(type='Evaluator', metrics=[dict(type='CocoMetric')]), False),
+        (dict(metrics=dict(type='CocoMetric', format_only=True)), True),
+        (_DUMP, True),
+        ([dict(type='DumpDetResults', out_file_path='results.pkl')], True),
+        ([_DUMP, dict(type='CocoMetric')], False),
+    ],
+    ids=['metric', 'format_only', 'inside', 'format_only inside', 'dump', 'dump of mmdet', 'both'],
+)
 def test_a_validation_file_without_annotations_is_an_error_unless_results_are_only_written(
-    format_only: bool, objects: Dataset
+    evaluator: Any, only_written: bool, objects: Dataset
 ) -> None:
     content = good_rows()
     content['annotations'] = []
@@ -407,10 +422,10 @@ def test_a_validation_file_without_annotations_is_an_error_unless_results_are_on
     dataset = dict(objects.dataset, ann_file='empty.json', test_mode=True)
     objects.rest = dict(
         val_dataloader=dict(dataset=dataset),
-        val_evaluator=dict(type='CocoMetric', format_only=format_only),
+        val_evaluator=evaluator,
     )
     status, found = objects.findings('val')
-    if format_only:
+    if only_written:
         assert (status, found) == (0, {})
     else:
         expected = {'nothing left': 'it has no annotation of its 12 images'}

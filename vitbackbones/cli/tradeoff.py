@@ -38,7 +38,8 @@ from vitbackbones.analysis.memory import peak_memory, weight_memory
 from vitbackbones.analysis.plots import Series, pareto_front, tradeoff_plot
 from vitbackbones.analysis.timing import PartClock, in_turn, ratio, spread
 from vitbackbones.backbones.supervit import OperatingPoint
-from vitbackbones.data.sources import as_list
+from vitbackbones.data.nodes import type_name
+from vitbackbones.data.sources import as_list, metrics_of, number_of_data_sets
 from vitbackbones.engine.sandwich import KEEP_RATES, SCALES
 from vitbackbones.errors import UserError, say
 from vitbackbones.inference.predict import build_tester
@@ -157,12 +158,14 @@ def expected_metrics(cfg: Config) -> list[str]:
         UserError: none of them.
     """
     found = []
-    for evaluator in as_list(cfg.get('test_evaluator')):
-        kind = str(evaluator.get('type')).rpartition('.')[2]
+    for metric, measured in metrics_of(cfg, 'test'):
+        if len(measured) < number_of_data_sets(cfg, 'test'):
+            continue  # one of several numbers of the same name
+        kind = type_name(metric)
         if kind == 'CocoMetric':
-            found += [f'{metric}_mAP' for metric in as_list(evaluator.get('metric', 'bbox'))]
+            found += [f'{name}_mAP' for name in as_list(metric.get('metric', 'bbox'))]
         elif kind == 'IoUMetric':
-            found += as_list(evaluator.get('iou_metrics', 'mIoU'))
+            found += as_list(metric.get('iou_metrics', 'mIoU'))
     known = [name for name in METRICS if name in found]
     if not known:
         raise UserError(
@@ -256,8 +259,8 @@ class Study:
         parts = json.loads(json.dumps({key: self.cfg[key] for key in keys}, default=str))
         parts['model']['backbone'].pop('operating_point', None)
         data = hashlib.sha256()
-        for evaluator in as_list(self.cfg.test_evaluator):
-            data.update(content_of(evaluator.get('ann_file')))
+        for metric, _ in metrics_of(self.cfg, 'test'):
+            data.update(content_of(metric.get('ann_file')))
         for i in progress.track(range(len(self.dataset)), description='reading data'):
             for key, value in sorted(self.dataset.get_data_info(i).items()):
                 data.update(key.encode() + content_of(value))

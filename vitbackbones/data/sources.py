@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_from_file
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, METRICS
 
 from vitbackbones.errors import UserError, say
 
@@ -24,6 +24,7 @@ from .counts import ObjectCounts, PixelCounts, count_objects, take
 from .findings import Finding
 from .label_maps import list_label_maps
 from .loading import in_file_order, is_coco
+from .nodes import base_names, type_name
 from .steps import converts_labels
 
 
@@ -170,8 +171,39 @@ def needs_annotations(cfg: Config, split: str) -> bool:
     """Whether they are learnt from or compared with: results may only be written down."""
     if split == 'train':
         return True
-    evaluators = as_list(cfg.get(f'{split}_evaluator'))
-    return not evaluators or any(not each.get('format_only') for each in evaluators)
+    metrics = [metric for metric, _ in metrics_of(cfg, split)]
+    return not metrics or not all(_only_writes(cfg, metric) for metric in metrics)
+
+
+def _only_writes(cfg: Config, metric: Mapping[str, Any]) -> bool:
+    """Whether results are put into a file, and compared with nothing."""
+    if metric.get('format_only'):
+        return True
+    return 'DumpResults' in base_names(metric, METRICS, cfg.get('default_scope'))
+
+
+def metrics_of(
+    cfg: Config, split: str
+) -> Iterator[tuple[dict[str, Any], Sequence[Mapping[str, Any]]]]:
+    """The metrics of a split, also those inside an evaluator, with the datasets that each is of."""
+    yield from _metrics(cfg.get(f'{split}_evaluator'), cfg, split)
+
+
+def _metrics(
+    node: Any, cfg: Config, split: str
+) -> Iterator[tuple[dict[str, Any], Sequence[Mapping[str, Any]]]]:
+    for part in as_list(node):
+        if not isinstance(part, dict):
+            continue  # has been built
+        if 'metrics' not in part:
+            yield part, list(datasets(cfg, split))
+        elif type_name(part) == 'MultiDatasetsEvaluator':  # its metrics share out the datasets
+            whole = cfg[f'{split}_dataloader'].dataset
+            parts = as_list(whole.get('datasets')) or [whole]
+            for metric, dataset in zip(as_list(part['metrics']), parts, strict=False):
+                yield metric, list(leaves(dataset))
+        else:
+            yield from _metrics(part['metrics'], cfg, split)
 
 
 def read_annotations(cfg: Config, split: str, dataset: Mapping[str, Any]) -> Coco:
@@ -189,8 +221,11 @@ def wants_masks(cfg: Config, split: str, dataset: Mapping[str, Any]) -> bool:
     """Whether masks of a dataset are loaded, or evaluated."""
     if _step(dataset, 'LoadAnnotations').get('with_mask'):
         return True
-    metrics = [m for e in as_list(cfg.get(f'{split}_evaluator')) for m in as_list(e.get('metric'))]
-    return 'segm' in metrics
+    return any(
+        'segm' in as_list(metric.get('metric'))
+        for metric, measured in metrics_of(cfg, split)
+        if dataset in measured
+    )
 
 
 def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.data.sources import as_list, datasets
+from vitbackbones.data.sources import datasets, metrics_of
 from vitbackbones.errors import UserError
 
 from .classes import check_classes
@@ -112,9 +112,9 @@ def _check_data(cfg: Config, split: str) -> None:
     missing = []
     for dataset in datasets(cfg, split):
         missing += [path for path in _paths(dataset) if _absent(path)]
-    for evaluator in as_list(cfg.get(f'{split}_evaluator')):
-        if evaluator.get('ann_file') and _absent(evaluator['ann_file']):
-            missing.append(evaluator['ann_file'])
+    for metric, _ in metrics_of(cfg, split):
+        if metric.get('ann_file') and _absent(metric['ann_file']):
+            missing.append(metric['ann_file'])
     if missing:
         paths = ', '.join(dict.fromkeys(missing))
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +15,14 @@ from mmengine.registry import METRICS
 from vitbackbones.data.annotations import mended_copy, read_coco
 from vitbackbones.data.loading import in_file_order
 from vitbackbones.data.mending import VERSION
+from vitbackbones.data.nodes import base_names
 from vitbackbones.data.sources import (
     as_list,
     class_names,
     dataset_class,
     datasets,
     format_of,
+    metrics_of,
     place,
     wants_masks,
 )
@@ -44,42 +46,42 @@ def make_annotations_ready(cfg: Config, splits: Sequence[str]) -> None:
     """
     copies = _Copies(Path(cfg.get('work_dir') or '.', FOLDER))
     for split in splits:
-        evaluated = None
         for dataset in datasets(cfg, split):
             if format_of(cfg, dataset) != 'coco':
                 continue
-            names = class_names(cfg, dataset)
-            evaluated = evaluated or names
             cls, masks = dataset_class(cfg, dataset), wants_masks(cfg, split, dataset)
             copy = copies.instead_of(
                 place(dataset),
-                names,
+                class_names(cfg, dataset),
                 masks=masks,
                 test=bool(dataset.get('test_mode')),
                 ordered=in_file_order(cls),
             )
             if copy:
                 cast(ConfigDict, dataset).ann_file = copy
-        for evaluator in as_list(cfg.get(f'{split}_evaluator')):
-            if evaluated and evaluator.get('ann_file') and _is_coco_metric(cfg, evaluator):
+        for metric, measured in metrics_of(cfg, split):
+            names = next(filter(None, _classes(cfg, measured)), None)
+            if names and metric.get('ann_file') and _is_coco_metric(cfg, metric):
                 copy = copies.instead_of(
-                    evaluator['ann_file'],
-                    evaluated,
-                    masks='segm' in as_list(evaluator.get('metric')),
+                    metric['ann_file'],
+                    names,
+                    masks='segm' in as_list(metric.get('metric')),
                     test=True,
-                    ordered=not evaluator.get('sort_categories'),
+                    ordered=not metric.get('sort_categories'),
                 )
                 if copy:
-                    evaluator['ann_file'] = copy
+                    metric['ann_file'] = copy
 
 
-def _is_coco_metric(cfg: Config, evaluator: Mapping[str, Any]) -> bool:
+def _classes(cfg: Config, measured: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str] | None]:
+    for dataset in measured:
+        if format_of(cfg, dataset) == 'coco':
+            yield class_names(cfg, dataset)
+
+
+def _is_coco_metric(cfg: Config, metric: Mapping[str, Any]) -> bool:
     """Whether it maps labels to the categories of its file as mmdet's CocoMetric does."""
-    cls = evaluator.get('type')
-    if isinstance(cls, str):
-        with METRICS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            cls = registry.get(cls)
-    names = {base.__name__ for base in getattr(cls, '__mro__', ())}
+    names = base_names(metric, METRICS, cfg.get('default_scope'))
     return 'CocoMetric' in names and 'LVISMetric' not in names
 
 
