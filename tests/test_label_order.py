@@ -13,6 +13,7 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
 from vitbackbones.cli.main import main
+from vitbackbones.data.loading import order_problem
 from vitbackbones.errors import UserError
 from vitbackbones.launch.classes import use_one_order
 
@@ -114,6 +115,22 @@ def test_other_names_of_the_same_labels_are_said(
 ) -> None:
     renamed = maps.dataset('BaseSegDataset', metainfo=dict(classes=('sky', 'ocean', 'land')))
     use_one_order(maps.config(maps.dataset(), renamed), ('train', 'val'))
+    assert 'taken for other names of the same' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('classes', [('Land', 'sky', 'sea'), ('the_land', 'SEA', 'sky-')])
+def test_other_spellings_in_another_order_are_refused(
+    classes: tuple[str, ...], maps: Maps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = maps.dataset(metainfo=dict(classes=('sky', 'sea', classes[0].lower().replace('_', ' '))))
+    own['type'] = 'BaseSegDataset'
+    other = maps.dataset('BaseSegDataset', metainfo=dict(classes=classes))
+    with pytest.raises(UserError, match='the same in another order, but not written alike'):
+        use_one_order(maps.config(own, other), ('train', 'val'))
+    (said,) = order_problem(classes, own['metainfo']['classes'], whose='the checkpoint')
+    assert 'in another order' in said
+    upper = maps.dataset('BaseSegDataset', metainfo=dict(classes=('SKY', 'Sea', 'land')))
+    use_one_order(maps.config(maps.dataset(), upper), ('train', 'val'))
     assert 'taken for other names of the same' in capsys.readouterr().err
 
 

@@ -21,6 +21,7 @@ from .counts import ObjectCounts, count_objects
 from .findings import Finding
 from .images import check_file, check_label_map, wrong_labels
 from .steps import is_foreign, last_foreign
+from .values import in_another_order
 
 #: How many problems of one file are said at once.
 SHOWN = 5
@@ -235,7 +236,7 @@ def order_problem(
         ours: the classes of the data that are about to be used.
         whose: in words, what has the others.
     """
-    if ours and theirs and set(ours) == set(theirs) and list(ours) != list(theirs):
+    if ours and theirs and in_another_order(ours, theirs):
         yield (
             f'the classes of the data are {", ".join(ours[:5])}, those of {whose} '
             f'{", ".join(theirs[:5])}, in another order, and a label would stand for another '

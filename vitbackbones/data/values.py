@@ -39,6 +39,19 @@ def folded(name: str) -> str:
     return ''.join(char for char in name.casefold() if char not in ' _-')
 
 
+def as_one_writes_them(*lists: Sequence[str]) -> list[list[str]]:
+    """Each list with its names :func:`folded`, as far as that leaves them distinct in all."""
+    new = [[folded(str(name)) for name in names] for names in lists]
+    distinct = all(len({*names}) == len(names) for names in new)
+    return new if distinct else [[*names] for names in lists]
+
+
+def in_another_order(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists have the same names, however they are written, but not in one order."""
+    first, second = as_one_writes_them(one, other)
+    return {*first} == {*second} and first != second
+
+
 def all_finite(numbers: Sequence[Any]) -> bool:
     try:
         return math.isfinite(sum(numbers))  # a single one that is not makes the sum so

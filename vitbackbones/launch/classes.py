@@ -19,7 +19,7 @@ from vitbackbones.data.sources import (
     place,
     read_annotations,
 )
-from vitbackbones.data.values import is_list_of_colours
+from vitbackbones.data.values import as_one_writes_them, in_another_order, is_list_of_colours
 from vitbackbones.errors import UserError, say
 
 
@@ -106,8 +106,7 @@ def check_start(cfg: Config, checkpoint: Mapping[str, Any], source: str) -> None
         cls, ours = dataset_class(cfg, dataset), class_names(cfg, dataset)
         if ours is None or _is_panoptic(cls, dataset) or list(ours) == list(theirs):
             continue
-        same = set(ours) == set(theirs)
-        if same or (cfg.get('resume') and _contradict(ours, theirs)):
+        if in_another_order(ours, theirs) or (cfg.get('resume') and _contradict(ours, theirs)):
             raise UserError(
                 f'{source}: its classes are {_in_order(theirs)}, those of the training data '
                 f'{_in_order(ours)}: the heads would go on with other classes; write '
@@ -134,6 +133,8 @@ def _follow(
             )
             return
         problem = 'they are not the same'
+        if in_another_order(classes, trained):
+            problem = 'they are the same in another order, but not written alike'
     elif not _is_by_name(cfg, dataset, trained):
         problem = f'{dataset.get("type")} cannot be told to take them by name'
     else:
@@ -187,8 +188,9 @@ def _is_panoptic(cls: Any, dataset: Mapping[str, Any]) -> bool:
 
 def _contradict(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether a name that both have stands for another label in each."""
-    places = {name: place for place, name in enumerate(one)}
-    return any(places.get(name, place) != place for place, name in enumerate(other))
+    first, second = as_one_writes_them(one, other)
+    places = {name: place for place, name in enumerate(first)}
+    return any(places.get(name, place) != place for place, name in enumerate(second))
 
 
 def _in_order(names: Sequence[str]) -> str:
