@@ -589,6 +589,19 @@ def test_a_fair_sample_of_label_maps_is_read_before_training(
     assert 'in the 3 of 5 label maps that were read no pixel of 1 of 3 classes: sky' in said
 
 
+def test_the_sample_is_shared_by_the_datasets_of_a_split(
+    maps: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = ('ground', 'tree', 'sky')
+    maps.dataset['metainfo'] = dict(classes=classes, palette=[[0] * 3] * 3)
+    (maps.root / 'first.txt').write_text('0\n')
+    parts = [dict(maps.dataset, ann_file='first.txt'), *[dict(maps.dataset)] * 3]
+    maps.dataset = dict(type='ConcatDataset', datasets=parts)
+    monkeypatch.setattr(before_training, 'LABEL_MAPS', 4)
+    maps.before_training()
+    assert 'in the 4 of 16 label maps that were read no pixel' in capsys.readouterr().err
+
+
 @TRANSFORMS.register_module()
 class BinariseMask:
     """A user's step: what is not 0 is a tree, and more than that where it is asked to."""

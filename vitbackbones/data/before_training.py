@@ -33,9 +33,9 @@ def check_annotations(cfg: Config, splits: Sequence[str], *, label_maps: int | N
     jobs = min(8, os.cpu_count() or 1)
     for split in splits:
         group = list(sources(cfg, split, aloud=False))
-        for source in group:
-            if first and most and not any(finding.error for finding in source.findings):
-                look_at_label_maps(source, most, jobs=jobs)  # other ranks wait for this one
+        fine = [s for s in group if first and not any(finding.error for finding in s.findings)]
+        if most:
+            look_at_label_maps(fine, most, jobs=jobs)  # other ranks wait for this one
         whole = judge(cfg, split, group)
         errors = [f for f in chain(*(source.findings for source in group), whole) if f.error]
         if errors:

@@ -113,17 +113,27 @@ def look_at(source: Source, *, jobs: int, images: bool) -> None:
     _take_over(source, seen)
 
 
-def look_at_label_maps(source: Source, most: int, *, jobs: int) -> None:
-    """Count the label maps of a dataset, at most ``most`` of them, evenly spread.
+def look_at_label_maps(group: Sequence[Source], most: int, *, jobs: int) -> None:
+    """Count the label maps of datasets, at most ``most`` in all, evenly spread over all of them.
 
     Raises:
         UserError: a process was killed.
     """
-    labelled = [picture for picture in source.pictures if picture.labels]
-    if not labelled or source.label_backend is None:
-        return
+    labelled = [
+        (source, picture)
+        for source in group
+        if source.label_backend is not None
+        for picture in source.pictures
+        if picture.labels
+    ]
     step = max(1, -(-len(labelled) // most))
-    _take_over(source, _in_processes(_count_some, labelled[::step], source, jobs))
+    for source in group:
+        # At least one of each, or nothing would be known of the split.
+        own = [place for place, (whose, _) in enumerate(labelled) if whose is source]
+        chosen = [place for place in own if place % step == 0] or own[:1]
+        if chosen:
+            pictures = [labelled[place][1] for place in chosen]
+            _take_over(source, _in_processes(_count_some, pictures, source, jobs))
 
 
 def _take_over(source: Source, seen: Seen) -> None:
