@@ -7,7 +7,7 @@ the order that it was trained with. It trains only on truth that agrees with tha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,14 @@ class Scenes:
         knows: Any = ('red', 'green'),
         masks: bool = True,
         evaluate: Callable[[dict[str, Any]], Any] = lambda metric: metric,
+        imports: Mapping[str, str] | None = None,
         **more: Any,
     ) -> str:
         """Write a config that trains for one epoch and validates; its path.
 
         Args:
             evaluate: makes an evaluator of the metric.
+            imports: modules of the types by name that the config is to have as classes.
         """
         unique = f'colours{next(_NUMBERS)}'  # mmengine keeps loggers and visualizers by their names
         train = [
@@ -174,5 +176,10 @@ class Scenes:
             **more,
         )
         path = self.root / f'{name}.py'
-        path.write_text(''.join(f'{key} = {value!r}\n' for key, value in values.items()))
+        text = ''.join(f'{key} = {value!r}\n' for key, value in values.items())
+        for kind, module in (imports or {}).items():
+            text = f'from {module} import {kind}\n' + text.replace(
+                f"'type': '{kind}'", f"'type': {kind}"
+            )
+        path.write_text(text)
         return str(path)

@@ -388,6 +388,25 @@ def test_a_test_takes_the_classes_in_the_order_of_the_checkpoint(
     assert 'in the order of the checkpoint, (red, green)' in said
 
 
+AS_CLASSES = {
+    'CocoDataset': 'mmdet.datasets',
+    'LoadAnnotations': 'mmdet.datasets.transforms',
+    'CocoMetric': 'mmdet.evaluation',
+    'ValLoop': 'mmengine.runner',
+    'TestLoop': 'mmengine.runner',
+}
+
+
+def test_a_config_with_classes_for_types_is_tested_and_dumped(done: Scenes) -> None:
+    config = done.config('lazy', imports=AS_CLASSES)
+    assert 'import CocoMetric' in Path(config).read_text()
+    work, checkpoint = done.root / 'lazily', str(done.root / 'work/epoch_1.pth')
+    assert main(['test', config, checkpoint, '--work-dir', str(work)]) == 0
+    assert [path.name for path in work.glob('*.py')] == ['lazy_test.py']
+    dumped = Config.fromfile(work / 'lazy_test.py')
+    assert dumped.test_evaluator.type.endswith('CocoMetric')
+
+
 def test_inference_names_what_it_finds_as_it_was_trained(done: Scenes) -> None:
     config = done.config('other', classes=GREEN_RED)
     out, checkpoint = done.root / 'found', str(done.root / 'work/epoch_1.pth')

@@ -52,10 +52,8 @@ def build_runner(built: Config, written: Config, *, training: bool) -> Runner:
         UserError: an option that some class does not take, a value of the wrong kind, a folder
             that cannot be written.
     """
-    if not training:
-        written = _named(written, '_test')
     try:
-        runner = _AdaptedRunner(built, written)
+        runner = _AdaptedRunner(built, written, '' if training else '_test')
         # mmengine builds a loop when its property is read.
         for loop in ('train_loop', 'val_loop') if training else ('test_loop',):
             getattr(runner, loop)
@@ -71,7 +69,8 @@ def build_runner(built: Config, written: Config, *, training: bool) -> Runner:
 class _AdaptedRunner(Runner):
     """mmengine's Runner whose ``cfg`` is the written config, while its parts are the built ones."""
 
-    def __init__(self, built: Config, written: Config) -> None:
+    def __init__(self, built: Config, written: Config, suffix: str) -> None:
+        self._suffix = suffix  # of the dump's name
         self._model_wrapper = built.get('model_wrapper_cfg')
         options = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
         super().__init__(**{key: built[key] for key in options if key in built}, cfg=written)
@@ -80,11 +79,11 @@ class _AdaptedRunner(Runner):
         # mmengine reads this one from ``cfg``.
         return super().wrap_model(self._model_wrapper, model)
 
-
-def _named(cfg: Config, suffix: str) -> Config:
-    """The same config under a file name with ``suffix`` before its ending."""
-    if cfg.filename is None:
-        return cfg
-    path = Path(cfg.filename)
-    name = str(path.with_name(f'{path.stem}{suffix}{path.suffix}'))
-    return Config(dict(cfg.items()), cfg_text=cfg.text or name, filename=name)
+    def dump_config(self) -> None:
+        # Under its own name, whatever the config is made of: mmengine's lazy objects, for one, do
+        # not outlive being put into another Config.
+        if self.cfg.filename is None:
+            super().dump_config()
+            return
+        path = Path(self.cfg.filename)
+        self.cfg.dump(Path(self.work_dir, f'{path.stem}{self._suffix}{path.suffix}'))
