@@ -35,7 +35,10 @@ def apply_options(cfg: Config, options: Mapping[str, Any], file: Config) -> None
             where = (
                 f'at {", ".join(places)}'
                 if places
-                else ('nowhere as such; a config that inherits this one can set what is made of it')
+                else (
+                    'nowhere under that name; a config that inherits this one can set what is '
+                    'made of it'
+                )
             )
             hint = f'it is a variable of the config file; its value is {where}'
         raise UserError(f'--cfg-options {key}: nothing reads {first!r}; {hint}')
