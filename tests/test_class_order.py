@@ -275,6 +275,22 @@ def test_only_a_list_of_colours_follows_the_order_of_the_classes(
     assert dataset.metainfo.palette == want
 
 
+@pytest.mark.parametrize('reverse_file', [False, True])
+def test_each_class_gets_its_own_number_whatever_the_ids(
+    reverse_file: bool, scenes: Scenes
+) -> None:
+    """Green is never there; mmdet would say so of red, whose id is lower."""
+    content = scenes.content['val']
+    for key in ('annotations', 'images'):
+        del content[key][1:]
+    if reverse_file:
+        reverse(content)
+    scenes.save()
+    found = scores(trained(scenes.config(classes=GREEN_RED, knows=GREEN_RED)))
+    assert found['coco/red_precision'] == 1
+    assert np.isnan(found['coco/green_precision'])
+
+
 def test_the_order_of_the_config_counts_and_not_that_of_the_file(scenes: Scenes) -> None:
     scenes.save()
     config = scenes.config(classes=GREEN_RED, knows=GREEN_RED)

@@ -47,6 +47,7 @@ def read_coco(
     masks: bool = False,
     test: bool = False,
     ordered: bool = True,
+    by_class: bool = False,
 ) -> Coco:
     """Read and check an annotation file; not read again as long as it stays the same.
 
@@ -55,6 +56,7 @@ def read_coco(
         masks: whether masks are loaded: they are checked only then.
         test: whether it is for comparing results.
         ordered: whether the dataset numbers its classes by the order of the file's categories.
+        by_class: whether results are listed class by class, see :func:`~.mending.mend`.
     """
     try:
         stat = path.stat()
@@ -63,7 +65,9 @@ def read_coco(
         unreadable = (Finding('unreadable annotation file', str(path), reason),)
         return Coco(unreadable, as_it_is=unreadable)
     chosen = None if classes is None else tuple(classes)
-    return _read_coco(path, chosen, masks, test, ordered, (stat.st_mtime_ns, stat.st_size))
+    return _read_coco(
+        path, chosen, masks, test, ordered, by_class, (stat.st_mtime_ns, stat.st_size)
+    )
 
 
 @lru_cache(maxsize=16)
@@ -73,10 +77,13 @@ def _read_coco(
     masks: bool,
     test: bool,
     ordered: bool,
+    by_class: bool,
     version: tuple[int, int],
 ) -> Coco:
     try:
-        mended, raw, changes = _parse(path, classes, masks=masks, test=test, ordered=ordered)
+        mended, raw, changes = _parse(
+            path, classes, masks=masks, test=test, ordered=ordered, by_class=by_class
+        )
     except ValueError as error:
         unreadable = (Finding('unreadable annotation file', str(path), str(error)),)
         return Coco(unreadable, as_it_is=unreadable)
@@ -119,18 +126,27 @@ def mended_copy(
     masks: bool = False,
     test: bool = False,
     ordered: bool = True,
+    by_class: bool = False,
 ) -> bytes:
     """The file's content as mmdet and pycocotools want it, see :func:`~.mending.mend`.
 
     Raises:
         ValueError: it cannot be read.
     """
-    content, _, _ = _parse(path, classes, masks=masks, test=test, ordered=ordered)
+    content, _, _ = _parse(
+        path, classes, masks=masks, test=test, ordered=ordered, by_class=by_class
+    )
     return json.dumps(content).encode()
 
 
 def _parse(
-    path: Path, classes: Sequence[str] | None, *, masks: bool, test: bool, ordered: bool
+    path: Path,
+    classes: Sequence[str] | None,
+    *,
+    masks: bool,
+    test: bool,
+    ordered: bool,
+    by_class: bool,
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], tuple[Finding, ...]]:
     """The content made right, the content as it is, and what is the difference.
 
@@ -162,7 +178,7 @@ def _parse(
         if not isinstance(content.get(key), list):
             raise ValueError(f'it has no list of {key}')
     mended, findings = mend(
-        str(path), content, classes, masks=masks, evaluated=test, ordered=ordered
+        str(path), content, classes, masks=masks, evaluated=test, ordered=ordered, by_class=by_class
     )
     encoding = json.detect_encoding(data)
     if encoding != 'utf-8':  # pycocotools reads nothing else, and no mark at its beginning

@@ -12,7 +12,7 @@ from .masks import mask_area
 from .values import folded, is_id, is_number, listed
 
 #: Changes whenever :func:`mend` makes something else of a file.
-VERSION = 3
+VERSION = 4
 
 
 class Mended(NamedTuple):
@@ -35,6 +35,7 @@ def mend(
     masks: bool = False,
     evaluated: bool = False,
     ordered: bool = True,
+    by_class: bool = False,
 ) -> Mended:
     """Make right what is unambiguous in a file; what is left is for the checks to name.
 
@@ -49,6 +50,8 @@ def mend(
         masks: whether masks are trained or evaluated.
         evaluated: whether pycocotools matches annotations by their ids.
         ordered: whether labels follow the order of the categories.
+        by_class: whether mmdet lists results class by class: it takes them in the order of the
+            categories from pycocotools, which has them in the order of their ids.
     """
     work = _Mending(path, content, classes)
     work.ids()
@@ -58,6 +61,8 @@ def mend(
     work.categories_left_out(evaluated)
     if ordered:
         work.category_order()
+        if by_class:
+            work.ascending_ids()
     work.optional_fields(masks, evaluated)
     return Mended(work.content, tuple(work.findings))
 
@@ -224,6 +229,21 @@ class _Mending:
             'categories in another order',
             f'its categories are {listed(row["name"] for row in chosen)}, the classes '
             f'{listed(row["name"] for row in ordered)}',
+        )
+
+    def ascending_ids(self) -> None:
+        """Ids of categories that ascend in their order."""
+        ids = [row['id'] for row in self._rows('categories') if _is_whole(row.get('id'))]
+        used = {*map(_hashable, (row.get('category_id') for row in self._rows('annotations')))}
+        if len({*ids}) < len(self.content['categories']) or not used <= {*ids}:
+            return  # is reported
+        if sorted(ids) == ids:
+            return
+        new = {old: number for number, old in enumerate(ids, start=1)}
+        self._replace('categories', 'id', partial(_look_up, new, {}))
+        self._replace('annotations', 'category_id', partial(_look_up, new, {}))
+        self._found(
+            'categories in another order', 'the ids of its categories do not ascend in their order'
         )
 
     def _is_chosen(self, category: Mapping[str, Any]) -> bool:

@@ -56,6 +56,7 @@ def make_annotations_ready(cfg: Config, splits: Sequence[str]) -> None:
                 masks=masks,
                 test=bool(dataset.get('test_mode')),
                 ordered=in_file_order(cls),
+                by_class=False,
             )
             if copy:
                 cast(ConfigDict, dataset).ann_file = copy
@@ -68,6 +69,7 @@ def make_annotations_ready(cfg: Config, splits: Sequence[str]) -> None:
                     masks='segm' in as_list(metric.get('metric')),
                     test=True,
                     ordered=not metric.get('sort_categories'),
+                    by_class=_is_by_class(metric),
                 )
                 if copy:
                     metric['ann_file'] = copy
@@ -85,6 +87,12 @@ def _is_coco_metric(cfg: Config, metric: Mapping[str, Any]) -> bool:
     return 'CocoMetric' in names and 'LVISMetric' not in names
 
 
+def _is_by_class(metric: Mapping[str, Any]) -> bool:
+    """Whether it lists results class by class, and writes none with ids that others read."""
+    writes = metric.get('format_only') or metric.get('outfile_prefix')
+    return bool(metric.get('classwise')) and not writes
+
+
 class _Copies:
     """The copies of one run, in one folder."""
 
@@ -93,7 +101,14 @@ class _Copies:
         self.said: set[Path] = set()
 
     def instead_of(
-        self, name: str, classes: Sequence[str] | None, *, masks: bool, test: bool, ordered: bool
+        self,
+        name: str,
+        classes: Sequence[str] | None,
+        *,
+        masks: bool,
+        test: bool,
+        ordered: bool,
+        by_class: bool,
     ) -> str | None:
         """The copy that is to be read in the place of a file, None where the file itself will do.
 
@@ -103,18 +118,19 @@ class _Copies:
         path = Path(name)
         if '://' in name or not path.is_file():  # is somebody else's to say
             return None
-        found = read_coco(path, classes, masks=masks, test=test, ordered=ordered)
+        how = dict(masks=masks, test=test, ordered=ordered, by_class=by_class)
+        found = read_coco(path, classes, **how)
         for finding in found.findings:
             if finding.error:
                 raise UserError(f'{finding} ({finding.kind})')
         if not found.mended:
             return None
-        options = repr((classes and tuple(classes), masks, test, ordered, VERSION))
+        options = repr((classes and tuple(classes), how, VERSION))
         digest = hashlib.sha256(path.read_bytes() + options.encode()).hexdigest()
         copy = self.folder / f'{path.stem}-{digest[:12]}.json'
         try:
             if not copy.exists():
-                _write(copy, mended_copy(path, classes, masks=masks, test=test, ordered=ordered))
+                _write(copy, mended_copy(path, classes, **how))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f'{copy}, a copy of {path}, cannot be written: {reason}') from error
