@@ -423,6 +423,18 @@ def test_a_config_with_classes_for_types_is_tested_and_dumped(done: Scenes) -> N
     assert dumped.test_evaluator.type.endswith('CocoMetric')
 
 
+def test_masks_that_a_step_given_as_a_class_loads_are_checked(
+    scenes: Scenes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del scenes.content['train']['annotations'][1]['segmentation']
+    scenes.save()
+    config = Path(scenes.config('lazy', imports=AS_CLASSES))
+    text = config.read_text()
+    config.write_text(text.replace("default_scope = 'mmdet'", 'default_scope = None'))
+    assert main(['check-data', str(config), '--split', 'train']) == 0
+    assert '1 of 2 annotations have no segmentation' in capsys.readouterr().out
+
+
 def test_inference_names_what_it_finds_as_it_was_trained(done: Scenes) -> None:
     config = done.config('other', classes=GREEN_RED)
     out, checkpoint = done.root / 'found', str(done.root / 'work/epoch_1.pth')

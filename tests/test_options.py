@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS
+from mmseg.models.losses import CrossEntropyLoss
 
+from vitbackbones.data.nodes import type_name
+from vitbackbones.data.verdicts import of_heads
+from vitbackbones.engine.durable import DurableHook
 from vitbackbones.errors import UserError
 from vitbackbones.launch.checks import check_config, require
 from vitbackbones.launch.loading import load_config
+from vitbackbones.launch.training import add_hooks, use_amp
 
 DETECTOR = 'vitbackbones::detection/sepvit_mask_rcnn.py'
 SEGMENTOR = 'vitbackbones::segmentation/casvit_upernet.py'
@@ -138,3 +144,25 @@ def test_one_folder_for_everything_is_looked_for(folder_dataset: Any, tmp_path: 
         check_config(with_data(tmp_path), ('train',))
     (tmp_path / 'images').mkdir()
     check_config(with_data(tmp_path), ('train',))
+
+
+def test_hooks_and_wrappers_given_as_classes_are_recognised() -> None:
+    hooks = [dict(type=DurableHook), dict(type='vitbackbones.engine.preflight.PreflightHook')]
+    model = dict(backbone=dict(type='SepViT'))
+    cfg = Config(dict(model=model, custom_hooks=hooks, optim_wrapper=dict(type=OptimWrapper)))
+    add_hooks(cfg)
+    assert [type_name(hook) for hook in cfg.custom_hooks] == [
+        'DurableHook',
+        'PreflightHook',
+        'BadNumbersHook',
+        'ZeroLossHook',
+    ]
+    use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
+def test_a_loss_given_as_a_class_is_recognised() -> None:
+    head = dict(num_classes=1, loss_decode=dict(type=CrossEntropyLoss))
+    assert [found.kind for found in of_heads(dict(decode_head=head), '')] == [
+        'softmax over one class'
+    ]

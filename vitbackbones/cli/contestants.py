@@ -223,8 +223,7 @@ def build_whole(cfg: Config) -> Any:
     Raises:
         UserError: it cannot be built.
     """
-    cfg.setdefault('default_scope', 'mmdet')
-    init_default_scope(cfg.default_scope)
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     adapt_to_device(cfg)
     build_backbone(cfg)
     _no_files(cfg.model)

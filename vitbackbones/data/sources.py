@@ -125,7 +125,7 @@ def check_files_as_they_come(cfg: Config, splits: Sequence[str]) -> None:
         for dataset in datasets(cfg, split):
             kind = format_of(cfg, dataset)
             steps = dataset.get('pipeline')
-            if kind is None or not steps or 'CheckedPipeline' in str(steps[0].get('type')):
+            if kind is None or not steps or type_name(steps[0]) == 'CheckedPipeline':
                 continue
             checked = ConfigDict(type='vitbackbones.CheckedPipeline', steps=steps)
             classes = class_names(cfg, dataset)
@@ -294,7 +294,7 @@ def _step(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The first step of a pipeline with this name, nothing if there is none."""
     steps = dataset.get('pipeline') or []
     for step in steps:
-        if str(step.get('type')).rpartition('.')[2] == name:
+        if type_name(step) == name:
             return step
     return {}
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from mmengine.registry import TRANSFORMS
 
+from .nodes import type_name
+
 # Theirs move labels and cut them, and ours leave them alone.
 _KNOWN = {'mmcv', 'mmdet', 'mmengine', 'mmseg', 'vitbackbones'}
 
@@ -23,7 +25,7 @@ def converts_labels(pipeline: Sequence[Mapping[str, Any]], scope: str | None) ->
         pipeline: configs of the steps.
         scope: of the registry that knows them.
     """
-    names = [_name(step) for step in pipeline]
+    names = [type_name(step) for step in pipeline]
     start = names.index('LoadAnnotations') if 'LoadAnnotations' in names else 0
     with TRANSFORMS.switch_scope_and_registry(scope) as registry:
         for step in _all(pipeline[start:]):
@@ -55,8 +57,3 @@ def _all(steps: Any) -> Iterator[Mapping[str, Any]]:
             yield from _all(step.get('transforms'))
         else:
             yield from _all(step)
-
-
-def _name(step: Mapping[str, Any]) -> str:
-    kind = step.get('type')
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]

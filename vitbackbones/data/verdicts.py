@@ -11,6 +11,7 @@ import numpy as np
 from .annotations import TOLERANCE
 from .counts import OF_IMAGES, REASONS, Fate, ObjectCounts, PixelCounts, Rows
 from .findings import Finding
+from .nodes import type_name
 
 SHOWN = 5  # names in a sentence
 ENOUGH = 10  # boxes that are no coincidence
@@ -93,9 +94,7 @@ def of_heads(model: Mapping[str, Any], file: str) -> Iterator[Finding]:
             losses = head.get('loss_decode') or dict(type='CrossEntropyLoss')
             losses = [losses] if isinstance(losses, Mapping) else losses
             softmax = all(
-                str(loss.get('type')).rpartition('.')[2] in _PIXEL_LOSSES
-                and not loss.get('use_sigmoid')
-                for loss in losses
+                type_name(loss) in _PIXEL_LOSSES and not loss.get('use_sigmoid') for loss in losses
             )
             if head.get('num_classes') == 1 and 'loss_cls' not in head and softmax:
                 yield Finding(

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import dataset_meta, load_whole, read_checkpoint, trained_classes
 from vitbackbones.data.before_training import check_annotations
+from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import class_names, dataset_class, leaves
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
@@ -116,8 +117,7 @@ def _without_annotations(node: Any) -> Any:
 
 
 def _loads_annotations(step: Any) -> bool:
-    kind = step.get('type') if isinstance(step, dict) else type(step)
-    name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]
+    name = type_name(step) if isinstance(step, dict) else type(step).__name__
     return name.startswith('Load') and name.endswith('Annotations')
 
 

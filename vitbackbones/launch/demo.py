@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from vitbackbones.data.demo import OUT, ensure
+from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
 
 DETECTION_ITERATIONS = 900
@@ -59,7 +60,7 @@ def _no_weights(node: Any) -> None:
     """Start everything below ``node`` from random weights, and nothing from their statistics."""
     if isinstance(node, dict):
         init = node.get('init_cfg')
-        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+        if isinstance(init, dict) and type_name(init) in ('Pretrained', 'PretrainedInit'):
             node['init_cfg'] = None
         if 'norm_eval' in node:
             node['norm_eval'] = False
@@ -185,7 +186,7 @@ def _schedule(cfg: Config, iterations: int) -> None:
 def _loop(own: Mapping[str, Any], iterations: int) -> ConfigDict:
     """mmengine's loop over iterations, or ours with all that it is told beside their number."""
     length = dict(max_iters=iterations, val_interval=iterations)
-    if not str(own.get('type')).endswith('PointsLoop'):
+    if not type_name(own).endswith('PointsLoop'):
         return ConfigDict(type='IterBasedTrainLoop', **length)
     lengths = ('max_epochs', 'max_iters', 'val_begin', 'val_interval', 'dynamic_intervals')
     options = {key: value for key, value in own.items() if key not in lengths}

@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
+from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError, say
 
 
@@ -48,7 +49,7 @@ def adapt_to_device(cfg: Config) -> None:
     if gpu:
         return
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
-    if wrapper.get('type') == 'AmpOptimWrapper':
+    if type_name(wrapper) == 'AmpOptimWrapper':
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         wrapper.type = 'vitbackbones.CPUAmpOptimWrapper'

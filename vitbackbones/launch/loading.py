@@ -39,7 +39,8 @@ def load_config(
         apply_options(cfg, options, file)
     if demo and not any(key.startswith('param_scheduler') for key in options or ()):
         fit_schedule(cfg)
-    cfg.setdefault('default_scope', 'mmdet')
+    if cfg.get('default_scope') is None:  # as in configs whose types are classes
+        cfg.default_scope = 'mmdet'
     return cfg
 
 

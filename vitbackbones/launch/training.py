@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, starting_weights
 from vitbackbones.data.before_training import check_annotations
+from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import as_list
 from vitbackbones.engine.bad_numbers import BadNumbersError
 from vitbackbones.engine.newest import check_same, newest_checkpoint
@@ -101,7 +102,7 @@ class StartHook(Hook):
 def add_hooks(cfg: Config) -> None:
     """Add those of :data:`HOOKS` that the config does not name."""
     hooks = cfg.get('custom_hooks') or []
-    named = {str(hook.get('type')).rpartition('.')[2] for hook in hooks}
+    named = {type_name(hook) for hook in hooks}
     wanted = HOOKS if trains_ours(cfg.get('model')) else HOOKS[1:]
     missing = [dict(type=name) for name in wanted if name.rpartition('.')[2] not in named]
     cfg.custom_hooks = [*hooks, *missing]
@@ -124,8 +125,8 @@ def use_amp(cfg: Config) -> None:
         UserError: the config has an optimizer wrapper of another kind.
     """
     wrapper = cfg.optim_wrapper
-    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise UserError(f'--amp replaces OptimWrapper, but the config has {wrapper.type}')
+    if (type_name(wrapper) or 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(f'--amp replaces OptimWrapper, but the config has {type_name(wrapper)}')
     wrapper.type = 'AmpOptimWrapper'
     wrapper.setdefault('loss_scale', 'dynamic')
 
