@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,23 @@ def test_metrics_inside_an_evaluator_read_what_the_dataset_reads(
     assert as_list(cfg.val_evaluator.metrics)[0].ann_file == str(scenes.files['val'])
 
 
+def test_the_file_that_is_evaluated_is_that_of_the_dataset(scenes: Scenes) -> None:
+    other = scenes.root / 'other.json'
+    scenes.save()
+    cfg = load_config(scenes.config(masks=False))
+    cfg.val_evaluator.ann_file = str(other)
+    with pytest.raises(UserError, match=rf'val_evaluator.ann_file={other} is not there, though'):
+        check_config(cfg, ('val',))
+    content = copy.deepcopy(scenes.content['val'])
+    content['annotations'] = []
+    other.write_text(json.dumps(content))
+    check_config(cfg, ('val',))  # of the same images, whoever annotated them
+    content['images'][0]['file_name'] = 'elsewhere.png'
+    other.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'elsewhere\.png in the other; name the same file in both'):
+        check_config(cfg, ('val',))
+
+
 def test_masks_of_a_metric_inside_an_evaluator_are_scored_and_by_name(scenes: Scenes) -> None:
     reverse(scenes.content['val'])
     without('iscrowd', 'area')(scenes.content['val'])
@@ -243,7 +261,7 @@ def test_a_file_that_a_metric_inside_an_evaluator_lacks_is_named(scenes: Scenes)
     scenes.save()
     cfg = load_config(scenes.config())
     cfg.val_evaluator = dict(metrics=[dict(cfg.val_evaluator, ann_file='nowhere.json')])
-    with pytest.raises(UserError, match=r'nowhere\.json missing'):
+    with pytest.raises(UserError, match=r'nowhere\.json is not there'):
         check_config(cfg, ('val',))
 
 

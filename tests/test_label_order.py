@@ -15,6 +15,7 @@ from PIL import Image
 from vitbackbones.cli.main import main
 from vitbackbones.data.loading import order_problem
 from vitbackbones.errors import UserError
+from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.classes import use_one_order
 
 NAMES = ('sky', 'sea', 'land')
@@ -108,6 +109,21 @@ def test_label_maps_whose_numbers_have_no_names_cannot_be_reordered(maps: Maps) 
     said = str(raised.value)
     assert '(land, sky, sea)' in said
     assert '(sky, sea, land)' in said
+
+
+def test_classes_of_ones_own_need_a_dataset_of_any_classes(maps: Maps) -> None:
+    cfg = maps.config(maps.dataset(metainfo=dict(classes=('sky', 'wood'))), maps.dataset())
+    with pytest.raises(UserError, match=r"Coasts has no class wood, .* set type='BaseSegDataset'"):
+        check_config(cfg, ('train',))
+
+
+def test_one_option_of_dataset_and_loading_has_one_value(maps: Maps) -> None:
+    data = maps.dataset(reduce_zero_label=True)
+    check_config(maps.config(data, data), ('train',))
+    data['pipeline'][1]['reduce_zero_label'] = False
+    message = 'LoadAnnotations has reduce_zero_label=False, its Coasts True: set both to'
+    with pytest.raises(UserError, match=message):
+        check_config(maps.config(data, data), ('train',))
 
 
 def test_other_names_of_the_same_labels_are_said(

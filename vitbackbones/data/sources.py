@@ -99,13 +99,13 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
         if remote:
             say(f'{split}: {place(dataset)} is no local file and not checked')
             continue
-        load = _step(dataset, 'LoadAnnotations')
+        load = step_of(dataset, 'LoadAnnotations')
         local = bool(load) and not load.get('backend_args')
         source = Source(
             name=place(dataset),
             classes=class_names(cfg, dataset),
             ignore=dataset.get('ignore_index', 255),
-            backend=_step(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2'),
+            backend=step_of(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2'),
             label_backend=load.get('imdecode_backend', 'pillow') if local else None,
             converted=converts_labels(
                 dataset.get('pipeline') or (), dataset.get('_scope_', cfg.default_scope)
@@ -219,7 +219,7 @@ def read_annotations(cfg: Config, split: str, dataset: Mapping[str, Any]) -> Coc
 
 def wants_masks(cfg: Config, split: str, dataset: Mapping[str, Any]) -> bool:
     """Whether masks of a dataset are loaded, or evaluated."""
-    if _step(dataset, 'LoadAnnotations').get('with_mask'):
+    if step_of(dataset, 'LoadAnnotations').get('with_mask'):
         return True
     return any(
         'segm' in as_list(metric.get('metric'))
@@ -240,7 +240,7 @@ def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
         coco.rows,
         filter_cfg=None if dataset.get('test_mode') else dataset.get('filter_cfg'),
         indices=dataset.get('indices'),
-        poly2mask=_step(dataset, 'LoadAnnotations').get('poly2mask', True),
+        poly2mask=step_of(dataset, 'LoadAnnotations').get('poly2mask', True),
     )
     names = [name for name, _, _ in coco.sizes]
     source.findings += verdicts.of_rows(source.name, coco.rows, names)
@@ -290,7 +290,7 @@ def _folder(dataset: Mapping[str, Any], key: str) -> str:
     return os.path.join(dataset.get('data_root') or '', folder)
 
 
-def _step(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def step_of(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The first step of a pipeline with this name, nothing if there is none."""
     steps = dataset.get('pipeline') or []
     for step in steps:

@@ -17,6 +17,7 @@ from vitbackbones.data.sources import datasets, metrics_of
 from vitbackbones.errors import UserError
 
 from .classes import check_classes
+from .evaluation import check_evaluated_files
 
 
 def check_config(cfg: Config, splits: Sequence[str]) -> None:
@@ -112,9 +113,16 @@ def _check_data(cfg: Config, split: str) -> None:
     missing = []
     for dataset in datasets(cfg, split):
         missing += [path for path in _paths(dataset) if _absent(path)]
-    for metric, _ in metrics_of(cfg, split):
-        if metric.get('ann_file') and _absent(metric['ann_file']):
-            missing.append(metric['ann_file'])
+    evaluated = [
+        metric['ann_file'] for metric, _ in metrics_of(cfg, split) if metric.get('ann_file')
+    ]
+    absent = [path for path in evaluated if _absent(path)]
+    if absent and not missing:
+        raise UserError(
+            f'{split}_evaluator.ann_file={absent[0]} is not there, though the {split} dataset is: '
+            'name the same annotation file in both'
+        )
+    missing += absent
     if missing:
         paths = ', '.join(dict.fromkeys(missing))
         raise UserError(
@@ -124,6 +132,7 @@ def _check_data(cfg: Config, split: str) -> None:
         )
     for dataset in datasets(cfg, split):
         check_classes(cfg, split, dataset)
+    check_evaluated_files(cfg, split)
 
 
 def _paths(dataset: Mapping[str, Any]) -> list[str]:

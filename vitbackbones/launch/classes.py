@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from vitbackbones.data.sources import (
     format_of,
     place,
     read_annotations,
+    step_of,
 )
 from vitbackbones.data.values import as_one_writes_them, in_another_order, is_list_of_colours
 from vitbackbones.errors import UserError, say
@@ -33,6 +35,7 @@ def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
     classes = class_names(cfg, dataset)
     if classes is None or _is_panoptic(cls, dataset):
         return
+    _check_label_maps(cfg, split, cls, dataset)
     path = Path(place(dataset))
     if in_file_order(cls) and path.is_file():
         names = coco_class_names(path)
@@ -45,6 +48,38 @@ def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
     check_heads(cfg.model, classes, 'the data set')
 
 
+def _check_label_maps(cfg: Config, split: str, cls: Any, dataset: Mapping[str, Any]) -> None:
+    """Options that mmseg refuses later, with the first image and in words about something else.
+
+    Raises:
+        UserError: classes that the dataset's type does not have, or two values for one option.
+    """
+    if format_of(cfg, dataset) != 'label maps':
+        return
+    own = getattr(cls, 'METAINFO', {}).get('classes') or ()
+    unknown = [name for name in class_names(cfg, dataset) or () if own and name not in own]
+    if unknown:
+        raise UserError(
+            f'{split}_dataloader: {cls.__name__} has no class {_listed(unknown)}, only its own '
+            f"{len(own)}; for classes of your own set type='BaseSegDataset' (_delete_=True takes "
+            'the rest of an inherited dataset away)'
+        )
+    reduced = dataset.get('reduce_zero_label', _default(cls, 'reduce_zero_label'))
+    loading = step_of(dataset, 'LoadAnnotations').get('reduce_zero_label')
+    if None not in (reduced, loading) and bool(loading) != bool(reduced):
+        raise UserError(
+            f'{split}_dataloader: LoadAnnotations has reduce_zero_label={loading}, its '
+            f'{cls.__name__} {reduced}: set both to True if 0 stands for no class in the label '
+            'maps, else to False'
+        )
+
+
+def _default(cls: Any, option: str) -> Any:
+    """What the constructor of a class takes without an option; None if it has none."""
+    found = inspect.signature(cls).parameters.get(option)
+    return None if found is None or found.default is found.empty else found.default
+
+
 def check_heads(model: Any, classes: Sequence[str], owner: str) -> None:
     """The heads of a model's config must predict as many classes as there are names.
 
@@ -54,12 +89,17 @@ def check_heads(model: Any, classes: Sequence[str], owner: str) -> None:
     Raises:
         UserError: one predicts more or fewer.
     """
-    for head, number in _num_classes(model, 'model'):
-        if number != len(classes):
-            raise UserError(
-                f'{head}.num_classes={number}, but {owner} has {len(classes)} classes: '
-                f'{_listed(classes)}'
-            )
+    wrong = [
+        f'{head}.num_classes={number}'
+        for head, number in _num_classes(model, 'model')
+        if number != len(classes)
+    ]
+    if wrong:
+        count = '1 class' if len(classes) == 1 else f'{len(classes)} classes'
+        raise UserError(
+            f'{", ".join(wrong)}, but {owner} has {count}: {_listed(classes)}; set '
+            f'num_classes={len(classes)} there'
+        )
 
 
 def use_one_order(cfg: Config, splits: Sequence[str], trained: Sequence[str] | None = None) -> None:

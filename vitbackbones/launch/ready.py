@@ -137,7 +137,7 @@ class _Copies:
         if copy not in self.said:
             self.said.add(copy)
             reasons = '; '.join(finding.detail for finding in found.mended)
-            say(f'{path}: {reasons}: what is read instead is {copy}, where it is right')
+            say(f'{path}: {reasons}: {copy}, a copy where this is put right, is read instead')
         return str(copy.absolute())
 
 
