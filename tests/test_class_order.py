@@ -612,6 +612,17 @@ def test_what_only_a_copy_puts_right_stops_a_training_that_reads_the_files(
     assert said in str(raised.value)
 
 
+def test_what_a_metric_inside_an_evaluator_reads_stops_a_training(scenes: Scenes) -> None:
+    without('iscrowd')(scenes.content['val'])
+    scenes.save()
+    metric = dict(type='CocoMetric', ann_file=str(scenes.files['val']), metric='bbox')
+    evaluator = dict(type='Evaluator', metrics=[metric])
+    config = Path(scenes.config())
+    config.write_text(f'{config.read_text()}val_evaluator = {evaluator!r}\n')
+    with pytest.raises(PreflightError, match='have no iscrowd'):
+        before_train(built_by_mmengine(str(config)))
+
+
 def test_what_no_metric_reads_stops_no_training(scenes: Scenes) -> None:
     for change in (without('iscrowd'), text('annotations', 'id')):
         change(scenes.content['val'])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -149,9 +149,20 @@ class PreflightHook(Hook):
         handle = optimizer.register_step_pre_hook(check)
 
 
-def _evaluators(runner: Runner, split: str) -> Any:
+def _evaluators(runner: Runner, split: str) -> list[Any]:
+    """The configs of a split's metrics, those inside an evaluator too."""
     cfg = getattr(runner, 'cfg', None) or {}
-    return cfg.get(f'{split}_evaluator')
+    return list(_metrics(cfg.get(f'{split}_evaluator')))
+
+
+def _metrics(part: Any) -> Iterator[Any]:
+    if isinstance(part, dict) and 'metrics' in part:
+        yield from _metrics(part['metrics'])
+    elif isinstance(part, (list, tuple)):
+        for inner in part:
+            yield from _metrics(inner)
+    else:
+        yield part
 
 
 # ---------------------------------------------------------------------------- the networks

@@ -125,7 +125,8 @@ class _Copies:
                 raise UserError(f'{finding} ({finding.kind})')
         if not found.mended:
             return None
-        options = repr((classes and tuple(classes), how, VERSION))
+        # Of copies that are to be used differently and come out the same there is one.
+        options = repr((classes and tuple(classes), masks, test, ordered, found.mended, VERSION))
         digest = hashlib.sha256(path.read_bytes() + options.encode()).hexdigest()
         copy = self.folder / f'{path.stem}-{digest[:12]}.json'
         try:
