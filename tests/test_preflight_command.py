@@ -13,7 +13,7 @@ from PIL import Image
 from tests.models import backbone, mask_rcnn, retinanet, upernet
 from vitbackbones.cli.main import main
 from vitbackbones.errors import UserError
-from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.checks import build_backbone, check_config
 from vitbackbones.launch.training import add_hooks
 
 OURS = [f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'BadNumbers', 'ZeroLoss')]
@@ -120,14 +120,42 @@ def test_a_config_of_ones_own_is_stopped_with_the_list(
             "model.backbone.init_cfg.checkpoint='torchvision://resnet50' names weights of another "
             'backbone in a model zoo; weights of SepViT come from ',
         ),
+        (
+            dict(
+                backbone=backbone(
+                    init_cfg=dict(type='Pretrained', checkpoint='s3://bucket/sepvit.pth')
+                )
+            ),
+            "model.backbone.init_cfg.checkpoint='s3://bucket/sepvit.pth' cannot be read, only "
+            'paths and http(s) addresses can; weights of SepViT come from ',
+        ),
     ],
-    ids=['model', 'backbone', 'init_cfg'],
+    ids=['model', 'backbone', 'init_cfg', 'store'],
 )
 def test_weights_left_from_another_backbone_are_named(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as caught:
         build_backbone(Config(dict(model={**upernet(), **change})))
     assert str(caught.value).startswith(said)
     assert 'random ones from init_cfg=None' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (
+            dict(pretrained='torchvision://resnet50'),
+            r'^model\.detector\.pretrained=.* is left from',
+        ),
+        (dict(backbone=backbone(drop_path=0.1)), "^SepViT has no option 'drop_path', choose from"),
+    ],
+    ids=['weights', 'option'],
+)
+def test_a_network_inside_a_semi_supervised_one_is_checked_too(
+    change: dict[str, Any], said: str
+) -> None:
+    model = dict(type='SemiBaseDetector', detector={**upernet(), **change})
+    with pytest.raises(UserError, match=said):
+        check_config(Config(dict(model=model)), ())
 
 
 def test_no_weights_are_right() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from vitbackbones.errors import UserError
 
 from .classes import check_classes
 from .evaluation import check_evaluated_files
+
+# What mmengine reads names of published weights by.
+_MODEL_ZOOS = ('modelzoo', 'torchvision', 'open-mmlab', 'openmmlab', 'mmcls', 'jhu')
 
 
 def check_config(cfg: Config, splits: Sequence[str]) -> None:
@@ -39,14 +42,20 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
 def build_backbone(cfg: Config) -> Backbone | None:
     """The config's backbone without memory for its weights; None if it is not one of ours.
 
+    Those of networks inside the model, as semi-supervised ones have, are tried as well.
+
     Raises:
         UserError: unknown type, option or value.
     """
-    options = dict(cfg.model.get('backbone') or {})
+    built = {path: _build(network, path) for path, network in _networks_of_ours(cfg.model, 'model')}
+    return built.get('model')
+
+
+def _build(network: Mapping[str, Any], path: str) -> Backbone:
+    options = dict(network['backbone'])
     cls = backbone_class(options)
-    if cls is None:
-        return None  # of another package, which reports its own errors
-    _check_no_weights_of_others(cfg, cls)
+    assert cls is not None
+    _check_no_weights_of_others(network, path, cls)
     for key in ('_scope_', 'type'):
         options.pop(key, None)
     known = list(inspect.signature(cls).parameters)
@@ -57,7 +66,7 @@ def build_backbone(cfg: Config) -> Backbone | None:
         with torch.device('meta'):
             return cls(**options)
     except (TypeError, ValueError) as error:
-        raise UserError(f'model.backbone: {error}; its options are {options}') from error
+        raise UserError(f'{path}.backbone: {error}; its options are {options}') from error
 
 
 def backbone_class(options: Any) -> type[Backbone] | None:
@@ -69,10 +78,19 @@ def backbone_class(options: Any) -> type[Backbone] | None:
 
 def trains_ours(node: Any) -> bool:
     """Whether a model's config has one of our backbones, be it inside a semi-supervised one."""
+    return next(_networks_of_ours(node, ''), None) is not None
+
+
+def _networks_of_ours(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts of a model's config that have a backbone of ours, with their places."""
     if isinstance(node, Mapping):
-        own = backbone_class(node.get('backbone')) is not None
-        return own or any(map(trains_ours, node.values()))
-    return isinstance(node, (list, tuple)) and any(map(trains_ours, node))
+        if backbone_class(node.get('backbone')) is not None:
+            yield path, node
+        for key, value in node.items():
+            yield from _networks_of_ours(value, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _networks_of_ours(value, f'{path}.{i}')
 
 
 def require(cfg: Config, *keys: str) -> None:
@@ -82,30 +100,31 @@ def require(cfg: Config, *keys: str) -> None:
         raise UserError(f'the config has no {", ".join(missing)}; it has {", ".join(cfg)}')
 
 
-def _check_no_weights_of_others(cfg: Config, cls: type[Backbone]) -> None:
+def _check_no_weights_of_others(network: Mapping[str, Any], path: str, cls: type[Backbone]) -> None:
     """Weights are named by ``init_cfg``, and those of a ResNet do not fit: refuse what is left."""
     hint = (
-        f"weights of {cls.__name__} come from model.backbone.init_cfg=dict(type='Pretrained', "
+        f"weights of {cls.__name__} come from {path}.backbone.init_cfg=dict(type='Pretrained', "
         'checkpoint=FILE), random ones from init_cfg=None'
     )
-    if cfg.model.get('pretrained') is not None:
+    if network.get('pretrained') is not None:
         raise UserError(
-            f'model.pretrained={cfg.model.pretrained!r} is left from another backbone: set '
-            f'model.pretrained=None; {hint}'
+            f'{path}.pretrained={network["pretrained"]!r} is left from another backbone: set '
+            f'{path}.pretrained=None; {hint}'
         )
-    backbone = cfg.model.backbone
+    backbone = network['backbone']
     if 'pretrained' in backbone:
         raise UserError(
-            f'model.backbone.pretrained={backbone["pretrained"]!r} is left from another backbone: '
+            f'{path}.backbone.pretrained={backbone["pretrained"]!r} is left from another backbone: '
             f'leave it out; {hint}'
         )
     init = backbone.get('init_cfg')
     source = init.get('checkpoint') if isinstance(init, Mapping) else None
-    if isinstance(source, str) and '://' in source and not source.startswith('http'):
-        raise UserError(
-            f'model.backbone.init_cfg.checkpoint={source!r} names weights of another backbone in a '
-            f'model zoo; {hint}'
-        )
+    if not isinstance(source, str) or '://' not in source or source.startswith('http'):
+        return
+    what = 'cannot be read, only paths and http(s) addresses can'
+    if source.partition('://')[0] in _MODEL_ZOOS:
+        what = 'names weights of another backbone in a model zoo'
+    raise UserError(f'{path}.backbone.init_cfg.checkpoint={source!r} {what}; {hint}')
 
 
 def _check_data(cfg: Config, split: str) -> None:
