@@ -46,6 +46,7 @@ def make_annotations_ready(cfg: Config, splits: Sequence[str]) -> None:
     """
     copies = _Copies(Path(cfg.get('work_dir') or '.', FOLDER))
     for split in splits:
+        by_class = any(_is_by_class(metric) for metric, _ in metrics_of(cfg, split))
         for dataset in datasets(cfg, split):
             if format_of(cfg, dataset) != 'coco':
                 continue
@@ -56,7 +57,7 @@ def make_annotations_ready(cfg: Config, splits: Sequence[str]) -> None:
                 masks=masks,
                 test=bool(dataset.get('test_mode')),
                 ordered=in_file_order(cls),
-                by_class=False,
+                by_class=by_class and bool(dataset.get('test_mode')),
             )
             if copy:
                 cast(ConfigDict, dataset).ann_file = copy
