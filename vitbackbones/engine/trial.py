@@ -42,8 +42,7 @@ def no_trace(*modules: nn.Module) -> Iterator[None]:
             part.training = mode
         with torch.no_grad():
             for part, name, buffer, value in buffers:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+                buffer.copy_(value)
                 setattr(part, name, buffer)
         random_states.restore(states)
 
