@@ -549,7 +549,8 @@ def test_the_code_in_the_files_runs_where_they_are_trusted(name: str, tmp_path: 
 READER = """
 import pathlib, resource, sys, warnings
 from vitbackbones.checkpoint import CheckpointError, read_checkpoint
-from vitbackbones.cli.config import add_config_arguments, load_config
+from vitbackbones.cli.arguments import add_config_arguments
+from vitbackbones.launch.loading import load_config
 warnings.simplefilter('ignore')
 folder, allowance, *names = sys.argv[1:]
 size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()

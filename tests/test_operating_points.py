@@ -408,7 +408,9 @@ def test_a_dropped_token_still_teaches_the_blocks_it_passed() -> None:
     (y,) = net(x)
     dropped = next(i for i in range(16) if i + 1 not in kept[0][0].tolist())
     row, column = divmod(dropped, 4)
-    y[0, :, row, column].sum().backward()
+    y[
+        0, 0, row, column
+    ].backward()  # the sum over all channels is fixed by the norm, but for rounding
     reached = [bool(block.attn.qkv.weight.grad.any()) for block in net.blocks]
     assert reached == [True] * 4 + [False] * 7
     assert x.grad[:, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16].any()
