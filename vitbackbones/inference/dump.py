@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from vitbackbones.data.loading import is_coco
+from vitbackbones.data.loading import built_leaves, is_coco
 from vitbackbones.data.sources import leaves, place
 from vitbackbones.errors import UserError
 
@@ -41,7 +41,7 @@ def dump_hook(runner: Runner, path: Path) -> DumpHook:
             no such form.
     """
     kinds = _class_names(runner.model)
-    datasets = list(_leaves(runner.test_loop.dataloader.dataset))
+    datasets = list(built_leaves(runner.test_loop.dataloader.dataset))
     if 'BaseSegmentor' in kinds:
         return LabelMapsHook(path, datasets)
     if 'BaseDetector' in kinds:
@@ -245,20 +245,9 @@ def write_label_map(file: Path | IO[bytes], labels: np.ndarray, classes: int) ->
 def _class_names(model: Any) -> set[str]:
     """Names of the classes of a model and of those that it wraps."""
     names = {base.__name__ for base in type(model).__mro__}
-    inner = getattr(
-        model, 'module', None
-    )  # of DistributedDataParallel, or of test time augmentation
+    # Of DistributedDataParallel, or of test time augmentation.
+    inner = getattr(model, 'module', None)
     return names if inner is None else names | _class_names(inner)
-
-
-def _leaves(dataset: Any) -> Iterator[Any]:
-    """The datasets that a built one wraps, itself if none."""
-    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
-    parts = [part for part in inner if part is not None]
-    for part in parts:
-        yield from _leaves(part)
-    if not parts:
-        yield dataset
 
 
 def _ids(dataset: Any, ann_file: str) -> tuple[Mapping[Any, Any], Sequence[Any]]:
