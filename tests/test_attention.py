@@ -13,11 +13,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.small import SMALL
 from vitbackbones.analysis.memory import peak_memory, saved_memory
 from vitbackbones.backbones import GCViT, SepViT, gcvit
-from vitbackbones.layers import attention, biased_attention
+from vitbackbones.layers import attention
+from vitbackbones.layers.attention import BiasCache, attention_with_bias
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Any) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Any, *_: Any) -> Tensor:
     return (q @ k.mT * q.shape[3] ** -0.5 + build(table)).softmax(-1) @ v
+
+
+def biased_attention(*args: Any) -> Tensor:
+    return attention_with_bias(*args, BiasCache(), None)
 
 
 def inputs() -> tuple[Tensor, ...]:
@@ -29,7 +34,7 @@ def inputs() -> tuple[Tensor, ...]:
 def test_its_gradients_are_those_of_plain_attention(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, 'CHUNK', chunk)
+    monkeypatch.setattr(attention, 'BACKWARD_ELEMENTS', chunk)
     values = inputs()
     weights = torch.randn(5, 3, 4, 3, dtype=torch.double)
     results = [
@@ -40,14 +45,14 @@ def test_its_gradients_are_those_of_plain_attention(
         torch.testing.assert_close(got, want)
 
 
-def test_the_backward_pass_makes_a_piece_of_the_matrices_at_a_time(
+def test_the_backward_pass_makes_a_slice_of_the_matrices_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shapes = ((64, 2, 32, 4),) * 3 + ((2, 32, 32),)
     values = tuple(torch.randn(s, requires_grad=True) for s in shapes)
     peaks = []
     for chunk in (1 << 10, 1 << 20):
-        monkeypatch.setattr(attention, 'CHUNK', chunk)
+        monkeypatch.setattr(attention, 'BACKWARD_ELEMENTS', chunk)
         total = biased_attention(*values, torch.sin).sum()
         peaks.append(peak_memory(functools.partial(torch.autograd.grad, total, values)))
     assert peaks[0] < 0.4 * peaks[1]
@@ -67,6 +72,6 @@ def test_attention_matrices_are_not_stored(
     net = cls({**SMALL[cls.__name__], **arch})
     x = torch.randn(1, 3, 192, 192)
     fused = saved_memory(net, x)
-    monkeypatch.setattr(gcvit, 'biased_attention', plain_attention)
+    monkeypatch.setattr(gcvit, 'attention_with_bias', plain_attention)
     with sdpa_kernel(SDPBackend.MATH):
         assert fused <= limit * saved_memory(net, x)

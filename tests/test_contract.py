@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.small import SMALL
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.layers import DropPath
+from vitbackbones.layers.blocks import DropPath
 
 BACKBONES = list(Backbone.registered().values())
 every_backbone = pytest.mark.parametrize('cls', BACKBONES, ids=lambda cls: cls.__name__)

@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from tests import toy_training
 from tests.small import SMALL
 from tests.test_endurance import detector
-from vitbackbones.backbones import gcvit, sepvit
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.cli.main import main
 from vitbackbones.data import demo as demo_data
+from vitbackbones.layers.attention import BIAS_CACHE_ENTRIES, BiasCache
+from vitbackbones.layers.door import CACHE_ENTRIES
 
 MOST_GROWTH = 50.0  # MB
 WARM_UP = 2  # passes over all shapes
@@ -78,9 +79,10 @@ def caches(net: Backbone) -> Iterator[tuple[str, int, float]]:
     own = vars(nn.Module())
     for name, module in net.named_modules():
         for key, value in vars(module).items():
-            if isinstance(value, (dict, list, set)) and key not in own:
-                most = gcvit.MOST_KEPT if key == '_kept' else 0
-                yield f'{name}.{key}', len(value), most
+            if isinstance(value, BiasCache):
+                yield f'{name}.{key}', len(value), BIAS_CACHE_ENTRIES
+            elif isinstance(value, (dict, list, set)) and key not in own:
+                yield f'{name}.{key}', len(value), 0
 
 
 #: Lengths of the tables of modules when they were first seen.
@@ -126,7 +128,7 @@ def use(name: str, shapes: int, passes: int) -> dict[str, Any]:
         threads=tasks,
         megabytes=memory,
         growth=max(memory) - memory[0],
-        caches={k: v for k, v in fullest.items() if '.backbones.' not in k or 'kept' in k},
+        caches={k: v for k, v in fullest.items() if '.backbones.' not in k},
         seconds=round(time.process_time() - start),
     )
 
@@ -149,10 +151,10 @@ def test_nothing_grows_over_passes_of_different_shapes(name: str) -> None:
 
 def test_the_caches_are_found() -> None:
     """Those that are known of; several shapes fill both."""
-    windows = few_passes('SepViT')['caches']['vitbackbones.backbones.sepvit.kept_windows']
-    assert windows == sepvit.MOST_KEPT
+    windows = few_passes('SepViT')['caches']['vitbackbones.layers.door._kept']
+    assert windows == CACHE_ENTRIES
     biases = few_passes('GCViT')['caches']
-    assert max(length for name, length in biases.items() if name.endswith('._kept')) > 1
+    assert max(length for name, length in biases.items() if name.endswith('._biases')) > 1
 
 
 def in_a_fresh_process(call: Callable[..., Any], *args: Any) -> Any:

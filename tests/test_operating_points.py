@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones import SuperViT, supervit
-from vitbackbones.backbones.supervit import OperatingPoint
+from vitbackbones.backbones.operating_point import OperatingPoint
 from vitbackbones.errors import UserError
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.launch.loading import load_config

@@ -11,9 +11,11 @@ from torch import nn
 
 from tests.reference import refdata
 from tests.small import SMALL
-from vitbackbones.backbones import SepViT, sepvit
-from vitbackbones.backbones.sepvit import Block, Windows
-from vitbackbones.layers import invert, window_groups
+from vitbackbones.backbones import SepViT
+from vitbackbones.backbones.sepvit import Block
+from vitbackbones.layers import fast
+from vitbackbones.layers.door import fast_paths
+from vitbackbones.layers.window import TokenWindows, invert, window_groups
 
 REFERENCE = Path(refdata.__file__).parent
 GOLDEN = sorted((REFERENCE / 'golden/sepvit').glob('*_det_*.json'))
@@ -123,9 +125,12 @@ def block() -> Block:
     return result.eval()
 
 
-def run(layer: Block, x: torch.Tensor, **options: bool) -> torch.Tensor:
-    """A block for a map (B, H, W, C), of which it gets the rows."""
-    windows = Windows(*x.shape[1:3], WINDOW, layer.attn.num_heads, x.device, **options)
+def run(
+    layer: Block, x: torch.Tensor, mask_padding: bool = False, pad: bool = False
+) -> torch.Tensor:
+    """A block for a map (B, H, W, C), of which it gets the tokens."""
+    place = (*x.shape[1:3], WINDOW, layer.attn.num_heads, x.device)
+    windows = TokenWindows(*place, learned_token=False, mask_padding=mask_padding, pad=pad)
     return layer(x.flatten(1, 2), windows).view(x.shape)
 
 
@@ -190,27 +195,19 @@ def test_padding_takes_part_as_published_unless_masked() -> None:
 
 @pytest.mark.parametrize('size', [(5, 7), (8, 4), (3, 9)])
 @torch.no_grad()
-def test_one_row_for_all_padding_equals_padded_windows(size) -> None:
+def test_one_token_for_all_padding_equals_padded_windows(size) -> None:
     x = torch.randn(2, *size, 8)
     torch.testing.assert_close(run(block(), x), run(block(), x, pad=True), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('piece', [1, 24, 40])
+@pytest.mark.parametrize('chunk', [1, 24, 40, 1536])
 @torch.no_grad()
-def test_windows_in_pieces_equal_all_at_once(piece: int, monkeypatch) -> None:
+def test_windows_in_chunks_equal_all_at_once(chunk: int, monkeypatch) -> None:
     layer, x = block(), torch.randn(2, 10, 11, 8)
     whole = run(layer, x)
-    monkeypatch.setattr(sepvit, 'PIECE', piece)
-    torch.testing.assert_close(run(layer, x), whole, rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_hook_sees_all_windows_at_once(monkeypatch) -> None:
-    monkeypatch.setattr(sepvit, 'PIECE', 1)
-    layer, shapes = block(), []
-    layer.attn.DSA_qkv.register_forward_hook(lambda *args: shapes.append(tuple(args[2].shape)))
-    run(layer, torch.randn(2, 8, 8, 8))
-    assert shapes == [(2, 4 * (16 + 1), 24)]
+    monkeypatch.setattr(fast, 'WINDOW_CHUNK', chunk)
+    with fast_paths(True):
+        torch.testing.assert_close(run(layer, x.clone()), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

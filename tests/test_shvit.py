@@ -14,7 +14,7 @@ from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones.shvit import ARCHS, Residual, SHViT
 from vitbackbones.checkpoint import load_pretrained
-from vitbackbones.layers import DropPath
+from vitbackbones.layers.blocks import DropPath
 
 REFERENCE = Path(refdata.__file__).parent
 GOLDENS = sorted((REFERENCE / 'golden/shvit').glob('*_det*.json'))

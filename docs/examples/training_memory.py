@@ -26,7 +26,7 @@ NETWORKS = {
 }
 
 
-def plain_attention(q, k, v, table, build):
+def plain_attention(q, k, v, table, build, *_):
     return (q @ k.mT * q.shape[3] ** -0.5 + build(table)).softmax(-1) @ v
 
 
@@ -37,7 +37,7 @@ for name, options in NETWORKS.items():
     fused = saved_memory(net, images)
     with (
         sdpa_kernel(SDPBackend.MATH),
-        mock.patch.object(gcvit, 'biased_attention', plain_attention),
+        mock.patch.object(gcvit, 'attention_with_bias', plain_attention),
     ):
         unfused = saved_memory(net, images)
     checkpointed = saved_memory(vitbackbones.create(name, with_cp=True, **options).train(), images)

@@ -16,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from vitbackbones import checkpoint as weights
-from vitbackbones.layers.memory import keep_freed_memory
+from vitbackbones.layers.door import Signature, fast_paths, unobserved_cpu_inference
+from vitbackbones.layers.heap import retain_heap
+from vitbackbones.layers.layout import channels_first
 from vitbackbones.registry import MODELS
 
 from .arch import Arch, is_finite, is_whole, parse_arch, whole_numbers
@@ -43,11 +45,12 @@ class Options(TypedDict, total=False):
 
 
 class Backbone(BaseModule):
-    """Base of all backbones: options, freezing, checkpointing, weights.
+    """Base of all backbones: options, freezing, checkpointing, weights, and the way of a pass.
 
     A subclass sets the class attributes, builds its layers in its constructor after calling
-    ``super().__init__(arch, **options)`` and ends it with ``self.finish()``. Its constructor names
-    the options that are its own; the signature of the class has these and the shared ones.
+    ``super().__init__(arch, **options)`` and ends it with ``self.finish()``; :meth:`feature_maps`
+    is what it computes. Its constructor names the options that are its own; the signature of the
+    class has these and the shared ones.
 
     Args:
         arch: name of a published variant, or a dict of all fields of the variant's dataclass.
@@ -95,6 +98,7 @@ class Backbone(BaseModule):
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
     has_loaded: bool = False
+    _signature = Signature(())  # of a network that never finished, or was saved by an older release
 
     def __init_subclass__(cls) -> None:
         """Let the signature name the shared options where the constructor says ``**options``."""
@@ -192,6 +196,24 @@ class Backbone(BaseModule):
     def finish(self) -> None:
         """Last line of every constructor: freeze before anything wraps the parameters."""
         self.train()
+        if '_signature' not in vars(self):  # a subclass may alter what it inherits, then finish too
+            self.sign()
+
+    def sign(self) -> None:
+        """Let what the network is now be what it was built as, for the fast ways through it.
+
+        For rewrites like :func:`~vitbackbones.deploy.fuse` that use this package's layers as the
+        network's own code does.
+        """
+        self._signature = Signature.of(self)
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``.
+
+        Mathematics alone: where it can be computed faster, the functions of
+        :mod:`vitbackbones.layers` know, and ask nobody but the door that ``forward`` has opened.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must say what it computes')
 
     def layers(self) -> list[Layer]:
         """All of the network in layers: the stem, one layer per block, what follows the blocks.
@@ -242,14 +264,38 @@ class Backbone(BaseModule):
         rates = iter([self.drop_path_rate * i / max(total - 1, 1) for i in range(total)])
         return [[next(rates) for _ in range(depth)] for depth in depths]
 
-    def check_input(self, x: Tensor) -> None:
-        """First line of every ``forward``: see to the memory of a pass on a CPU, and check ``x``.
+    def run(self, block: nn.Module, *args: Any) -> Any:
+        """``block(*args)``, recomputed in the backward pass when ``with_cp`` is set."""
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return block(*args)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _keep_statistics(block)
+
+        return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+
+    # ----------------------------------------------------------------------- a pass
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``.
 
         Raises:
             ValueError: unless ``x`` is (B, in_channels, H, W) and large enough.
         """
+        self.check_input(x)
         if x.is_cpu:
-            keep_freed_memory()
+            retain_heap()
+        if torch.compiler.is_compiling():  # which cannot look through the door, and need not
+            return tuple(map(channels_first, self.feature_maps(x)))
+        with fast_paths(unobserved_cpu_inference(x) and self._signature.holds(self)):
+            return tuple(map(channels_first, self.feature_maps(x)))
+
+    def check_input(self, x: Tensor) -> None:
+        """Whether ``x`` may be computed.
+
+        Raises:
+            ValueError: unless ``x`` is (B, in_channels, H, W) and large enough.
+        """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f'{type(self).__name__}: expected an input of shape '
@@ -261,16 +307,6 @@ class Backbone(BaseModule):
                 f'{type(self).__name__}: both sides of the input must be at least {smallest}, the '
                 f'largest output stride; got {tuple(x.shape)}'
             )
-
-    def run(self, block: nn.Module, *args: Any) -> Any:
-        """``block(*args)``, recomputed in the backward pass when ``with_cp`` is set."""
-        if not (self.with_cp and torch.is_grad_enabled()):
-            return block(*args)
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _keep_statistics(block)
-
-        return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
     # ------------------------------------------------------------------- life-cycle
 

@@ -18,15 +18,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from vitbackbones.layers import DropPath, add_to, channels_first, lean
-from vitbackbones.layers.conv import as_product, channels_last, is_pointwise, product
-from vitbackbones.layers.folding import Fusible, fold_after, fold_before, split
-from vitbackbones.layers.mlp import PIECE, hidden_pieces, is_gelu
+from vitbackbones.layers.blocks import DropPath
+from vitbackbones.layers.conv import (
+    as_matmul,
+    channels_last,
+    pointwise_mlp,
+    pointwise_parts,
+    sequence,
+)
+from vitbackbones.layers.fast import multiply, residual_add
+from vitbackbones.layers.folding import Fusible, fold_after, fold_before
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
@@ -70,33 +74,33 @@ class LocalPerception(Fusible):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+        return sequence(self.network, x)
 
     def fuse(self) -> nn.Module:
         for place in (0, 4):
-            self.network[place] = as_product(self.network[place])
+            self.network[place] = as_matmul(self.network[place])
         return self
 
 
 class SpatialGate(nn.Module):
-    """Weigh positions: ``x * sigmoid(...)`` of a (B, 1, H, W) map drawn from x."""
+    """Weigh positions: ``x * sigmoid(...)`` of a (B, 1, H, W) map drawn from x, which it takes."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
             nn.BatchNorm2d(dim),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(dim, 1, 1, bias=False),
             nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.block(x)
+        return multiply(x, sequence(self.block, x))
 
 
 class ChannelGate(nn.Module):
-    """Weights of channels: ``sigmoid(...)``, (B, C, 1, 1), of the mean of x over the map."""
+    """Weigh channels: ``x * sigmoid(...)`` of the (B, C, 1, 1) mean of x, which it takes."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -105,7 +109,7 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+        return multiply(x, sequence(self.block, x))
 
 
 class AdditiveAttention(nn.Module):
@@ -124,41 +128,9 @@ class AdditiveAttention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_pointwise(self.qkv) and self.qkv.bias is None:
-            # One by one: convolutions would copy parts of one map.
-            q, k, v = (F.conv2d(x, weight) for weight in self.qkv.weight.chunk(3))
-        else:
-            q, k, v = self.qkv(x).chunk(3, dim=1)  # (B, C, H, W) each
-        (gate_q, weigh_q), (gate_k, weigh_k) = self.oper_q, self.oper_k
-        q, k = gate_q(q), gate_k(k)
-        context = torch.addcmul(q * weigh_q(q), k, weigh_k(k))  # one map less than with a sum
-        return self.proj(self.dwc(context) * v)
-
-
-class FusedAttention(nn.Module):
-    """:class:`AdditiveAttention` for inference, which overwrites the maps that it made."""
-
-    def __init__(self, attn: AdditiveAttention, qkv: nn.Conv2d) -> None:
-        super().__init__()
-        self.qkv = nn.ModuleList(as_product(part) for part in split(qkv, 3))
-        self.oper_q: Any = attn.oper_q
-        self.oper_k: Any = attn.oper_k
-        self.dwc, self.proj = attn.dwc, attn.proj
-
-    def forward(self, x: Tensor) -> Tensor:
-        # The value last, when the others are gone: with fewer maps at a time memory is reused.
-        to_q, to_k, to_v = self.qkv
-        context = self.dwc(self._context(to_q(x), to_k(x)))
-        return self.proj(context * to_v(x) if context.requires_grad else context.mul_(to_v(x)))
-
-    def _context(self, q: Tensor, k: Tensor) -> Tensor:
-        (gate_q, weigh_q), (gate_k, weigh_k) = self.oper_q, self.oper_k
-        if q.requires_grad:  # of the input: weights have none
-            q, k = gate_q(q), gate_k(k)
-            return torch.addcmul(q * weigh_q(q), k, weigh_k(k))
-        q.mul_(gate_q.block(q))
-        k.mul_(gate_k.block(k))
-        return q.mul_(weigh_q(q)).addcmul_(k, weigh_k(k))
+        parts = pointwise_parts(self.qkv, x, 3)  # (B, C, H, W) each
+        context = residual_add(self.oper_q(next(parts)), self.oper_k(next(parts)))
+        return self.proj(multiply(self.dwc(context), next(parts)))
 
 
 class ConvMlp(nn.Module):
@@ -171,18 +143,7 @@ class ConvMlp(nn.Module):
         self.fc2: nn.Module = nn.Conv2d(hidden_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = product(self.fc1) if lean(x) and is_gelu(self.act) else None
-        second = product(self.fc2) if first else None
-        if first is None or second is None:
-            return self.fc2(self.act(self.fc1(x)))
-        (w1, b1), (w2, b2) = first, second
-        b, c, h, w = x.shape
-        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
-        y = torch.empty_like(rows)
-        pieces = hidden_pieces(rows, w1, b1)
-        for (_, hidden), out in zip(pieces, y.split(PIECE), strict=True):
-            torch.mm(hidden, w2, out=out).add_(b2)
-        return y.view(b, h, w, c).permute(0, 3, 1, 2)
+        return pointwise_mlp(self.fc1, self.act, self.fc2, x)
 
 
 class Block(Fusible):
@@ -192,25 +153,23 @@ class Block(Fusible):
         super().__init__()
         self.local_perception = LocalPerception(dim)
         self.norm1: nn.Module = nn.BatchNorm2d(dim)
-        self.attn: Any = AdditiveAttention(dim)
+        self.attn = AdditiveAttention(dim)
         self.drop_path = DropPath(drop_path)
         self.norm2: nn.Module = nn.BatchNorm2d(dim)
         self.mlp = ConvMlp(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = add_to(
-            x, self.local_perception(x), self.local_perception
-        )  # never dropped, as published
-        x = add_to(x, self.drop_path(self.attn(self.norm1(x))), self.attn, self.drop_path)
-        return add_to(x, self.drop_path(self.mlp(self.norm2(x))), self.mlp, self.drop_path)
+        x = residual_add(x, self.local_perception(x))  # never dropped, as published
+        x = residual_add(x, self.drop_path(self.attn(self.norm1(x))))
+        return residual_add(x, self.drop_path(self.mlp(self.norm2(x))))
 
     def fuse(self) -> nn.Module:
-        """Fold both norms into the pointwise convolutions behind them, and spare maps."""
+        """Fold both norms into the pointwise convolutions behind them."""
         if (qkv := fold_before(self.norm1, self.attn.qkv)) is not None:
-            self.norm1, self.attn = nn.Identity(), FusedAttention(self.attn, qkv)
+            self.norm1, self.attn.qkv = nn.Identity(), as_matmul(qkv)
         if (fc1 := fold_before(self.norm2, self.mlp.fc1)) is not None:
-            self.norm2, self.mlp.fc1 = nn.Identity(), as_product(fc1)
-            self.mlp.fc2 = as_product(self.mlp.fc2)
+            self.norm2, self.mlp.fc1 = nn.Identity(), as_matmul(fc1)
+            self.mlp.fc2 = as_matmul(self.mlp.fc2)
         return self
 
 
@@ -273,10 +232,10 @@ class CASViT(Backbone):
         self.patch_embed = nn.Sequential(
             nn.Conv2d(self.in_channels, dim // 2, 3, stride=2, padding=1),
             nn.BatchNorm2d(dim // 2),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
             nn.BatchNorm2d(dim),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
         )
         self.network = nn.ModuleList()  # stages at even places, down-sampling between them
         for i in range(self.num_stages):
@@ -302,16 +261,14 @@ class CASViT(Backbone):
             layers += [in_stage(i + 1, block) for block in others]
         return [*layers, [(i + 1, getattr(self, f'norm{2 * i}')) for i in self.out_indices]]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
-        self.check_input(x)
-        x = self.patch_embed(channels_last(x))  # (B, C, H', W')
-        outputs = []
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        x = sequence(self.patch_embed, channels_last(x))  # (B, C, H', W')
+        maps = []
         for i in range(self.num_stages):
             if i:
                 x = self.network[2 * i - 1](x)  # (B, C', ceil(H' / 2), ceil(W' / 2))
             for block in self.network[2 * i].children():
                 x = self.run(block, x)
             if i in self.out_indices:
-                outputs.append(channels_first(getattr(self, f'norm{2 * i}')(x)))
-        return tuple(outputs)
+                maps.append(getattr(self, f'norm{2 * i}')(x))
+        return maps

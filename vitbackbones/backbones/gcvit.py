@@ -24,28 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from vitbackbones.layers import (
-    DropPath,
-    LayerNorm2d,
-    Mlp,
-    add_mlp,
-    add_to,
-    biased_attention,
-    channels_first,
-    invert,
-    is_gelu,
-    is_plain,
-    lean,
-    linear,
-    one_graph,
+from vitbackbones.layers.attention import (
+    BiasCache,
+    attention_with_bias,
     position_bias,
     resize_table,
-    rows_at,
-    to_map,
-    to_rows,
-    window_groups,
 )
-from vitbackbones.layers.conv import convolve, is_pointwise
+from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
+from vitbackbones.layers.conv import channels_last, conv, residual_sequence
+from vitbackbones.layers.fast import add_mlp, linear, linear_with_zeros, multiply, residual_add
+from vitbackbones.layers.layout import has_symbolic_size, to_map, to_tokens
+from vitbackbones.layers.window import Windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, whole_numbers
@@ -154,11 +143,6 @@ TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
     (r'stages\.(\d)\.blocks\.', r'levels.\1.blocks.'),
 )
 
-# Position biases that an attention layer keeps between pictures: those of one picture's windows,
-# and none of more elements.
-MOST_KEPT = 4
-LARGEST_KEPT = 1 << 22
-
 # Residual convolutions of the query generator of each level.
 QUERY_DEPTHS = (3, 2, 1, 1)
 
@@ -177,11 +161,7 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gates(x)[:, :, None, None]
-
-    def gates(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C)."""
-        return self.fc(x.mean((2, 3)))
+        return multiply(x, self.fc(x.mean((2, 3)))[:, :, None, None])
 
 
 def conv_branch(dim: int) -> nn.Sequential:
@@ -191,33 +171,6 @@ def conv_branch(dim: int) -> nn.Sequential:
         nn.GELU(),
         SqueezeExcitation(dim),
         nn.Conv2d(dim, dim, 1, bias=False),
-    )
-
-
-def add_branch(x: Tensor, branch: nn.Module) -> Tensor:
-    """``x + branch(x)``, where ``branch`` is what :func:`conv_branch` makes."""
-    if not lean(x) or not _is_known(branch):
-        return x + branch(x)
-    layers: Any = branch
-    conv, _, excitation, last = layers
-    y = torch.ops.aten.gelu_(conv(x))
-    y.mul_(excitation.gates(y)[:, :, None, None])
-    rows, hidden = to_rows(x), to_rows(y)  # (B, H * W, C)
-    out = torch.addmm(rows.flatten(0, 1), hidden.flatten(0, 1), last.weight.flatten(1).t())
-    return to_map(out.view(rows.shape), *x.shape[2:])
-
-
-def _is_known(branch: nn.Module) -> bool:
-    """Whether it computes what :func:`conv_branch` has made it for."""
-    if not is_plain(branch, nn.Sequential) or len(branch) != 4:
-        return False
-    first, act, excitation, last = branch
-    return (
-        is_plain(first, nn.Conv2d)
-        and is_gelu(act)
-        and is_plain(excitation, SqueezeExcitation)
-        and is_pointwise(last)
-        and last.bias is None
     )
 
 
@@ -232,8 +185,8 @@ class Downsample(nn.Module):
         self.norm2 = LayerNorm2d(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = add_branch(self.norm1(x), self.conv)  # the shortcut is normed as well
-        return self.norm2(convolve(self.reduction, x))
+        x = residual_sequence(self.norm1(x), self.conv)  # the shortcut is normed as well
+        return self.norm2(conv(self.reduction, x))
 
 
 class PatchEmbed(nn.Module):
@@ -245,8 +198,7 @@ class PatchEmbed(nn.Module):
         self.conv_down = Downsample(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The order of what follows; an image of three channels is cheap to bring into it.
-        return self.conv_down(self.proj(x.contiguous(memory_format=torch.channels_last)))
+        return self.conv_down(self.proj(channels_last(x)))
 
 
 class QueryConv(nn.Module):
@@ -258,7 +210,7 @@ class QueryConv(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(add_branch(x, self.conv))
+        return self.pool(residual_sequence(x, self.conv))
 
 
 class GlobalQuery(nn.Module):
@@ -285,52 +237,23 @@ class GlobalQuery(nn.Module):
         return x.unflatten(1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2)
 
 
-class Windows:
-    """Where the windows of a level's maps lie; the same for all its blocks.
-
-    The rows of a map (B, H * W, C) in window order are (B, R, C). Windows at the edge of the map
-    are cut off, except with ``pad``: then they are whole, and zero outside the map.
-    """
-
-    def __init__(self, height: int, width: int, size: int, device: torch.device, pad: bool) -> None:
-        self.pad = pad
-        self.in_order = not pad and width <= size  # as the rows are anyway
-        groups = window_groups(height, width, size, device, pad)
-        self.shapes = [group.shape for group in groups]  # (N, wh, ww) each
-        self.order = torch.cat([group.flatten() for group in groups])
-        self.inverse = invert(self.order, height * width)
-
-    def split(self, rows: Tensor) -> Tensor:
-        """(B, H * W, C) -> (B, R, C)."""
-        if self.in_order:
-            return rows
-        if self.pad:
-            rows = F.pad(rows, (0, 0, 0, 1))  # the row of all positions outside
-        return rows_at(rows, self.order)
-
-    def merge(self, rows: Tensor) -> Tensor:
-        """(B, R, C) -> (B, H * W, C)."""
-        return rows if self.in_order else rows_at(rows, self.inverse)
-
-
 class WindowAttention(nn.Module):
     """Multi-head attention in windows with a relative position bias.
 
-    ``forward`` takes the rows of a map (B, H * W, C) and its windows, and returns rows. Global
+    ``forward`` takes and returns the tokens of a map (B, H * W, C), with its windows. Global
     attention projects no queries: they are ``query`` (B, heads, ws, ws, d), the same for all
     windows of an image; local attention gets None.
 
-    In the published network windows are padded with zeros, which give keys and values equal to the
-    bias of their projection. Here one key stands for all those that a window lacks, its position
-    bias being the logarithm of their summed exponentials: the same sum of fewer terms. With
-    ``mask_padding`` there is no such key.
+    In the published network windows are padded with zeros. Here one key stands for all those that a
+    window lacks, its position bias being the logarithm of their summed exponentials: the same sum
+    of fewer terms. With ``mask_padding`` there is no such key.
     """
 
     def __init__(
         self, dim: int, num_heads: int, window_size: int, global_query: bool, mask_padding: bool
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.window_size = window_size
         self.mask_padding = mask_padding
         side = 2 * window_size - 1
@@ -338,72 +261,52 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.qkv = nn.Linear(dim, (2 if global_query else 3) * dim)
         self.proj = nn.Linear(dim, dim)
-        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._biases = BiasCache()
 
     def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
-        qkv = linear(self.qkv, windows.split(x))  # (B, R, 2 C or 3 C)
-        parts = qkv.split([n * wh * ww for n, wh, ww in windows.shapes], 1)
+        x, zeros = windows.split(x), None
+        if windows.are_cut and not self.mask_padding:
+            *parts, zeros = linear_with_zeros(self.qkv, x, windows.lengths)
+        else:
+            parts = linear(self.qkv, x).split(windows.lengths, 1)  # (B, N * T, 2 C or 3 C) each
         groups = zip(parts, windows.shapes, strict=True)
-        outputs = [self._attend(part, query, *shape) for part, shape in groups]
+        outputs = [self.attend(part, zeros, query, *shape) for part, shape in groups]
         y = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
         return linear(self.proj, windows.merge(y))
 
-    def _attend(self, qkv: Tensor, query: Tensor | None, n: int, wh: int, ww: int) -> Tensor:
-        """Windows of one size: (B, N * T, 2 C or 3 C) -> (B, N * T, C)."""
-        b, heads = qkv.shape[0], self.num_heads
-        d = self.proj.in_features // heads
-        qkv = qkv.reshape(b * n, wh * ww, qkv.shape[2] // (heads * d), heads, d)
+    def attend(
+        self, qkv: Tensor, zeros: Tensor | None, query: Tensor | None, n: int, wh: int, ww: int
+    ) -> Tensor:
+        """Windows of one size: (B, N * T, 2 C or 3 C) -> (B, N * T, C).
+
+        ``zeros``, (B or 1, 1, 2 C or 3 C), is what the projection makes of padding, if it counts.
+        """
+        b, heads, d = qkv.shape[0], self.num_heads, self.head_dim
+        qkv = qkv.reshape(b * n, wh * ww, -1, heads, d)
         *queries, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B * N, heads, T, d) each
-        if self._lacks_keys(wh, ww):
-            key, value = self.qkv.bias.to(k.dtype).view(-1, heads, 1, d)[-2:]
-            k, v = (  # (B * N, heads, T + 1, d)
-                torch.cat([present, lacking.expand(b * n, -1, -1, -1)], 2)
-                for present, lacking in ((k, key), (v, value))
-            )
+        padded = zeros is not None and wh * ww < self.window_size**2
+        if zeros is not None and padded:
+            zeros = zeros.expand(b, n, -1).reshape(b * n, 1, -1, heads, d)
+            key, value = zeros.permute(2, 0, 3, 1, 4)[-2:]
+            k, v = torch.cat([k, key], 2), torch.cat([v, value], 2)  # (B * N, heads, T + 1, d)
         if query is None:
             (q,) = queries
         else:  # no copy for a single image
             q = query[:, None, :, :wh, :ww].flatten(3, 4).to(k.dtype)
             q = q.expand(-1, n, -1, -1, -1).flatten(0, 1)
-        if torch.is_grad_enabled():
-            self._kept.clear()
-            table = self.relative_position_bias_table
-            y = biased_attention(q, k, v, table, lambda table: self._bias(table, wh, ww))
-        else:
-            bias = self._kept_bias(wh, ww)[None].to(q.dtype)  # fused for four axes alone
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return y.transpose(1, 2).reshape(b, n * wh * ww, heads * d)
 
-    def _lacks_keys(self, wh: int, ww: int) -> bool:
-        return not self.mask_padding and wh * ww < self.window_size**2
+        def bias(table: Tensor) -> Tensor:
+            return position_bias(table, self.window_size, wh, ww, with_padding_key=padded)
 
-    def _kept_bias(self, wh: int, ww: int) -> Tensor:
-        """The bias, kept from one picture to the next on CPUs, where making it takes its time.
-
-        It is compared by value: EMA hooks and others write to parameters in ways that leave no
-        trace in torch's version counter.
-        """
         table = self.relative_position_bias_table
-        if torch.compiler.is_compiling() or not table.is_cpu:
-            return self._bias(table, wh, ww)
-        known, bias = self._kept.pop((wh, ww), (table[:0], table))
-        if known.dtype != table.dtype or not torch.equal(known, table):
-            known, bias = table.clone(), self._bias(table, wh, ww)
-        if bias.numel() <= LARGEST_KEPT:
-            self._kept[wh, ww] = known, bias  # the latest last
-            if len(self._kept) > MOST_KEPT:
-                self._kept.pop(next(iter(self._kept)), None)
-        return bias
-
-    def _bias(self, table: Tensor, wh: int, ww: int) -> Tensor:
-        """(heads, T, T) or (heads, T, T + 1): of every query (row) for every key (column)."""
-        return position_bias(table, self.window_size, wh, ww, lacking=self._lacks_keys(wh, ww))
+        y = attention_with_bias(q, k, v, table, bias, self._biases, (wh, ww))
+        return y.transpose(1, 2).reshape(b, n * wh * ww, heads * d)
 
 
 class Block(nn.Module):
     """Attention and MLP, each with norm, residual and, in large variants, layer scale.
 
-    ``forward`` takes and returns the rows of a map (B, H * W, C); ``query`` is the level's global
+    ``forward`` takes and returns the tokens of a map (B, H * W, C); ``query`` is the level's global
     query, which local blocks ignore.
     """
 
@@ -433,7 +336,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
         y = self.attn(self.norm1(x), query if self.global_query else None, windows)
         scales = [1.0 if gamma is None else gamma for gamma in (self.gamma1, self.gamma2)]
-        x = add_to(x, self.drop_path(y), self.attn, self.drop_path, scale=scales[0])
+        x = residual_add(x, self.drop_path(y), scales[0])
         return add_mlp(x, self.norm2, self.mlp, self.drop_path, scales[1])
 
 
@@ -547,26 +450,23 @@ class GCViT(Backbone):
             layers += [in_stage(i + 1, block) for block in others]
         return [*layers, [(i + 1, getattr(self, f'norm{i}')) for i in self.out_indices]]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
-        self.check_input(x)
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
         x = self.patch_embed(x)  # (B, C, H', W')
         # The number of groups would follow the size; but cut windows are how padding is masked.
-        pad = one_graph(x.shape[2], x.shape[3]) and not self.mask_padding
-        outputs = []
+        pad = has_symbolic_size(x.shape[2], x.shape[3]) and not self.mask_padding
+        maps = []
         for i, level in enumerate(self.levels):
             query = level.q_global_gen(x) if level.q_global_gen else None  # (B, heads, ws, ws, d)
             height, width = x.shape[2:]
             windows = Windows(height, width, self.window_size[i], x.device, pad)
-            rows = to_rows(x)
+            tokens = to_tokens(x)
             for block in level.blocks:
-                rows = self.run(block, rows, query, windows)
+                tokens = self.run(block, tokens, query, windows)
             if i in self.out_indices:
-                y = to_map(getattr(self, f'norm{i}')(rows), height, width)
-                outputs.append(channels_first(y))
+                maps.append(to_map(getattr(self, f'norm{i}')(tokens), height, width))
             if level.downsample:
-                x = level.downsample(to_map(rows, height, width))  # (B, C', H', W')
-        return tuple(outputs)
+                x = level.downsample(to_map(tokens, height, width))  # (B, C', H', W')
+        return maps
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under our names in our shapes; whatever else does not fit stays as it is.

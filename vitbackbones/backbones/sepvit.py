@@ -8,13 +8,12 @@ Deliberate differences from it: no unused classifier; drop path, freezing and ou
 per block, whatever the number of windows (the published dense network falls back to zeros);
 ``mask_padding`` can hide the positions that a block pads.
 
-Shapes: B batch, H x W map, C channels, ws window size, Nw windows, of which N are of one size and
-have T tokens each, R tokens of all windows, d channels of a head, which are its piece of a row.
+Shapes: B batch, H x W map, C channels, d of a head; ws window size, Nw windows, of which N are of
+one size and have T tokens each, R tokens of all windows; L pixels of a map and its other tokens.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,25 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from vitbackbones.layers import (
-    PIECE,
-    DropPath,
-    LayerNorm2d,
-    Mlp,
-    add_mlp,
-    add_to,
-    channels_first,
-    invert,
-    is_plain,
-    lean,
-    linear,
-    one_graph,
-    rows_at,
-    to_map,
-    to_rows,
-    window_groups,
-)
-from vitbackbones.layers.conv import convolve
+from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
+from vitbackbones.layers.conv import channels_last, conv
+from vitbackbones.layers.fast import add_attention, add_mlp, linear, residual_add
+from vitbackbones.layers.layout import to_map, to_tokens
+from vitbackbones.layers.window import TokenGroup, TokenWindows, token_windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
@@ -131,181 +116,81 @@ class PatchEmbed(nn.Module):
         self.norm = LayerNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)  # copies the image alone
-        return self.norm(convolve(self.proj, x))  # (B, C, H', W')
+        return self.norm(conv(self.proj, channels_last(x)))  # (B, C, H', W')
 
 
 class ConditionalPositionEncoding(nn.Module):
     """PEG: ``x + dwconv3x3(x)`` (Chu et al., "Conditional Positional Encodings", section 3.2).
 
-    ``forward``: the rows of a map (B, H * W, C), with its height and width -> rows.
+    ``forward``: the tokens of a map (B, H * W, C), with its height and width -> same shape.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, groups=dim))
 
-    def forward(self, rows: Tensor, height: int, width: int) -> Tensor:
-        return add_to(rows, to_rows(self.proj(to_map(rows, height, width))), self.proj)
-
-
-class Windows:
-    """Which rows a window's tokens are, and where they go.
-
-    The rows of a map are its pixels, then one that stands for padding, then the learned window
-    token if there is one. A window holds its own token, if it is cut off at the edge of the map
-    one row for all its padding, and its pixels.
-
-    Attributes:
-        shapes: (N, T, padded pixels that the second row stands for) per group of equal windows.
-        order: (R,), the rows of all windows, group by group.
-        tokens: (Nw,), where in ``order`` the windows' own tokens are.
-        pieces: (heads * Nw * ws * ws,), which head's piece of which row, as one of (R * heads), is
-            at each position of a window, for one head after the other.
-        inverse: (H * W * heads,), where among ``pieces`` each pixel's are.
-        valid: (Nw, ws * ws), with ``mask_padding`` the positions of pixels; None if all are.
-    """
-
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        size: int,
-        num_heads: int,
-        device: torch.device,
-        *,
-        learned_token: bool = False,
-        mask_padding: bool = False,
-        pad: bool = False,
-    ) -> None:
-        padding = height * width
-        self.shapes = []
-        order, tokens, places, pixels = [], [], [], []
-        start = 0
-        for group in window_groups(height, width, size, device, pad):
-            n, wh, ww = group.shape
-            missing = (0, size - ww, 0, size - wh)
-            padded = 0 if mask_padding else size * size - wh * ww
-            rows = group.flatten(1)
-            # Sums, since torch.compile makes constants of what F.pad and torch.full fill in.
-            front = torch.zeros_like(rows[:, :1])
-            if padded:
-                rows = torch.cat([front + padding, rows], 1)
-            rows = torch.cat([front + (padding + int(learned_token)), rows], 1)  # (N, T)
-            t = rows.shape[1]
-            others = t - wh * ww  # the window token, and what stands for padding
-            place = torch.arange(others, t, device=device).view(wh, ww)
-            place = F.pad(place, missing, value=others - 1).flatten()  # (ws * ws,)
-            first = start + t * torch.arange(n, device=device)
-            order.append(rows.flatten())
-            tokens.append(first)
-            places.append(first[:, None] + place)
-            if any(missing):
-                group = F.pad(group, missing, value=padding)
-            pixels.append(group.flatten(1))
-            self.shapes.append((n, t, padded))
-            start += n * t
-        self.order, self.tokens = torch.cat(order), torch.cat(tokens)
-        head = torch.arange(num_heads, device=device)
-        place, pixel = torch.cat(places).flatten(), torch.cat(pixels).flatten()  # (Nw * ws * ws,)
-        self.pieces = (place * num_heads + head[:, None]).flatten()
-        self.inverse = (invert(pixel, padding)[:, None] + head * pixel.shape[0]).flatten()
-        cut = mask_padding and (height % size or width % size)
-        self.valid = torch.cat(pixels) < padding if cut else None
-
-
-#: Windows are kept from one picture to the next: so many, of maps of so many pixels at most.
-MOST_KEPT, LARGEST_KEPT = 16, 1 << 17
-kept_windows = functools.lru_cache(MOST_KEPT)(Windows)
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        return residual_add(x, to_tokens(self.proj(to_map(x, height, width))))
 
 
 class SeparableAttention(nn.Module):
-    """Depthwise attention inside each window, then pointwise attention between windows.
+    """Attention inside each window, then between windows (section 3.3, equations 1 to 3).
 
-    Paper section 3.3, equations 1 to 3. ``forward`` takes the normed rows of a map, and returns
-    its pixels (B, H * W, C), projected.
+    ``forward``: the normed tokens of a map (B, L, C), cut into windows -> its pixels (B, H * W, C).
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
         self.DSA_qkv = nn.Linear(dim, 3 * dim)
         self.win_tokens_norm = nn.LayerNorm(dim)
         self.PSA_qk = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, rows: Tensor, windows: Windows) -> Tensor:
-        x = self._depthwise(rows_at(rows, windows.order), windows)  # (B, R, C)
-        weights = self._between(x.index_select(1, windows.tokens))
-        return linear(self.proj, self._pointwise(x, weights, windows))
+    def forward(self, x: Tensor, windows: TokenWindows) -> Tensor:
+        x = add_attention(windows.split(x), windows.groups, self.DSA_qkv, self.inside)  # (B, R, C)
+        weights = self.between(x.index_select(1, windows.tokens))  # (B, heads, Nw, Nw)
+        x = self.exchange(windows.by_position(x), weights, windows.present)
+        return linear(self.proj, windows.merge(x))
 
-    def _depthwise(self, x: Tensor, windows: Windows) -> Tensor:
-        """DSA with its residual: (B, R, C), same shape; overwrites ``x`` where nobody needs it."""
-        b, rows, _ = x.shape
-        lengths = [n * t for n, t, _ in windows.shapes]
-        in_place = lean(x) and is_plain(self.DSA_qkv, nn.Linear)
-        if in_place and b * rows > PIECE:
-            for (_, t, padded), group in zip(windows.shapes, x.split(lengths, 1), strict=True):
-                for part in group.split(max(PIECE // (b * t), 1) * t, 1):
-                    part += self._within(linear(self.DSA_qkv, part), t, padded)
-            return x
-        parts = linear(self.DSA_qkv, x).split(lengths, 1)
-        outputs = [
-            self._within(part, t, padded)
-            for (_, t, padded), part in zip(windows.shapes, parts, strict=True)
-        ]
-        if not in_place:
-            return x + torch.cat(outputs, 1)
-        for part, y in zip(x.split(lengths, 1), outputs, strict=True):
-            part += y
-        return x
-
-    def _within(self, qkv: Tensor, t: int, padded: int) -> Tensor:
-        """Attention in each of N windows of T tokens: (B, N * T, 3 * C) -> (B, N * T, C)."""
+    def inside(self, qkv: Tensor, group: TokenGroup) -> Tensor:
+        """Equation 1, depthwise: windows of one size, (B, N * T, 3 * C) -> (B, N * T, C)."""
         b, length, width = qkv.shape
-        qkv = qkv.unflatten(1, (-1, t)).flatten(0, 1).unflatten(2, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * N, heads, T, d) each
-        mask = None
-        if padded:  # the second key counts that many times: its logarithm is added
-            mask = q.new_zeros(t)
-            mask[1] = math.log(padded)
-            mask = mask.expand(1, 1, t, t)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return y.transpose(1, 2).reshape(b, length, width // 3)
+        qkv = qkv.unflatten(1, (-1, group.length)).flatten(0, 1)  # (B * N, T, 3 * C)
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = None
+        if group.padding:  # token 1 stands for all the padding of its window: log(n) more weight
+            bias = q.new_zeros(group.length)
+            bias[1] = math.log(group.padding)
+            bias = bias.expand(1, 1, group.length, group.length)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B * N, heads, T, d)
+        return x.transpose(1, 2).reshape(b, length, width // 3)
 
-    def _between(self, token: Tensor) -> Tensor:
-        """What windows take from one another: tokens (B, Nw, C) -> (B, heads, Nw, Nw)."""
-        token = F.gelu(self.win_tokens_norm(token))
-        q, k = self.PSA_qk(token).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+    def between(self, tokens: Tensor) -> Tensor:
+        """Equation 2: how much each window takes of each, (B, Nw, C) -> (B, heads, Nw, Nw)."""
+        qk = self.PSA_qk(F.gelu(self.win_tokens_norm(tokens)))
+        q, k = qk.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return (q * q.shape[3] ** -0.5 @ k.mT).softmax(dim=-1)
 
-    def _pointwise(self, x: Tensor, weights: Tensor, windows: Windows) -> Tensor:
-        """PSA with its residual: windows exchange pixels, position by position, (B, H * W, C).
+    def exchange(self, x: Tensor, weights: Tensor, present: Tensor | None) -> Tensor:
+        """Equation 3, pointwise, with its residual: (B, heads, Nw, ws * ws * d), same shape.
 
-        Reads tokens (B, R, C). Pieces of the width of a head are gathered so that every head's lie
-        together for the product.
+        Windows exchange pixels, position by position; those that have none there, of which
+        ``present`` tells, are not weighed.
         """
-        heads, nw = weights.shape[1:3]
-        pieces = x.unflatten(2, (heads, -1)).flatten(1, 2)  # (B, R * heads, d)
-        v = rows_at(pieces, windows.pieces)
-        v = v.unflatten(1, (heads, nw, -1)).flatten(3)  # (B, heads, Nw, ws * ws * d)
-        if windows.valid is None:
-            own = torch.eye(nw, dtype=weights.dtype, device=x.device)  # the residual
-            y = (weights + own) @ v.to(weights.dtype)
-        else:  # at each position only the windows in which it exists are weighed
-            valid = windows.valid.to(weights.dtype)
-            total = (weights @ valid).clamp(min=torch.finfo(weights.dtype).tiny)
-            v = v.unflatten(3, (valid.shape[1], -1)) * valid[..., None]
-            y = (weights @ v.flatten(3)).view_as(v) / total[..., None] + v
-        pieces = y.reshape(y.shape[0], windows.pieces.shape[0], x.shape[2] // heads)
-        return rows_at(pieces, windows.inverse).unflatten(1, (-1, heads)).flatten(2)
+        if present is None:
+            own = torch.eye(weights.shape[2], dtype=weights.dtype, device=x.device)  # the residual
+            return (weights + own) @ x.to(weights.dtype)
+        present = present.to(weights.dtype)  # (Nw, ws * ws)
+        total = (weights @ present).clamp(min=torch.finfo(weights.dtype).tiny)
+        x = x.unflatten(3, (present.shape[1], -1)) * present[..., None]
+        return ((weights @ x.flatten(3)).view_as(x) / total[..., None] + x).flatten(3)
 
 
 class Block(nn.Module):
     """SepViT block: separable attention and MLP, each with norm and residual (section 3.3).
 
-    ``forward`` takes and returns the rows of a map (B, H * W, C).
+    ``forward`` takes and returns the tokens of a map (B, H * W, C).
     """
 
     def __init__(
@@ -319,13 +204,13 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim)
         self.win_token = nn.Parameter(torch.zeros(dim)) if learnable_token else None
 
-    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+    def forward(self, x: Tensor, windows: TokenWindows) -> Tensor:
         # Padding comes before the norm: padded pixels and zero tokens become the norm's bias.
-        parts = [x, x.new_zeros(x.shape[0], 1, x.shape[2])]
+        others = [x.new_zeros(x.shape[0], 1, x.shape[2])]
         if self.win_token is not None:
-            parts.append(self.win_token.to(x.dtype).expand_as(parts[1]))
-        y = self.attn(self.norm1(torch.cat(parts, 1)), windows)
-        x = add_to(x, self.drop_path(y), self.attn, self.drop_path)
+            others.append(self.win_token.to(x.dtype).expand_as(others[0]))
+        tokens = self.norm1(torch.cat([x, *others], 1))
+        x = residual_add(x, self.drop_path(self.attn(tokens, windows)))
         return add_mlp(x, self.norm2, self.mlp, self.drop_path)
 
 
@@ -431,41 +316,31 @@ class SepViT(Backbone):
             adapted[name] = value
         return adapted
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
-        self.check_input(x)
-        outputs = []
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        maps = []
         for i in range(self.num_stages):
             x = self.patch_embeds[i](x)  # (B, C, H', W')
             height, width = x.shape[2:]
-            sizes = self.arch.window_sizes[i]
-            windows = {size: self.windows(x, size, self.arch.num_heads[i]) for size in set(sizes)}
-            rows = to_rows(x)
-            for j, (block, size) in enumerate(zip(self.blocks[i].children(), sizes, strict=True)):
-                rows = self.run(block, rows, windows[size])
+            windows = {
+                size: token_windows(
+                    x,
+                    size,
+                    self.arch.num_heads[i],
+                    learned_token=self.window_token == 'learnable',
+                    mask_padding=self.mask_padding,
+                )
+                for size in set(self.arch.window_sizes[i])
+            }
+            tokens = to_tokens(x)
+            blocks = zip(self.blocks[i].children(), self.arch.window_sizes[i], strict=True)
+            for j, (block, size) in enumerate(blocks):
+                tokens = self.run(block, tokens, windows[size])
                 if j == 0:
-                    rows = self.pos_block[i](rows, height, width)
-            rows = self.norm_list[i](rows)
+                    tokens = self.pos_block[i](tokens, height, width)
+            x = to_map(self.norm_list[i](tokens), height, width)
             if i in self.out_indices:
-                outputs.append(channels_first(to_map(rows, height, width)))
-            x = to_map(rows, height, width)
-        return tuple(outputs)
-
-    def windows(self, x: Tensor, size: int, num_heads: int) -> Windows:
-        """How a map (B, C, H, W) is cut into windows."""
-        height, width = x.shape[2:]
-        kept = lean(x) and height * width <= LARGEST_KEPT
-        return (kept_windows if kept else Windows)(
-            height,
-            width,
-            size,
-            num_heads,
-            x.device,
-            learned_token=self.window_token == 'learnable',
-            mask_padding=self.mask_padding,
-            # The number of groups would follow the size; but cut windows are how padding is masked.
-            pad=one_graph(height, width) and not self.mask_padding,
-        )
+                maps.append(x)
+        return maps
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that decay would harm: learned window tokens."""

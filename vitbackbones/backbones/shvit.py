@@ -22,16 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from vitbackbones.layers import DropPath, add_to, channels_first, lean, to_map, to_rows
-from vitbackbones.layers.conv import as_product, channels_last, is_pointwise
-from vitbackbones.layers.folding import (
-    Fusible,
-    fold_after,
-    fold_identity,
-    has_statistics,
-    scale_and_shift,
-)
-from vitbackbones.layers.inference import is_plain
+from vitbackbones.layers.blocks import DropPath
+from vitbackbones.layers.conv import as_matmul, channels_last, conv_bn, sequence
+from vitbackbones.layers.fast import multiply, relu, residual_add
+from vitbackbones.layers.folding import Fusible, fold_after, fold_identity
+from vitbackbones.layers.layout import to_map, to_tokens
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
@@ -88,9 +83,6 @@ TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
 # Width of queries and keys in every variant.
 QK_DIM = 16
 
-# From so many elements on, a second map costs more than the few operations that do without.
-LARGE = 1 << 17
-
 
 class ConvBN(Fusible):
     """Convolution without bias, then BatchNorm, whose scale starts at ``bn_weight``."""
@@ -112,26 +104,11 @@ class ConvBN(Fusible):
         nn.init.constant_(self.bn.weight, bn_weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        c, bn = self.c, self.bn
-        if not lean(x) or not is_plain(c, nn.Conv2d) or c.bias is not None:
-            return bn(c(x))
-        if is_pointwise(c):
-            y = F.linear(x.permute(0, 2, 3, 1), c.weight.flatten(1)).permute(0, 3, 1, 2)
-        else:
-            y = c(x)
-        if not is_plain(bn, nn.BatchNorm2d) or not has_statistics(bn) or bn.training:
-            return bn(y)
-        if y.numel() < LARGE:
-            mean, var, eps = bn.running_mean, bn.running_var, bn.eps
-            return torch.batch_norm(y, bn.weight, bn.bias, mean, var, False, 0.0, eps, False)
-        # One map instead of two: what the convolution makes is overwritten by its norm.
-        pixels = y.permute(0, 2, 3, 1)  # (B, H, W, C')
-        scale, shift = scale_and_shift(bn)
-        return torch.addcmul(shift, pixels, scale, out=pixels).permute(0, 3, 1, 2)
+        return conv_bn(self.c, self.bn, x)
 
     def fuse(self) -> nn.Module:
         folded = fold_after(self.c, self.bn)
-        return self if folded is None else as_product(folded)
+        return self if folded is None else as_matmul(folded)
 
 
 class Residual(Fusible):
@@ -143,7 +120,7 @@ class Residual(Fusible):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return add_to(x, self.drop_path(self.m(x)), self.m, self.drop_path)
+        return residual_add(x, self.drop_path(self.m(x)))
 
     def fuse(self) -> nn.Module:
         """A convolution adds its input by itself, with one more in the middle of its kernels."""
@@ -164,7 +141,7 @@ class FeedForward(nn.Module):
         self.pw2 = ConvBN(2 * dim, dim, bn_weight=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pw2(self.pw1(x).relu_())
+        return self.pw2(relu(self.pw1(x)))
 
 
 class SingleHeadAttention(nn.Module):
@@ -178,11 +155,11 @@ class SingleHeadAttention(nn.Module):
         self.split = (partial_dim, dim - partial_dim)
         self.pre_norm = nn.GroupNorm(1, partial_dim)
         self.qkv = ConvBN(partial_dim, 2 * QK_DIM + partial_dim)
-        self.proj = nn.Sequential(nn.ReLU(inplace=True), ConvBN(dim, dim, bn_weight=0))
+        self.proj = nn.Sequential(nn.ReLU(), ConvBN(dim, dim, bn_weight=0))
 
     def forward(self, x: Tensor) -> Tensor:
         attended, untouched = x.split(self.split, dim=1)
-        qkv = to_rows(self.qkv(self.pre_norm(attended)))  # (B, N, 16 + 16 + P)
+        qkv = to_tokens(self.qkv(self.pre_norm(attended)))  # (B, N, 16 + 16 + P)
         qk, v = qkv.split((2 * QK_DIM, self.split[0]), dim=2)
         # As wide as the values: of other widths torch would form the attention matrix on a CPU.
         fill = max(self.split[0] - QK_DIM, 0)
@@ -191,7 +168,7 @@ class SingleHeadAttention(nn.Module):
             q[:, None], k[:, None], v[:, None], scale=QK_DIM**-0.5
         )  # (B, 1, N, P)
         attended = to_map(y[:, 0], *x.shape[2:])  # (B, P, H, W)
-        return self.proj(torch.cat([attended, untouched], dim=1))
+        return sequence(self.proj, torch.cat([attended, untouched], dim=1))
 
 
 class Block(nn.Module):
@@ -219,7 +196,7 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu_()).sigmoid()
+        return multiply(x, self.fc2(relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid())
 
 
 class PatchMerging(nn.Module):
@@ -234,7 +211,7 @@ class PatchMerging(nn.Module):
         self.conv3 = ConvBN(hidden_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv2(self.conv1(x).relu_()).relu_()  # (B, 4C, H', W')
+        x = relu(self.conv2(relu(self.conv1(x))))  # (B, 4C, H', W')
         return self.conv3(self.se(x))
 
 
@@ -280,11 +257,11 @@ class SHViT(Backbone):
         stem = [self.in_channels, a.dims[0] // 8, a.dims[0] // 4, a.dims[0] // 2, a.dims[0]]
         self.patch_embed = nn.Sequential(
             ConvBN(stem[0], stem[1], 3, stride=2),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             ConvBN(stem[1], stem[2], 3, stride=2),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             ConvBN(stem[2], stem[3], 3, stride=2),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             ConvBN(stem[3], stem[4], 3, stride=2),
         )
         for i in range(self.num_stages):
@@ -310,14 +287,12 @@ class SHViT(Backbone):
     def _stages(self) -> list[nn.ModuleList]:
         return [getattr(self, f'blocks{i + 1}') for i in range(self.num_stages)]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
-        self.check_input(x)
-        x = self.patch_embed(channels_last(x))  # (B, C, H', W')
-        outputs = []
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        x = sequence(self.patch_embed, channels_last(x))  # (B, C, H', W')
+        maps = []
         for i, stage in enumerate(self._stages()):
             for entry in stage:
                 x = self.run(entry, x)
             if i in self.out_indices:
-                outputs.append(channels_first(x))
-        return tuple(outputs)
+                maps.append(x)
+        return maps

@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,19 +30,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from vitbackbones.layers import (
-    DropPath,
-    LayerNorm2d,
-    Mlp,
-    add_mlp,
-    add_to,
-    channels_first,
-    linear,
-)
+from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
+from vitbackbones.layers.fast import add_mlp, linear, residual_add
+from vitbackbones.layers.layout import has_symbolic_size
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, whole_numbers
 from .base import Backbone, Layer, Options, in_stage, init_transformer
+from .operating_point import OperatingPoint, put, select_tokens, take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,46 +96,6 @@ HALFWAY = tuple((a**2 + b**2) / 2 for a, b in itertools.pairwise(GRIDS))
 DROPPING_BLOCKS = (3, 6, 9)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OperatingPoint:
-    """How much of an image is computed: ``scale`` of each side, ``keep_rate`` of the tokens.
-
-    The first is the factor by which the image is resized, the second the share of tokens that each
-    of the :data:`DROPPING_BLOCKS` keeps of those that reach it. (1, 1) is the plain network.
-
-    Raises:
-        ValueError: one of them is no number in (0, 1].
-    """
-
-    scale: float = 1.0
-    keep_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not (isinstance(value, Real) and 0 < float(value) <= 1):
-                raise ValueError(f'operating_point: {name}={value!r} must be in (0, 1]')
-
-    @classmethod
-    def of(cls, value: OperatingPoint | Mapping[str, float] | None) -> OperatingPoint:
-        """``value`` itself, or the point of the fields in a mapping; what is left out is 1.
-
-        Raises:
-            ValueError: neither of these, or a field that does not exist or is out of range.
-        """
-        if isinstance(value, cls):
-            return value
-        value = {} if value is None else value
-        names = [field.name for field in fields(cls)]
-        if not isinstance(value, Mapping) or set(value) - set(names):
-            raise ValueError(f'operating_point={value!r} must be a dict of {" and ".join(names)}')
-        return cls(**value)
-
-    def resized(self, side: int) -> int:
-        """The pixels of a side of the image at this scale: whole patches, at least one."""
-        # In a trace sizes are tensors, which cannot be rounded.
-        return PATCH_SIZE * max(1, round(self.scale * int(side) / PATCH_SIZE))
-
-
 def patch_embed(in_channels: int, stem_dim: int | None, dim: int) -> nn.Sequential:
     """(B, in_channels, 16 h, 16 w) -> (B, C, h, w): with a ``stem_dim``, three convolutions first.
 
@@ -160,27 +113,6 @@ def patch_embed(in_channels: int, stem_dim: int | None, dim: int) -> nn.Sequenti
             in_channels, patch = stem_dim, patch // stride
     layers['proj'] = nn.Conv2d(in_channels, dim, patch, stride=patch)
     return nn.Sequential(OrderedDict(layers))
-
-
-def select_tokens(scores: Tensor, keep_rate: float) -> Tensor:
-    """(B, N - 1) scores of the patch tokens -> (B, 1 + k) positions of the tokens to keep.
-
-    The class token, at position 0, always stays and comes first; the k best patches follow by
-    falling score, ``k = min(ceil(keep_rate * N), N - 1)``.
-    """
-    n = scores.shape[1] + 1
-    k = min(math.ceil(keep_rate * n), n - 1)
-    return F.pad(scores.topk(k).indices + 1, (1, 0))
-
-
-def take(tokens: Tensor, positions: Tensor) -> Tensor:
-    """(B, N, C), (B, n) -> (B, n, C): of each image the tokens at its own positions."""
-    return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
-
-
-def put(tokens: Tensor, positions: Tensor, changed: Tensor) -> Tensor:
-    """(B, N, C), (B, n), (B, n, C) -> (B, N, C): ``tokens`` with those at the positions changed."""
-    return tokens.scatter(1, positions[..., None].expand_as(changed), changed)
 
 
 def resize_positions(table: Tensor, grid: int, h: int, w: int) -> Tensor:
@@ -232,7 +164,7 @@ class Block(nn.Module):
         :func:`select_tokens`, and the others skip the MLP.
         """
         y, scores = self.attn(self.norm1(x), scored=keep_rate < 1)
-        x = add_to(x, self.drop_path(y), self.attn, self.drop_path, scale=self.residual_scale)
+        x = residual_add(x, self.drop_path(y), self.residual_scale)
         if scores is None:
             return self._add_mlp(x), None
         kept = select_tokens(scores, keep_rate)
@@ -272,15 +204,15 @@ class Trunk(nn.Module):
 
         Of two tables equally near the larger is taken; the class token's entry is never resized.
         """
-        if isinstance(h * w, torch.SymInt):
+        if has_symbolic_size(h, w):
             return self._positions_of_any_size(h, w)
         index = sum(h * w >= count for count in HALFWAY)
         table = self.pos_embed_list[index]
         if (h, w) != (GRIDS[index], GRIDS[index]):
             table = resize_positions(table, GRIDS[index], h, w)
-        if torch.is_grad_enabled():
+        if self.training:
             # The other tables take part with weight 0, so that every parameter gets a gradient in
-            # every pass and DDP needs no search for unused ones.
+            # every step and DDP needs no search for unused ones.
             others = (t.sum() for i, t in enumerate(self.pos_embed_list) if i != index)
             table = table + 0 * sum(others)
         return table
@@ -489,16 +421,14 @@ class SuperViT(Backbone, Trunk):
             in_stage(len(ends), self.norm) + in_stage(None, self.pyramid),
         ]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``."""
-        self.check_input(x)
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
         height, width = x.shape[2:]
         h, w = ((side + PATCH_SIZE - 1) // PATCH_SIZE for side in (height, width))
         x = F.pad(x, (0, w * PATCH_SIZE - width, 0, h * PATCH_SIZE - height))
         point = self.operating_point
         if point.scale < 1:
             # What is resized is the padded image, so that tokens lie where those of scale 1 do.
-            size = (point.resized(height), point.resized(width))
+            size = (point.resized(height, PATCH_SIZE), point.resized(width, PATCH_SIZE))
             x = F.interpolate(x, size, mode='bilinear', align_corners=True)
         maps = self._token_maps(x)
         if point.scale < 1:
@@ -510,8 +440,8 @@ class SuperViT(Backbone, Trunk):
         for level, tap, stride in zip(self.out_indices, self.taps, self.out_strides, strict=True):
             y = self.pyramid[str(level)](maps[tap])
             rows, columns = ((side + stride - 1) // stride for side in (height, width))
-            outputs.append(channels_first(y[:, :, :rows, :columns]))
-        return tuple(outputs)
+            outputs.append(y[:, :, :rows, :columns])
+        return outputs
 
     def _token_maps(self, x: Tensor) -> dict[int, Tensor]:
         """(B, in_channels, 16 h, 16 w) -> per tap (B, C, h, w): the normed tokens after it."""

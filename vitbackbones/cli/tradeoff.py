@@ -37,7 +37,7 @@ from vitbackbones.analysis.machine import describe_machine, in_words
 from vitbackbones.analysis.memory import peak_memory, weight_memory
 from vitbackbones.analysis.plots import Series, pareto_front, tradeoff_plot
 from vitbackbones.analysis.timing import PartClock, in_turn, ratio, spread
-from vitbackbones.backbones.supervit import OperatingPoint
+from vitbackbones.backbones.operating_point import OperatingPoint
 from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import as_list, metrics_of, number_of_data_sets
 from vitbackbones.engine.sandwich import KEEP_RATES, SCALES

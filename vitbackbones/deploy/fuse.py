@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vitbackbones.backbones.base import Backbone
 from vitbackbones.layers.folding import (
     ChannelAffine,
     Fusible,
@@ -99,6 +100,9 @@ def fuse(model: M) -> M:
     affine = [name for name in left if isinstance(fused.get_submodule(name), ChannelAffine)]
     if not isinstance(fused, InferenceOnly):
         fused.__class__ = cast(Any, _inference_only)(type(fused))
+    for module in fused.modules():
+        if isinstance(module, Backbone):
+            module.sign()
     cast(InferenceOnly, fused).fusion_report = FusionReport(
         folded=tuple(name for name in names if name not in left),
         affine=tuple(affine),

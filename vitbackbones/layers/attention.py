@@ -1,8 +1,13 @@
-"""Fused attention with a bias that is learned."""
+"""Fused attention with a bias that is learned: a relative position bias out of a table.
+
+A table (side * side, heads) with ``side = 2 * ws - 1`` holds, row by row, the bias for each offset
+between a query and a key of a window of ws x ws positions (Swin, arXiv 2103.14030, section 3.2).
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +16,61 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-#: Elements of attention matrices in a piece of the backward pass, which stays in the cache. Three
-#: pieces are held at a time, and one is no less than a head of a window.
-CHUNK = 1 << 19
+from .door import allowed
+
+#: Elements of attention matrices that are made at a time in the backward pass, to stay in the
+#: cache. Three such slices are held at a time, and one is no less than a head of a window.
+BACKWARD_ELEMENTS = 1 << 19
+#: Biases that a module keeps between passes: so many, and none of more elements.
+BIAS_CACHE_ENTRIES, BIAS_CACHE_MAX_ELEMENTS = 4, 1 << 22
 
 
-def biased_attention(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Callable[[Tensor], Tensor]
+class BiasCache:
+    """Biases of one module, each of one shape of its windows, from one pass to the next.
+
+    A copy of the module starts without any, and so does one that was saved and loaded.
+    """
+
+    def __init__(self) -> None:
+        self._biases: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self._biases)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BiasCache:
+        return BiasCache()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BiasCache, ()
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._biases.clear()
+
+    def get(self, key: Any, table: Tensor, build: Callable[[Tensor], Tensor]) -> Tensor:
+        """``build(table)``, kept under ``key`` and compared by the values of ``table``.
+
+        EMA hooks and others write to parameters in ways that leave no trace in torch's version
+        counter.
+        """
+        known, bias = self._biases.pop(key, (table[:0], table))
+        if known.dtype != table.dtype or not torch.equal(known, table):
+            known, bias = table.clone(), build(table)
+        if bias.numel() <= BIAS_CACHE_MAX_ELEMENTS:
+            self._biases[key] = known, bias  # the latest last
+            if len(self._biases) > BIAS_CACHE_ENTRIES:
+                self._biases.pop(next(iter(self._biases)), None)
+        return bias
+
+
+def attention_with_bias(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    build: Callable[[Tensor], Tensor],
+    cache: BiasCache,
+    key: Any,
 ) -> Tensor:
     """``softmax(q k^T / sqrt(d) + build(table)) v`` without storing attention matrices.
 
@@ -27,17 +80,24 @@ def biased_attention(
         v: like ``k``.
         table: the learned parameters of the bias.
         build: makes the bias (heads, T, S), the same for all N, from ``table``.
+        cache: keeps the bias under ``key`` where the door is open.
     """
-    # torch's fused attention for CPUs gives no gradient of a bias, and falls back to the plain one.
-    # A compiler is left that one: it cannot trace a backward pass that calls autograd.
-    learning = table.requires_grad and torch.is_grad_enabled()
-    if q.is_cpu and learning and not torch.compiler.is_compiling():
-        return _BiasedAttention.apply(q, k, v, table, build)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=build(table)[None].to(q.dtype))
+    if allowed():
+        bias = cache.get(key, table, build)
+    else:
+        cache.clear()
+        # torch's fused attention for CPUs gives no gradient of a bias and falls back to the plain
+        # one. A compiler is left that one: it cannot trace a backward pass that calls autograd.
+        learning = table.requires_grad and torch.is_grad_enabled()
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if q.is_cpu and learning and not traced:
+            return _BiasedAttention.apply(q, k, v, table, build)
+        bias = build(table)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
 
 
 class _BiasedAttention(torch.autograd.Function):
-    """Forward fused; backward from q, k, v and the table alone, piece by piece."""
+    """Forward fused; backward from q, k, v and the table alone, slice by slice."""
 
     @staticmethod
     def forward(
@@ -58,11 +118,11 @@ class _BiasedAttention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         dbias = torch.zeros_like(bias)
         heads, size = bias.shape[0], bias[0].numel()
-        together = min(heads, max(1, CHUNK // size))
-        step = max(1, CHUNK // (together * size))
-        starts = itertools.product(range(0, q.shape[0], step), range(0, heads, together))
+        heads_at_once = min(heads, max(1, BACKWARD_ELEMENTS // size))
+        step = max(1, BACKWARD_ELEMENTS // (heads_at_once * size))
+        starts = itertools.product(range(0, q.shape[0], step), range(0, heads, heads_at_once))
         for start, head in starts:
-            some = slice(head, head + together)
+            some = slice(head, head + heads_at_once)
             part = slice(start, start + step), some
             # Half precision is for storing here: sums over windows and keys need more.
             qi, ki, vi, gi = (x[part].to(bias.dtype) for x in (q, k, v, grad))
@@ -76,3 +136,75 @@ class _BiasedAttention(torch.autograd.Function):
             dbias[some] += dlogits.sum(0)
         (dtable,) = torch.autograd.grad(bias, table, dbias)
         return dq, dk, dv, dtable, None
+
+
+def position_bias(
+    table: Tensor, window_size: int, height: int, width: int, *, with_padding_key: bool
+) -> Tensor:
+    """The bias of every query (row) for every key (column): (heads, T, T), ``T = height * width``.
+
+    Args:
+        table: (side * side, heads).
+        height: of the window, which may be cut off: at most ``window_size``.
+        width: likewise.
+        with_padding_key: with one more key, the last, that stands for all those which the window
+            lacks. Its bias is the logarithm of their summed exponentials.
+    """
+    ws = window_size
+    maps = table.t().unflatten(1, (2 * ws - 1, 2 * ws - 1))  # (heads, side, side)
+    bias = (slid if torch.compiler.is_compiling() else gathered)(maps, height, width)
+    if not with_padding_key:
+        return bias
+    # The keys that lack are below (whole rows of the window) or to the right of those present.
+    maps = maps.float()
+    largest = maps.detach().amax((1, 2), keepdim=True)
+    weights = (maps - largest).exp()
+    below = _slide(_slide(weights, 1, ws - height, 0, height).sum(-1), 2, ws, 0, width).sum(-1)
+    right = _slide(weights, 1, height, ws - height, height).sum(-1)
+    right = _slide(right, 2, ws - width, 0, width).sum(-1)
+    total = (below + right).clamp(min=torch.finfo(weights.dtype).tiny)
+    keys = total.log() + largest  # (heads, height, width)
+    return torch.cat([bias, keys.flatten(1)[..., None].to(bias.dtype)], 2)
+
+
+def gathered(maps: Tensor, height: int, width: int) -> Tensor:
+    """The biases (heads, T, T) out of a table (heads, side, side), by their places in it."""
+    ws, side = (maps.shape[1] + 1) // 2, maps.shape[1]
+    y = torch.arange(height, device=maps.device)
+    x = torch.arange(width, device=maps.device)
+    rows = y[:, None] - y + ws - 1  # of the table, for query row (first axis) and key row
+    cols = x[:, None] - x + ws - 1
+    # First one run of keys per row of the table and query column, then those as wholes.
+    runs = maps.index_select(2, cols.flatten()).view(-1, side * width, width)
+    index = rows[:, None] * width + x[:, None]  # (height, width, height)
+    return runs.index_select(1, index.flatten()).view(-1, height * width, height * width)
+
+
+def slid(maps: Tensor, height: int, width: int) -> Tensor:
+    """What :func:`gathered` returns, without indices: a compiler can make constants of it.
+
+    Its backward pass takes twice as long.
+    """
+    ws = (maps.shape[1] + 1) // 2
+    runs = _slide(maps.flip(1, 2), 2, width, ws - width, width).flip(2)
+    # (heads, side, width, width) -> (heads, height upside down, width, keys' width, keys' height)
+    bias = _slide(runs, 1, height, ws - height, height)
+    return bias.mT.flip(1).reshape(-1, height * width, height * width)
+
+
+def _slide(x: Tensor, axis: int, size: int, first: int, count: int) -> Tensor:
+    """``size`` neighbours along an axis, as a new last axis, from each of ``count`` places on."""
+    return x.unfold(axis, size, 1).narrow(axis, first, count)
+
+
+def resize_table(table: Tensor, own: Tensor) -> Tensor:
+    """(side * side, heads) -> the shape of ``own``, bicubically, as GC ViT's dense network does it.
+
+    A table that is not square or has other heads is returned as it is, for loading to refuse.
+    """
+    side, own_side = math.isqrt(table.shape[0]), math.isqrt(own.shape[0])
+    if side**2 != table.shape[0] or table.shape[1:] != own.shape[1:]:
+        return table
+    maps = table.t().reshape(1, -1, side, side).float()  # (1, heads, rows, columns)
+    maps = F.interpolate(maps, (own_side, own_side), mode='bicubic', align_corners=False)
+    return maps[0].flatten(1).t().contiguous().to(table.dtype)

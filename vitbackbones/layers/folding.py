@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .inference import is_plain
+from .door import is_unmodified
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -72,9 +72,9 @@ def fold_after(conv: nn.Module, norm: nn.Module) -> nn.Module | None:
     """A convolution equal to ``norm(conv(x))``, or None."""
     if not has_statistics(norm):
         return None
-    if is_plain(conv, nn.Conv2d):
+    if is_unmodified(conv, nn.Conv2d):
         return fuse_conv_bn_eval(conv, norm)
-    if is_plain(conv, nn.ConvTranspose2d) and conv.groups == 1:
+    if is_unmodified(conv, nn.ConvTranspose2d) and conv.groups == 1:
         return fuse_conv_bn_eval(conv, norm, transpose=True)
     return None
 
@@ -82,7 +82,7 @@ def fold_after(conv: nn.Module, norm: nn.Module) -> nn.Module | None:
 @torch.no_grad()
 def fold_before(norm: nn.Module, conv: nn.Module) -> nn.Conv2d | None:
     """A convolution equal to ``conv(norm(x))``, or None: zeros that pad a map are not normed."""
-    if not has_statistics(norm) or not is_plain(conv, nn.Conv2d):
+    if not has_statistics(norm) or not is_unmodified(conv, nn.Conv2d):
         return None
     if conv.padding not in ((0, 0), 'valid') or conv.groups != 1:
         return None
@@ -97,7 +97,7 @@ def fold_before(norm: nn.Module, conv: nn.Module) -> nn.Conv2d | None:
 @torch.no_grad()
 def fold_identity(conv: nn.Module) -> nn.Module | None:
     """A convolution equal to ``x + conv(x)``, or None: the map must keep its shape."""
-    if not is_plain(conv, nn.Conv2d):
+    if not is_unmodified(conv, nn.Conv2d):
         return None
     if conv.in_channels != conv.out_channels:
         return None

@@ -1,45 +1,33 @@
-"""Which pixels of a map share a window, as row numbers: one gather splits a map, one merges it.
+"""Which pixels of a map share a window, as token numbers: one gather splits a map, one merges it.
 
-The rows of a map (B, C, H, W) are its pixels in row-major order, (B, H * W, C).
+The tokens of a map (B, C, H, W) are its pixels in row-major order, (B, H * W, C). B stands for
+batch, N for windows of one size with T tokens each, R for the tokens of all windows, group after
+group, C for channels and d for those of a head.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .inference import lean
-
-
-def rows_at(rows: Tensor, index: Tensor) -> Tensor:
-    """The rows (B, N, C) at the places ``index`` (M,): (B, M, C)."""
-    # torch shares the first axis alone among threads, and one image is what they wait for most.
-    if lean(rows) and len(rows) == 1:
-        return rows[0].index_select(0, index)[None]
-    return rows.index_select(1, index)
-
-
-def one_graph(height: int, width: int) -> bool:
-    """Whether a graph is being made that is to serve other sizes than this."""
-    if not torch.compiler.is_compiling():
-        return False
-    try:
-        from torch.fx.experimental.symbolic_shapes import has_static_value
-    except ImportError:  # an older torch does not tell
-        return True
-    return not (has_static_value(height) and has_static_value(width))
+from .door import kept
+from .fast import take
+from .layout import has_symbolic_size
 
 
 def window_groups(
     height: int, width: int, size: int, device: torch.device, pad: bool = False
 ) -> list[Tensor]:
-    """The rows in each window, (windows, window height, window width) per group of equal windows.
+    """The tokens in each window, (windows, window height, window width) per group of equal windows.
 
     Windows start at the top left corner. Those that reach over the right or the lower edge are cut
     off there, which makes up to four groups: inner windows, right edge, lower edge, corner. Then
     nothing need be computed for positions that do not exist.
 
-    With ``pad`` all windows are whole, in one group, and positions outside the map have the row
+    With ``pad`` all windows are whole, in one group, and positions outside the map have the number
     ``height * width``, one after the last. Unlike the number of groups, this form is the same for
     all sizes, as a graph for any height and width needs it.
     """
@@ -72,3 +60,132 @@ def invert(order: Tensor, length: int) -> Tensor:
     """Where in ``order`` (one axis) 0 .. length - 1 are; it may hold ``length`` itself besides."""
     places = torch.arange(order.shape[0], device=order.device)
     return order.new_empty(length + 1).scatter_(0, order, places)[:length]
+
+
+class Windows:
+    """A map's tokens by windows; windows at the edge are cut off there.
+
+    With ``pad`` they are whole instead, and zero outside the map.
+
+    Attributes:
+        shapes: (N, height, width) per group of equal windows.
+        lengths: N * T per group.
+        are_cut: whether some windows are.
+    """
+
+    def __init__(self, height: int, width: int, size: int, device: torch.device, pad: bool) -> None:
+        self._pad = pad
+        self._in_order = not pad and width <= size  # as the tokens are anyway
+        groups = window_groups(height, width, size, device, pad)
+        self.shapes = [group.shape for group in groups]
+        self.lengths = [n * h * w for n, h, w in self.shapes]
+        self.are_cut = any(h * w < size * size for _, h, w in self.shapes)
+        self._order = torch.cat([group.flatten() for group in groups])
+        self._inverse = invert(self._order, height * width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, H * W, C) -> (B, R, C)."""
+        if self._in_order:
+            return x
+        if self._pad:
+            x = F.pad(x, (0, 0, 0, 1))  # the token of all positions outside
+        return take(x, self._order)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(B, R, C) -> (B, H * W, C)."""
+        return x if self._in_order else take(x, self._inverse)
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """Windows of one size: their number, tokens and padded positions in each."""
+
+    count: int
+    length: int
+    padding: int
+
+
+class TokenWindows:
+    """A map's tokens by windows, each behind a token of its own.
+
+    Of L = H * W + 1 or + 2 tokens those after the pixels stand for padding and, with
+    ``learned_token``, for the windows' own token. A window holds its own token, if it is cut off at
+    the edge of the map one token for all its padding, and its pixels.
+
+    Attributes:
+        groups: per group of equal windows.
+        tokens: (Nw,), where among the R tokens of all windows their own ones are.
+        present: (Nw, ws * ws), with ``mask_padding`` the positions of pixels; None if all are.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        size: int,
+        num_heads: int,
+        device: torch.device,
+        learned_token: bool,
+        mask_padding: bool,
+        pad: bool,
+    ) -> None:
+        zero = height * width  # the token that stands for padding
+        self.groups: list[TokenGroup] = []
+        order, tokens, places, pixels, start = [], [], [], [], 0
+        for group in window_groups(height, width, size, device, pad):
+            n, wh, ww = group.shape
+            cut = (0, size - ww, 0, size - wh)
+            padding = 0 if mask_padding else size * size - wh * ww
+            members = group.flatten(1)
+            # Sums, since torch.compile makes constants of what F.pad and torch.full fill in.
+            front = torch.zeros_like(members[:, :1])
+            if padding:
+                members = torch.cat([front + zero, members], 1)
+            members = torch.cat([front + zero + int(learned_token), members], 1)  # (N, T)
+            t = members.shape[1]
+            others = t - wh * ww  # the window's token, and what stands for padding
+            place = torch.arange(others, t, device=device).view(wh, ww)
+            place = F.pad(place, cut, value=others - 1).flatten()  # (ws * ws,)
+            first = start + t * torch.arange(n, device=device)
+            order.append(members.flatten())
+            tokens.append(first)
+            places.append(first[:, None] + place)
+            pixels.append((F.pad(group, cut, value=zero) if any(cut) else group).flatten(1))
+            self.groups.append(TokenGroup(n, t, padding))
+            start += n * t
+        self._order, self.tokens = torch.cat(order), torch.cat(tokens)
+        self._num_heads = num_heads
+        # Which head's share of which token, as one of (R * heads), is at each position of a window,
+        # for one head after the other; and where among them those of each pixel are.
+        head = torch.arange(num_heads, device=device)
+        at, pixel = torch.cat(places).flatten(), torch.cat(pixels).flatten()  # (Nw * ws * ws,)
+        self._by_head = (at * num_heads + head[:, None]).flatten()
+        self._back = (invert(pixel, zero)[:, None] + head * pixel.shape[0]).flatten()
+        hidden = mask_padding and (height % size or width % size)
+        self.present = torch.cat(pixels) < zero if hidden else None
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, R, C)."""
+        return take(x, self._order)
+
+    def by_position(self, x: Tensor) -> Tensor:
+        """(B, R, C) -> (B, heads, Nw, ws * ws * d): what whole windows hold, head after head."""
+        x = take(x.unflatten(2, (self._num_heads, -1)).flatten(1, 2), self._by_head)
+        return x.unflatten(1, (self._num_heads, self.tokens.shape[0], -1)).flatten(3)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(B, heads, Nw, ws * ws * d) -> (B, H * W, C)."""
+        x = x.reshape(x.shape[0], self._by_head.shape[0], -1)
+        return take(x, self._back).unflatten(1, (-1, self._num_heads)).flatten(2)
+
+
+def token_windows(
+    x: Tensor, size: int, num_heads: int, *, learned_token: bool, mask_padding: bool
+) -> TokenWindows:
+    """The windows of a map (B, C, H, W), which fast passes keep for the next image."""
+    height, width = x.shape[2:]
+    # The number of groups would follow the size; but cut windows are how padding is masked.
+    pad = has_symbolic_size(height, width) and not mask_padding
+    options = (learned_token, mask_padding, pad)
+    key = (height, width, size, num_heads, x.device, *options)
+    return kept(TokenWindows, *key, elements=height * width)

@@ -11,10 +11,10 @@ import sys
 import torch
 
 #: Bytes of freed memory, at the end of the heap, that the process keeps for the next pass: what
-#: one picture of 800 x 1216 needs, and a training step at 512 x 512.
-KEPT = 256 << 20
+#: one image of 800 x 1216 needs, and a training step at 512 x 512.
+HEAP_BYTES = 256 << 20
 #: Smaller blocks come from the heap: the most that glibc allows.
-LARGEST = 32 << 20
+MMAP_THRESHOLD = 32 << 20
 
 # mallopt(3)
 M_TRIM_THRESHOLD = -1
@@ -22,7 +22,7 @@ M_MMAP_THRESHOLD = -3
 
 
 @torch.compiler.assume_constant_result  # done while a compiler looks, and no part of the graph
-def keep_freed_memory() -> None:
+def retain_heap() -> None:
     """Let the process keep memory that a pass frees for the next one, where it has glibc.
 
     glibc maps large blocks one by one and gives them back to the system when they are freed, as it
@@ -30,11 +30,11 @@ def keep_freed_memory() -> None:
     page by page, for up to 29 % of its time. Whoever has set either limit in the environment keeps
     it.
     """
-    _keep()
+    _retain()
 
 
 @functools.cache
-def _keep() -> None:
+def _retain() -> None:
     if sys.platform != 'linux' or 'MALLOC_TRIM_THRESHOLD_' in os.environ:
         return
     tunables = os.environ.get('GLIBC_TUNABLES', '')
@@ -45,5 +45,5 @@ def _keep() -> None:
     if not hasattr(libc, 'gnu_get_libc_version') or not hasattr(libc, 'mallopt'):
         return
     # Either one alone would stop glibc from raising the other by itself.
-    if libc.mallopt(M_MMAP_THRESHOLD, LARGEST):  # 1 if it was accepted
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+    if libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD):  # 1 if it was accepted
+        libc.mallopt(M_TRIM_THRESHOLD, HEAP_BYTES)

@@ -1,8 +1,23 @@
-"""Stochastic depth."""
+"""What the blocks of several networks are made of."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+
+from .layout import to_map, to_tokens
+
+
+class Mlp(nn.Module):
+    """``fc2(GELU(fc1(x)))`` over the last dimension, exact (erf) GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class DropPath(nn.Module):
@@ -32,3 +47,10 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f'rate={self.rate:.3f}'
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W), same shape, returned in channels-last memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_map(super().forward(to_tokens(x)), *x.shape[2:])
