@@ -160,10 +160,11 @@ class Pointwise(nn.Module):
 @torch.no_grad()
 def as_matmul(layer: M) -> M | Pointwise:
     """``layer``, or what computes it faster if it is a 1 x 1 convolution on a CPU."""
-    plain = is_unmodified(layer, nn.Conv2d) and is_pointwise(layer)
-    if plain and layer.bias is not None and layer.weight.is_cpu:
-        return Pointwise(layer.weight, layer.bias)
-    return layer
+    if not is_unmodified(layer, nn.Conv2d) or not is_pointwise(layer):
+        return layer
+    if layer.bias is None or not layer.weight.is_cpu:
+        return layer
+    return Pointwise(layer.weight, layer.bias)
 
 
 def pointwise_weight(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
