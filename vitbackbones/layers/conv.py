@@ -7,7 +7,7 @@ opened the door (:mod:`.door`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from .fast import MLP_CHUNK, hidden_chunks
 from .folding import has_statistics, scale_and_shift
 from .layout import to_map, to_tokens
 
-M = TypeVar('M', bound=nn.Module)
 
 #: From so many times as many weights as inputs on, reading the weights is what a convolution costs.
 MANY_WEIGHTS = 6
@@ -158,7 +157,7 @@ class Pointwise(nn.Module):
 
 
 @torch.no_grad()
-def as_matmul(layer: M) -> M | Pointwise:
+def as_matmul(layer: nn.Module) -> nn.Module:
     """``layer``, or what computes it faster if it is a 1 x 1 convolution on a CPU."""
     if not is_unmodified(layer, nn.Conv2d) or not is_pointwise(layer):
         return layer
