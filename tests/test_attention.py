@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.small import SMALL
-from vitbackbones.analysis.memory import peak_memory, saved_memory
 from vitbackbones.backbones import GCViT, SepViT, gcvit
+from vitbackbones.benchmark.memory import peak_memory, saved_memory
 from vitbackbones.layers import attention
 from vitbackbones.layers.attention import BiasCache, attention_with_bias
 

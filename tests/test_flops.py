@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitbackbones.analysis.flops import count_flops
+from vitbackbones.benchmark.flops import count_flops
 from vitbackbones.cli.flops import archs, blocks
 from vitbackbones.registry import MODELS
 

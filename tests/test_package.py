@@ -17,7 +17,7 @@ PACKAGE = ROOT / 'vitbackbones'
 MODULES = sorted(PACKAGE.rglob('*.py'))
 # What `import vitbackbones` must never need, and the rooms that may need it when they are used.
 FRAMEWORKS = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'onnx', 'onnxruntime', 'matplotlib'}
-OUTER = {'launch', 'data', 'inference', 'analysis', 'deploy', 'cli'}
+OUTER = {'launch', 'data', 'inference', 'benchmark', 'deploy', 'cli'}
 
 
 def run_python(code, cwd, **environment):

@@ -10,11 +10,11 @@ import statistics
 import torch
 
 import vitbackbones
-from vitbackbones.analysis.flops import count_flops
-from vitbackbones.analysis.machine import describe_machine, in_words
-from vitbackbones.analysis.tables import markdown
-from vitbackbones.analysis.timing import in_turn, ratio
+from vitbackbones.benchmark.flops import count_flops
+from vitbackbones.benchmark.machine import describe_machine, in_words
+from vitbackbones.benchmark.timing import in_turn, ratio
 from vitbackbones.cli.tradeoff import point_name, read_points
+from vitbackbones.tables import markdown
 
 POINTS = ('1,1', '1,0.7', '1,0.5', '12/14,1', '10/14,1', '8/14,1', '8/14,0.5')
 

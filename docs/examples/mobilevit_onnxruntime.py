@@ -17,11 +17,11 @@ import torch
 
 import vitbackbones
 from tests import torchvision_stub
-from vitbackbones.analysis.machine import describe_machine, in_words
-from vitbackbones.analysis.tables import markdown
-from vitbackbones.analysis.timing import in_turn, quartiles, ratio
+from vitbackbones.benchmark.machine import describe_machine, in_words
+from vitbackbones.benchmark.timing import in_turn, quartiles, ratio
 from vitbackbones.deploy import fuse
 from vitbackbones.deploy.onnx import difference, write_onnx
+from vitbackbones.tables import markdown
 
 with torchvision_stub.installed():
     import timm

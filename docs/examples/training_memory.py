@@ -11,10 +11,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vitbackbones
-from vitbackbones.analysis.machine import describe_machine, in_words
-from vitbackbones.analysis.memory import saved_memory
-from vitbackbones.analysis.tables import markdown
 from vitbackbones.backbones import gcvit
+from vitbackbones.benchmark.machine import describe_machine, in_words
+from vitbackbones.benchmark.memory import saved_memory
+from vitbackbones.tables import markdown
 
 MIB = 2**20
 NETWORKS = {

@@ -25,14 +25,15 @@ import torch
 import torch._inductor.config as inductor
 from rich.progress import Progress
 
-from vitbackbones.analysis import tables
-from vitbackbones.analysis.flops import count_flops
-from vitbackbones.analysis.machine import describe_machine, in_words
-from vitbackbones.analysis.plots import Bar, bar_plot
-from vitbackbones.analysis.timing import in_turn, quartiles, ratio, spread
+from vitbackbones import files, tables
+from vitbackbones.benchmark.flops import count_flops
+from vitbackbones.benchmark.machine import describe_machine, in_words
+from vitbackbones.benchmark.plots import Bar, bar_plot
+from vitbackbones.benchmark.timing import in_turn, quartiles, ratio, spread
 from vitbackbones.errors import UserError, say
 from vitbackbones.inference.predict import usable_device
 from vitbackbones.launch.loading import config_path
+from vitbackbones.progress import progress_bar
 
 from .arguments import KeyValue
 from .contestants import DTYPES, MMDET, Contestant, Setting, arch_names, backbone, peer, whole
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         study = Contest(args, sizes, setting, folder)
     try:
-        with tables.progress_bar() as progress:
+        with progress_bar() as progress:
             study.measure(progress)
     except KeyboardInterrupt:
         say('interrupted; what was measured is kept')
@@ -272,11 +273,11 @@ class Contest:
             if seconds is not None:
                 results[name]['seconds'].append(seconds)
             progress.advance(task)
-        tables.write(self.folder / 'benchmark.json', json.dumps(self.content, indent=1) + '\n')
+        files.write(self.folder / 'benchmark.json', json.dumps(self.content, indent=1) + '\n')
 
     def report(self) -> None:
         """Write and print what there is."""
-        tables.write(self.folder / 'benchmark.json', json.dumps(self.content, indent=1) + '\n')
+        files.write(self.folder / 'benchmark.json', json.dumps(self.content, indent=1) + '\n')
         page, panels = [f'{self.title()}\n'], {}
         for size in self.sizes:
             results = [r for r in self.content['results'] if r['size'] == list(size)]
@@ -292,11 +293,11 @@ class Contest:
             f'Measured on {in_words(self.content["machine"])}.\n'
         )
         text = '\n'.join(page)
-        tables.write(self.folder / 'benchmark.md', text)
+        files.write(self.folder / 'benchmark.md', text)
         print(text, end='')
         if panels:
             plot = bar_plot(panels, title=self.title(), x_label='time, in units of the first')
-            tables.write(self.folder / 'benchmark.png', plot)
+            files.write(self.folder / 'benchmark.png', plot)
         print(f'results are in {self.folder}')
 
     def title(self) -> str:
@@ -391,7 +392,7 @@ class Cards:
             self.save()
 
     def save(self) -> None:
-        tables.write(self.file, json.dumps(self.content, indent=1) + '\n')
+        files.write(self.file, json.dumps(self.content, indent=1) + '\n')
 
     def report(self) -> None:
         """Write and print what there is."""
@@ -427,7 +428,7 @@ class Cards:
             "and tensors at the peak, in training with gradients and the optimiser's state.\n\n"
             f'Measured on {in_words(self.content["machine"])}.\n'
         )
-        tables.write(self.folder / 'cards.md', text)
+        files.write(self.folder / 'cards.md', text)
         print(text, end='')
         print(f'results are in {self.folder}')
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
-from vitbackbones.analysis import tables
+from vitbackbones import files
 from vitbackbones.data.report import ORDER, as_json, report
 from vitbackbones.data.survey import survey
 from vitbackbones.errors import UserError
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         for line in report(source, args.show):
             print(line)
     if args.out:
-        tables.write(args.out, json.dumps(as_json(found), indent=1) + '\n')
+        files.write(args.out, json.dumps(as_json(found), indent=1) + '\n')
     every = [finding for source in found for finding in source.findings]
     errors = sum(finding.error for finding in every)
     print(f'{errors} errors, {len(every) - errors} warnings')

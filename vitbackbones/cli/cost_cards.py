@@ -18,9 +18,9 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 import vitbackbones
-from vitbackbones.analysis.flops import count_flops
-from vitbackbones.analysis.memory import peak_memory, weight_memory
-from vitbackbones.analysis.timing import in_turn
+from vitbackbones.benchmark.flops import count_flops
+from vitbackbones.benchmark.memory import peak_memory, weight_memory
+from vitbackbones.benchmark.timing import in_turn
 from vitbackbones.errors import UserError
 from vitbackbones.launch.loading import load_config
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import vitbackbones
-from vitbackbones.analysis.flops import count_flops
-from vitbackbones.analysis.tables import markdown
+from vitbackbones.benchmark.flops import count_flops
 from vitbackbones.errors import UserError
+from vitbackbones.tables import markdown
 
 from .model_zoo import INDEX, Entry, read_index, task_of
 

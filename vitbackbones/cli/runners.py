@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 import torch
 import torch._inductor.config as inductor
 
-from vitbackbones.analysis.memory import peak_memory, weight_memory
-from vitbackbones.analysis.timing import synchronize
+from vitbackbones.benchmark.memory import peak_memory, weight_memory
+from vitbackbones.benchmark.timing import synchronize
 
 from .contestants import Contestant, Setting
 

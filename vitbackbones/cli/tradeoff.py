@@ -31,13 +31,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.progress import Progress
 
-from vitbackbones.analysis import tables
-from vitbackbones.analysis.flops import count_flops
-from vitbackbones.analysis.machine import describe_machine, in_words
-from vitbackbones.analysis.memory import peak_memory, weight_memory
-from vitbackbones.analysis.plots import Series, pareto_front, tradeoff_plot
-from vitbackbones.analysis.timing import PartClock, in_turn, ratio, spread
+from vitbackbones import files, tables
 from vitbackbones.backbones.operating_point import OperatingPoint
+from vitbackbones.benchmark.flops import count_flops
+from vitbackbones.benchmark.machine import describe_machine, in_words
+from vitbackbones.benchmark.memory import peak_memory, weight_memory
+from vitbackbones.benchmark.plots import Series, pareto_front, tradeoff_plot
+from vitbackbones.benchmark.timing import PartClock, in_turn, ratio, spread
 from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import as_list, metrics_of, number_of_data_sets
 from vitbackbones.engine.sandwich import KEEP_RATES, SCALES
@@ -45,6 +45,7 @@ from vitbackbones.errors import UserError, say
 from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.launch.loading import load_config, work_dir
+from vitbackbones.progress import progress_bar
 
 from .arguments import add_config_arguments
 
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         runner = build_tester(cfg, args.checkpoint)
     study = Study(runner, cfg, points, metrics, folder)
     try:
-        with tables.progress_bar() as progress:
+        with progress_bar() as progress:
             study.measure(progress, args.images, args.rounds)
     except KeyboardInterrupt:
         study.report(args.config, args.checkpoint)
@@ -228,7 +229,7 @@ class Study:
             say(f'{tested} of {len(self.points)} points were tested before: reusing their accuracy')
 
     def save(self) -> None:
-        tables.write(self.file, json.dumps(self.stored, indent=1) + '\n')
+        files.write(self.file, json.dumps(self.stored, indent=1) + '\n')
 
     # ------------------------------------------------------------------------ measuring
 
@@ -406,13 +407,13 @@ class Study:
         if not rows:
             return
         text = self.table(rows)
-        tables.write(self.folder / f'{NAME}.md', self.page(text, config, checkpoint))
+        files.write(self.folder / f'{NAME}.md', self.page(text, config, checkpoint))
         csv = tables.comma_separated(list(rows[0]), ([*row.values()] for row in rows))
-        tables.write(self.folder / f'{NAME}.csv', csv)
+        files.write(self.folder / f'{NAME}.csv', csv)
         print(text, end='')
         drawn = [r for r in rows if r['latency_ms'] and r[self.metrics[0]] is not None]
         if drawn:
-            tables.write(self.folder / f'{NAME}.png', self.plot(drawn))
+            files.write(self.folder / f'{NAME}.png', self.plot(drawn))
         print(f'results are in {self.folder}')
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from vitbackbones.analysis import tables
 from vitbackbones.errors import UserError
+from vitbackbones.progress import progress_bar
 
 from . import verdicts
 from .counts import ObjectCounts, PixelCounts, count_pixels, trained_labels
@@ -186,7 +186,7 @@ def _in_processes(
 def _gather(chunks: Iterable[Seen], title: str, total: int) -> Seen:
     sum_ = Seen([])
     done = 0
-    with tables.progress_bar() as progress:
+    with progress_bar() as progress:
         task = progress.add_task(title, total=total)
         for seen in chunks:
             sum_ = _sum(sum_, seen)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import flop_registry
 
-from vitbackbones.analysis import tables
-from vitbackbones.analysis.flops import UNCOUNTED, count_flops
-from vitbackbones.analysis.machine import describe_machine, in_words
-from vitbackbones.analysis.memory import peak_memory, weight_memory
-from vitbackbones.analysis.plots import Series, pareto_front, tradeoff_plot
-from vitbackbones.analysis.timing import PartClock, in_turn, ratio, spread
+from vitbackbones import files, tables
+from vitbackbones.benchmark.flops import UNCOUNTED, count_flops
+from vitbackbones.benchmark.machine import describe_machine, in_words
+from vitbackbones.benchmark.memory import peak_memory, weight_memory
+from vitbackbones.benchmark.plots import Series, pareto_front, tradeoff_plot
+from vitbackbones.benchmark.timing import PartClock, in_turn, ratio, spread
 
 MIB = 2**20
 
@@ -210,7 +210,7 @@ def test_a_table_is_there_completely_or_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / 'table.md'
-    tables.write(path, tables.markdown(['name', 'x'], [['a', '1']]))
+    files.write(path, tables.markdown(['name', 'x'], [['a', '1']]))
     assert path.read_text() == '| name | x |\n| --- | ---: |\n| a | 1 |\n'
 
     def full(*_: object) -> None:
@@ -218,8 +218,9 @@ def test_a_table_is_there_completely_or_as_it_was(
 
     monkeypatch.setattr('os.fsync', full)
     with pytest.raises(OSError, match='no space'):
-        tables.write(path, 'other')
+        files.write(path, 'other')
     assert path.read_text().startswith('| name')
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_machine_is_described_in_words() -> None:
