@@ -19,7 +19,6 @@ from .fast import MLP_CHUNK, hidden_chunks
 from .folding import has_statistics, scale_and_shift
 from .layout import to_map, to_tokens
 
-
 #: From so many times as many weights as inputs on, reading the weights is what a convolution costs.
 MANY_WEIGHTS = 6
 #: From so many elements on, a second map costs more than the few operations that do without.
