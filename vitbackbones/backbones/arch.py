@@ -100,7 +100,7 @@ def _fits(value: Any, kind: str) -> bool:
     return 'float' not in kind or is_finite(value)
 
 
-def whole_numbers(values: Any) -> tuple[int, ...] | None:
+def int_tuple(values: Any) -> tuple[int, ...] | None:
     """``values`` as a tuple, or None if they are anything but several whole numbers."""
     values = tuple(values) if isinstance(values, Iterable) else (None,)
     return values if all(map(is_whole, values)) else None

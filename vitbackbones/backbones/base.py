@@ -21,7 +21,7 @@ from vitbackbones.layers.heap import retain_heap
 from vitbackbones.layers.layout import channels_first
 from vitbackbones.registry import MODELS
 
-from .arch import Arch, is_finite, is_whole, parse_arch, whole_numbers
+from .arch import Arch, int_tuple, is_finite, is_whole, parse_arch
 
 #: What ``init_cfg`` may hold beside the file.
 _LOADING_OPTIONS = tuple(inspect.signature(weights.load_pretrained).parameters)[2:]
@@ -135,7 +135,7 @@ class Backbone(BaseModule):
         super().__init__(init_cfg=self._check_init_cfg(init_cfg))
         self.arch = self.resolve_arch(arch)
         name, stages = type(self).__name__, len(self.strides)
-        indices = whole_numbers(range(stages) if out_indices is None else out_indices)
+        indices = int_tuple(range(stages) if out_indices is None else out_indices)
         if not indices or any(i not in range(stages) for i in indices):
             raise ValueError(
                 f'{name}: out_indices={out_indices} must name stages out of {tuple(range(stages))}'

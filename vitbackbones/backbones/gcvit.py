@@ -37,7 +37,7 @@ from vitbackbones.layers.layout import has_symbolic_size, to_map, to_tokens
 from vitbackbones.layers.window import Windows
 from vitbackbones.registry import MODELS, register
 
-from .arch import Arch, whole_numbers
+from .arch import Arch, int_tuple
 from .base import Backbone, Layer, Options, in_stage, init_transformer
 
 
@@ -397,7 +397,7 @@ class GCViT(Backbone):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(arch, **options)
-        sizes = whole_numbers(window_size)
+        sizes = int_tuple(window_size)
         if sizes is None or len(sizes) != len(self.strides) or min(sizes) < 1:
             raise ValueError(
                 f'GCViT: window_size={window_size} must be {len(self.strides)} positive numbers, '

@@ -35,7 +35,7 @@ from vitbackbones.layers.fast import add_mlp, linear, residual_add
 from vitbackbones.layers.layout import has_symbolic_size
 from vitbackbones.registry import MODELS, register
 
-from .arch import Arch, whole_numbers
+from .arch import Arch, int_tuple
 from .base import Backbone, Layer, Options, in_stage, init_transformer
 from .operating_point import OperatingPoint, put, select_tokens, take
 
@@ -397,7 +397,7 @@ class SuperViT(Backbone, Trunk):
         if taps is None:
             quarters = self._quarters()
             return tuple(quarters[i] - 1 for i in self.out_indices)
-        blocks = whole_numbers(taps)
+        blocks = int_tuple(taps)
         if (
             blocks is None
             or len(blocks) not in (1, outputs)
