@@ -102,7 +102,7 @@ def test_the_saved_config_is_what_the_user_wrote(
         assert saved[loader] == written[loader], loader
     assert saved.custom_imports.imports == ['vitbackbones']
     assert [hook.type for hook in saved.custom_hooks] == [
-        f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'BadNumbers', 'ZeroLoss')
+        f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'NonFinite', 'ZeroLoss')
     ]
     text = torch.load(trained / 'iter_3.pth', weights_only=True)['meta']['cfg']
     assert text == saved.pretty_text

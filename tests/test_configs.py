@@ -27,8 +27,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vitbackbones.engine.bad_numbers import BadNumbersHook
 from vitbackbones.engine.durable import DurableHook
+from vitbackbones.engine.non_finite import NonFiniteHook
 from vitbackbones.engine.preflight import PreflightHook
 from vitbackbones.engine.zero_losses import ZeroLossHook
 from vitbackbones.launch.device import adapt_to_device
@@ -212,7 +212,7 @@ def test_its_pipelines_can_be_built_and_our_hooks_are_on(leaf: str) -> None:
         dataset = datasets.build({**loader.dataset, 'lazy_init': True})
         assert len(dataset.pipeline.transforms) == len(loader.dataset.pipeline)
     hooks = [type(HOOKS.build(hook)) for hook in cfg.custom_hooks]
-    assert hooks == [PreflightHook, DurableHook, BadNumbersHook, ZeroLossHook]
+    assert hooks == [PreflightHook, DurableHook, NonFiniteHook, ZeroLossHook]
 
 
 # ------------------------------------------------------------------------- what they say

@@ -43,7 +43,7 @@ from vitbackbones.checkpoint import CheckpointError, register_safe_globals
 from vitbackbones.cli.main import main
 from vitbackbones.engine.atomic import write_atomically
 from vitbackbones.engine.data_order import Advance, shield_workers
-from vitbackbones.engine.newest import newest_checkpoint
+from vitbackbones.engine.resume_point import newest_checkpoint
 from vitbackbones.launch.training import add_hooks
 
 every_kind = pytest.mark.parametrize('kind', KINDS)
@@ -768,18 +768,18 @@ def test_the_command_reports_a_full_disk(place: Path, capfd: pytest.CaptureFixtu
     assert 'Traceback' not in error
 
 
-def test_the_command_reports_bad_numbers(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_lasting_nan(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bad = dict(type='ToySamples', bad=dict.fromkeys(range(LENGTH), float('nan')))
     Path('config.py').write_text(
         Path('config.py').read_text() + f"nan = float('nan')\ntrain_dataloader['dataset'] = {bad}\n"
     )
     assert command() == 2
-    assert 'loss is nan, the 3. time in a row' in capfd.readouterr().err
+    assert 'loss is nan (3 in a row): training ends' in capfd.readouterr().err
 
 
 def test_hooks_are_added_to_those_of_the_config_once() -> None:
-    names = ['vitbackbones.DurableHook', 'vitbackbones.BadNumbersHook', 'vitbackbones.ZeroLossHook']
-    for hooks in (None, [], [dict(type='EMAHook')], [dict(type='BadNumbersHook', patience=2)]):
+    names = ['vitbackbones.DurableHook', 'vitbackbones.NonFiniteHook', 'vitbackbones.ZeroLossHook']
+    for hooks in (None, [], [dict(type='EMAHook')], [dict(type='NonFiniteHook', patience=2)]):
         cfg = Config(dict(custom_hooks=hooks))
         add_hooks(cfg)
         own = [hook['type'] for hook in hooks or []]

@@ -22,7 +22,7 @@ from tests import kills
 from tests.small import SMALL
 from vitbackbones.cli.main import main
 from vitbackbones.data import demo as demo_data
-from vitbackbones.engine.newest import newest_checkpoint
+from vitbackbones.engine.resume_point import newest_checkpoint
 from vitbackbones.engine.saving import DurableCheckpointHook
 from vitbackbones.engine.signals import StopHook
 from vitbackbones.launch.loading import load_config

@@ -116,7 +116,7 @@ def test_another_package_inherits_by_name_after_importing_ours(
     )
     file, dim, *hooks = place.run('-c', code, cwd=tmp_path).split()[-7:]
     assert Path(file).parent == place.package
-    names = ('Preflight', 'Durable', 'BadNumbers', 'ZeroLoss')
+    names = ('Preflight', 'Durable', 'NonFinite', 'ZeroLoss')
     ours = [f'vitbackbones.{name}Hook' for name in names]
     assert (dim, hooks) == ('256', [*ours, 'EMAHook'])
 

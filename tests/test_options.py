@@ -154,7 +154,7 @@ def test_hooks_and_wrappers_given_as_classes_are_recognised() -> None:
     assert [type_name(hook) for hook in cfg.custom_hooks] == [
         'DurableHook',
         'PreflightHook',
-        'BadNumbersHook',
+        'NonFiniteHook',
         'ZeroLossHook',
     ]
     use_amp(cfg)

@@ -16,7 +16,7 @@ from vitbackbones.errors import UserError
 from vitbackbones.launch.checks import build_backbone, check_config
 from vitbackbones.launch.training import add_hooks
 
-OURS = [f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'BadNumbers', 'ZeroLoss')]
+OURS = [f'vitbackbones.{name}Hook' for name in ('Preflight', 'Durable', 'NonFinite', 'ZeroLoss')]
 
 
 def hooks(model: dict[str, Any], *own: dict[str, Any]) -> list[str]:

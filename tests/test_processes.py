@@ -225,7 +225,7 @@ def test_an_error_of_all_ranks_is_told_by_each_as_its_own(tmp_path: Path) -> Non
     config.write_text(f'{config.read_text()}{nan}\n')
     for code, text in train(2, tmp_path):
         assert code == 2
-        assert 'loss is nan, the 3. time in a row' in text
+        assert 'loss is nan (3 in a row): training ends' in text
 
 
 def test_a_signal_on_which_all_agree_is_no_death(tmp_path: Path) -> None:

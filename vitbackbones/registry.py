@@ -41,7 +41,7 @@ HOOKS = Registry(
     scope=SCOPE,
     locations=[
         f'vitbackbones.engine.{name}'
-        for name in ('preflight', 'durable', 'bad_numbers', 'zero_losses')
+        for name in ('preflight', 'durable', 'non_finite', 'zero_losses')
     ],
 )
 TRANSFORMS = Registry(

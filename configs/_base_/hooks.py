@@ -2,7 +2,7 @@
 custom_hooks = [
     dict(type='vitbackbones.PreflightHook'),
     dict(type='vitbackbones.DurableHook'),
-    dict(type='vitbackbones.BadNumbersHook'),
+    dict(type='vitbackbones.NonFiniteHook'),
     dict(type='vitbackbones.ZeroLossHook'),
 ]
 # Before anything else is read: for tools that know mmengine's configs alone.

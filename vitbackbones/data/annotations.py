@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from .counts import Fate, Rows, Tally
 from .findings import Finding
+from .fixing import mend
 from .masks import mask_problem
-from .mending import mend
 from .values import is_id, is_number, listed
 
 #: Boxes of COCO's own files reach beyond the picture by rounding.
@@ -56,7 +56,7 @@ def read_coco(
         masks: whether masks are loaded: they are checked only then.
         test: whether it is for comparing results.
         ordered: whether the dataset numbers its classes by the order of the file's categories.
-        by_class: whether results are listed class by class, see :func:`~.mending.mend`.
+        by_class: whether results are listed class by class, see :func:`~.fixing.mend`.
     """
     try:
         stat = path.stat()
@@ -128,7 +128,7 @@ def mended_copy(
     ordered: bool = True,
     by_class: bool = False,
 ) -> bytes:
-    """The file's content as mmdet and pycocotools want it, see :func:`~.mending.mend`.
+    """The file's content as mmdet and pycocotools want it, see :func:`~.fixing.mend`.
 
     Raises:
         ValueError: it cannot be read.

@@ -21,9 +21,9 @@ from .data_order import (
     iterations_into_epoch,
     shield_workers,
 )
-from .newest import check_same, newest_checkpoint
 from .plain import log_from_plain, to_plain
 from .random_states import Randomness, restore
+from .resume_point import check_same, newest_checkpoint
 from .saving import DurableCheckpointHook
 from .signals import StopHook
 

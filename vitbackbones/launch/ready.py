@@ -13,8 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
 from vitbackbones.data.annotations import mended_copy, read_coco
+from vitbackbones.data.fixing import VERSION
 from vitbackbones.data.loading import in_file_order
-from vitbackbones.data.mending import VERSION
 from vitbackbones.data.nodes import base_names
 from vitbackbones.data.sources import (
     as_list,

@@ -14,10 +14,10 @@ from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, sta
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import as_list
-from vitbackbones.engine.bad_numbers import BadNumbersError
-from vitbackbones.engine.newest import check_same, newest_checkpoint
+from vitbackbones.engine.non_finite import NonFiniteError
 from vitbackbones.engine.preflight import PreflightError
 from vitbackbones.engine.ranks import together
+from vitbackbones.engine.resume_point import check_same, newest_checkpoint
 from vitbackbones.errors import UserError, say
 
 from .built import as_built, build_runner
@@ -29,9 +29,11 @@ from .device import let_processes_meet
 HOOKS = (
     'vitbackbones.PreflightHook',
     'vitbackbones.DurableHook',
-    'vitbackbones.BadNumbersHook',
+    'vitbackbones.NonFiniteHook',
     'vitbackbones.ZeroLossHook',
 )
+# Names of version 0.1 that configs may still have; they go in 0.3.
+FORMER_HOOKS = {'BadNumbersHook': 'NonFiniteHook'}
 SPLITS = ('train', 'val')
 
 
@@ -74,7 +76,7 @@ def _train(written: Config, cfg: Config, start: dict[str, Any] | None) -> None:
         runner.register_hook(StartHook(cfg.load_from))
     try:
         runner.train()
-    except (PreflightError, BadNumbersError) as error:
+    except (PreflightError, NonFiniteError) as error:
         raise UserError(str(error)) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -102,7 +104,7 @@ class StartHook(Hook):
 def add_hooks(cfg: Config) -> None:
     """Add those of :data:`HOOKS` that the config does not name."""
     hooks = cfg.get('custom_hooks') or []
-    named = {type_name(hook) for hook in hooks}
+    named = {FORMER_HOOKS.get(name, name) for name in map(type_name, hooks)}
     wanted = HOOKS if trains_ours(cfg.get('model')) else HOOKS[1:]
     missing = [dict(type=name) for name in wanted if name.rpartition('.')[2] not in named]
     cfg.custom_hooks = [*hooks, *missing]

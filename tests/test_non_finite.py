@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import Tensor, multiprocessing, nn
 
 from tests.toy_training import BATCH, PER_EPOCH, Model, Samples, make_runner
-from vitbackbones.engine.bad_numbers import BadNumbersError, BadNumbersHook
+from vitbackbones.engine.non_finite import BadNumbersHook, NonFiniteError, NonFiniteHook
+from vitbackbones.launch.training import add_hooks
 
-HOOKS = [dict(type='vitbackbones.DurableHook'), dict(type='vitbackbones.BadNumbersHook')]
+HOOKS = [dict(type='vitbackbones.DurableHook'), dict(type='vitbackbones.NonFiniteHook')]
 
 
 def snapshot(runner: Runner) -> dict[str, Tensor]:
@@ -93,7 +96,9 @@ def test_overflowing_gradients_of_scaled_losses_do_not_count(tmp_path: Path) -> 
 
 def test_three_in_a_row_end_training_and_two_do_not(tmp_path: Path) -> None:
     train(tmp_path / 'a', 3, 4, 6, 7, 9, 10)
-    with pytest.raises(BadNumbersError, match=r'iteration 5: loss is nan, the 3\. time in a row'):
+    with pytest.raises(
+        NonFiniteError, match=r'iteration 5: loss is nan \(3 in a row\): training ends'
+    ):
         train(tmp_path / 'b', 3, 4, 5)
 
 
@@ -113,7 +118,7 @@ class Steep(Model):
 
 
 def test_infinite_gradients_of_a_finite_loss_count_as_well(tmp_path: Path) -> None:
-    with pytest.raises(BadNumbersError, match='iteration 3: a gradient is not finite'):
+    with pytest.raises(NonFiniteError, match='iteration 3: a gradient is not finite'):
         train(tmp_path, model=Steep(), validate=False)
 
 
@@ -126,8 +131,8 @@ def scaled(scale: float, **options: Any) -> dict[str, Any]:
 def test_gradients_that_no_loss_scale_makes_finite_end_training(every: int, tmp_path: Path) -> None:
     wrapper = scaled(2**-7, accumulative_counts=every)  # below 2**-10 after four overflows
     last = 4 * every + 2
-    expected = rf'iteration {last}: gradients overflow at a loss scale of \S+, the 3\.'
-    with pytest.raises(BadNumbersError, match=expected):
+    expected = rf'iteration {last}: gradients overflow at a loss scale of \S+ \(3 in a row\)'
+    with pytest.raises(NonFiniteError, match=expected):
         train(tmp_path, model=Steep(), validate=False, optim_wrapper=wrapper)
 
 
@@ -137,8 +142,8 @@ def test_overflows_at_a_fixed_loss_scale_count(tmp_path: Path) -> None:
         train(tmp_path / name, model=model, validate=False, optim_wrapper=wrapper)
 
     run('a', 1, 2, 4, 5)
-    expected = r"iteration 6: gradients overflow at loss_scale=512; 'dynamic' .* it, the 3\."
-    with pytest.raises(BadNumbersError, match=expected):
+    expected = r"iteration 6: gradients overflow at loss_scale=512; 'dynamic' .* it \(3 in a row\)"
+    with pytest.raises(NonFiniteError, match=expected):
         run('b', 1, 2, 4, 5, 6)
 
 
@@ -149,15 +154,15 @@ def test_a_fixed_loss_scale_bears_gradients_that_add_up(tmp_path: Path) -> None:
 
 
 def test_the_patience_is_chosen(tmp_path: Path) -> None:
-    hooks = [HOOKS[0], dict(type='vitbackbones.BadNumbersHook', patience=1), Spoil(4)]
-    with pytest.raises(BadNumbersError, match='iteration 4: '):
+    hooks = [HOOKS[0], dict(type='vitbackbones.NonFiniteHook', patience=1), Spoil(4)]
+    with pytest.raises(NonFiniteError, match='iteration 4: '):
         make_runner(tmp_path, custom_hooks=hooks).train()
     with pytest.raises(ValueError, match='patience=0 must be at least 1'):
-        BadNumbersHook(patience=0)
+        NonFiniteHook(patience=0)
 
 
 def message(work_dir: Path, *spoilt: int, **options: Any) -> str:
-    with pytest.raises(BadNumbersError) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         train(work_dir, *spoilt, **options)
     return str(caught.value)
 
@@ -180,7 +185,7 @@ def test_the_pictures_of_the_batch_are_named(tmp_path: Path) -> None:
     see = See()
     text = message(tmp_path, 2, 3, 4, custom_hooks=[*HOOKS, see, Spoil(2, 3, 4)])
     assert len(see.paths) == BATCH
-    assert f'pictures: {", ".join(see.paths)}\n' in text
+    assert f'images: {", ".join(see.paths)}\n' in text
 
 
 class Bad(nn.Module):
@@ -243,7 +248,7 @@ def _train_as_one_of_two(rank: int, port: int, folder: Path) -> None:
     )
     try:
         runner.train()
-    except BadNumbersError as error:
+    except NonFiniteError as error:
         same = all(
             torch.equal(a, b) for a, b in zip(*map(dict.values, spoil.states[1:3]), strict=True)
         )
@@ -259,4 +264,25 @@ def test_processes_skip_and_end_together(tmp_path: Path) -> None:
     )
     good, bad = ((tmp_path / f'{rank}.txt').read_text() for rank in (0, 1))
     assert good.startswith('True: iteration 7: ')
-    assert bad.startswith('True: iteration 7: loss is nan, the 3. time in a row')
+    assert bad.startswith('True: iteration 7: loss is nan (3 in a row): training ends')
+
+
+# ------------------------------------------------------------------------------ the old name
+
+
+@pytest.mark.parametrize('name', ['BadNumbersHook', 'vitbackbones.BadNumbersHook'])
+def test_the_name_of_version_0_1_works_and_warns(name: str) -> None:
+    with pytest.warns(FutureWarning, match='called NonFiniteHook now.* goes in version 0.3'):
+        hook = ROOT_HOOKS.build(dict(type=name, patience=5))
+    assert isinstance(hook, NonFiniteHook)
+    assert hook.patience == 5
+    with pytest.raises(ValueError, match='patience=0'), pytest.warns(FutureWarning):
+        ROOT_HOOKS.build(dict(type=name, patience=0))
+
+
+@pytest.mark.parametrize('name', ['BadNumbersHook', 'vitbackbones.BadNumbersHook', BadNumbersHook])
+def test_a_config_with_the_old_name_gets_no_second_hook(name: Any) -> None:
+    cfg = Config(dict(custom_hooks=[dict(type=name, patience=2)]))
+    add_hooks(cfg)
+    added = [hook.type for hook in cfg.custom_hooks[1:]]
+    assert added == ['vitbackbones.DurableHook', 'vitbackbones.ZeroLossHook']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.checkpoint.reading import examples
 from vitbackbones.registry import HOOKS, register
 
-from .newest import newest_checkpoint
+from .resume_point import newest_checkpoint
 
 # Losses are scaled up so that small gradients do not vanish; scales below 1 serve nothing. At this
 # one a gradient of half precision overflows from 7e7 on, which no training recovers from, and it
@@ -29,22 +30,22 @@ from .newest import newest_checkpoint
 LOWEST_SCALE = 2**-10
 
 
-class BadNumbersError(RuntimeError):
+class NonFiniteError(RuntimeError):
     """A training whose losses stay NaN or infinite."""
 
 
 @register(HOOKS)
-class BadNumbersHook(Hook):
+class NonFiniteHook(Hook):
     """Keeps NaN and infinity out of the weights, and ends a training that has nothing else.
 
     A step with a gradient that is not finite is skipped, as mixed precision does it anyway, and in
     an iteration of such a loss BatchNorms keep their statistics. After ``patience`` of them in a
-    row the training ends with a :class:`BadNumbersError` that names the last good checkpoint, the
-    pictures of the batch and the first module whose output was not finite.
+    row the training ends with a :class:`NonFiniteError` that names the last good checkpoint, the
+    images of the batch and the first module whose output was not finite.
 
     ::
 
-        custom_hooks = [dict(type='vitbackbones.BadNumbersHook')]  # the prefix imports it
+        custom_hooks = [dict(type='vitbackbones.NonFiniteHook')]  # the prefix imports it
 
     Args:
         patience: from 2 on, modules are watched in the last iteration before the end alone.
@@ -57,7 +58,7 @@ class BadNumbersHook(Hook):
 
     def __init__(self, patience: int = 3) -> None:
         if patience < 1:
-            raise ValueError(f'BadNumbersHook: patience={patience} must be at least 1')
+            raise ValueError(f'NonFiniteHook: patience={patience} must be at least 1')
         self.patience = patience
         self._row = 0
         self._skipped = False
@@ -97,7 +98,7 @@ class BadNumbersHook(Hook):
         """Count iterations in a row that were bad in any of the processes.
 
         Raises:
-            BadNumbersError: this is the last one that is borne.
+            NonFiniteError: this is the last one that is tolerated.
         """
         watch, self._watch = self._watch, None
         if watch is not None:
@@ -117,18 +118,18 @@ class BadNumbersHook(Hook):
         what = f'iteration {runner.iter + 1}: ' + (
             ', '.join(f'{name} is {float(value)}' for name, value in bad.items())
             or overflow
-            or ('a gradient is not finite' if self._skipped else 'another process lost its numbers')
+            or ('a gradient is not finite' if self._skipped else 'it is so in another process')
         )
-        pictures = examples(dict.fromkeys(_pictures(data_batch)), 16) or 'of unknown names'
+        images = examples(dict.fromkeys(_image_paths(data_batch)), 16) or 'of unknown names'
         if self._row < self.patience:
             runner.logger.warning(
-                f'{what}; {self._row} of {self.patience} in a row, pictures: {pictures}'
+                f'{what}; {self._row} of {self.patience} in a row, images: {images}'
             )
             return
-        raise BadNumbersError(
-            f'{what}, the {self._row}. time in a row: training ends\n'
+        raise NonFiniteError(
+            f'{what} ({self._row} in a row): training ends\n'
             f'  - last good checkpoint: {_last_good(runner)}\n'
-            f'  - pictures: {pictures}\n'
+            f'  - images: {images}\n'
             f'  - first module with a non-finite output: {(watch and watch.first) or "none"}'
         )
 
@@ -157,6 +158,17 @@ class BadNumbersHook(Hook):
             self._skipped = True
             for param in params:
                 param.grad = None  # what has no gradient is left alone, its averages, too
+
+
+@register(HOOKS)
+class BadNumbersHook(NonFiniteHook):
+    """The name of :class:`NonFiniteHook` in version 0.1; goes in 0.3."""
+
+    def __init__(self, patience: int = 3) -> None:
+        # FutureWarning is shown to whoever wrote the config, DeprecationWarning is not.
+        message = 'BadNumbersHook is called NonFiniteHook now; the old name goes in version 0.3'
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        super().__init__(patience)
 
 
 class _Watch:
@@ -205,13 +217,13 @@ def _anywhere(flag: bool) -> bool:
     return bool(number)
 
 
-def _pictures(batch: Any) -> Iterator[str]:
-    """Paths of the pictures in a batch of mmdet's or mmseg's samples."""
+def _image_paths(batch: Any) -> Iterator[str]:
+    """Paths of the images in a batch of mmdet's or mmseg's samples."""
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if isinstance(batch, (list, tuple)):
         for part in batch:
-            yield from _pictures(part)
+            yield from _image_paths(part)
     elif getattr(batch, 'img_path', None):
         yield batch.img_path
 
