@@ -37,7 +37,7 @@ from tests.toy_training import BATCH, ENDS, EPOCHS, KINDS, PER_EPOCH, make_runne
 from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.cli.main import main
 from vitbackbones.engine import ranks
-from vitbackbones.engine.ranks import together
+from vitbackbones.engine.ranks import linked_ranks
 from vitbackbones.errors import UserError
 from vitbackbones.launch.device import let_processes_meet
 
@@ -187,7 +187,7 @@ def test_torchrun_ends_and_the_rank_is_named(how: str, tmp_path: Path) -> None:
 def test_a_process_that_a_dead_rank_has_started_does_not_hide_its_death(tmp_path: Path) -> None:
     def body(rank: int) -> None:
         torch.distributed.init_process_group('gloo')
-        with together():
+        with linked_ranks():
             if rank == 1:
                 if not os.fork():
                     signal.pause()
@@ -207,7 +207,7 @@ def test_a_rank_that_is_done_earlier_is_not_missed(early: int, tmp_path: Path) -
     def body(rank: int) -> None:
         torch.distributed.init_process_group('gloo')
         file = fifo.open('w' if rank == early else 'r')
-        with together():
+        with linked_ranks():
             if rank != early:
                 file.read()  # ends when the process of the other one has
 
@@ -245,7 +245,7 @@ def test_ranks_of_slurm_know_of_one_another_before_anything_is_checked(tmp_path:
         torch.cuda.set_device = lambda number: None
         env = dict(dist_cfg=dict(backend='gloo'), mp_cfg=dict(mp_start_method='fork'))
         let_processes_meet(Config(dict(launcher='slurm', env_cfg=env, model=dict())))
-        with together():
+        with linked_ranks():
             if rank == 1:
                 raise UserError('no data on this machine')
             signal.pause()
@@ -261,7 +261,7 @@ def test_a_suspended_rank_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
 
     def body(rank: int) -> None:
         torch.distributed.init_process_group('gloo')
-        with together():
+        with linked_ranks():
             if rank == 1:
                 command = f'sleep {3 * ranks.PATIENCE}; kill -CONT {os.getpid()}'
                 subprocess.Popen(['sh', '-c', command])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vitbackbones.engine.ranks import together
+from vitbackbones.engine.ranks import linked_ranks
 from vitbackbones.inference.drawing import SCORE, DrawHook
 from vitbackbones.inference.dump import dump_hook
 from vitbackbones.inference.predict import build_tester
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir(cfg, args.config, args.work_dir, demo=args.demo)
     let_processes_meet(cfg)
-    with together():
+    with linked_ranks():
         runner = build_tester(cfg, args.checkpoint)
         if args.show_dir:
             runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))

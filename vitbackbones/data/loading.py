@@ -164,7 +164,7 @@ def annotation_problems(dataset: Any, evaluators: Any = None) -> Iterator[str]:
     matched = {os.path.realpath(each.get('ann_file') or '') for each in evaluators if known}
     whole: list[ObjectCounts | None] = []
     files: dict[str, list[Finding]] = {}
-    for part in built_leaves(dataset):
+    for part in iter_built_datasets(dataset):
         if not is_coco(type(part)) or '://' in part.ann_file:
             whole.append(None)
             continue
@@ -210,12 +210,12 @@ def annotation_problems(dataset: Any, evaluators: Any = None) -> Iterator[str]:
             yield f'{file}: {len(findings) - SHOWN} more problems'
 
 
-def built_leaves(dataset: Any) -> Iterator[Any]:
+def iter_built_datasets(dataset: Any) -> Iterator[Any]:
     """The data sets that wrappers such as ConcatDataset hold, or the one itself."""
     inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
     inner = [part for part in inner if part is not None]
     for part in inner:
-        yield from built_leaves(part)
+        yield from iter_built_datasets(part)
     if not inner:
         yield dataset
 

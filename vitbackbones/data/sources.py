@@ -150,7 +150,7 @@ def datasets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
         UserError: one names its folder as no dataset of mmdet or mmseg takes it.
     """
     whole = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-    for dataset in leaves(whole) if whole else ():
+    for dataset in iter_datasets(whole) if whole else ():
         prefix = dataset.get('data_prefix')
         kind = format_of(cfg, dataset) if isinstance(prefix, str) else None
         if kind is not None:  # others may take text
@@ -201,7 +201,7 @@ def _metrics(
             whole = cfg[f'{split}_dataloader'].dataset
             parts = as_list(whole.get('datasets')) or [whole]
             for metric, dataset in zip(as_list(part['metrics']), parts, strict=False):
-                yield metric, list(leaves(dataset))
+                yield metric, list(iter_datasets(dataset))
         else:
             yield from _metrics(part['metrics'], cfg, split)
 
@@ -299,13 +299,13 @@ def step_of(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return {}
 
 
-def leaves(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def iter_datasets(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The data sets inside wrappers such as RepeatDataset or ConcatDataset."""
     inner = as_list(dataset.get('dataset')) + as_list(dataset.get('datasets'))
     if not inner:
         yield dataset
     for part in inner:
-        yield from leaves(part)
+        yield from iter_datasets(part)
 
 
 def dataset_class(cfg: Config, dataset: Mapping[str, Any]) -> Any:

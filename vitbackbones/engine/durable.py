@@ -23,7 +23,7 @@ from .data_order import (
 )
 from .plain import log_from_plain, to_plain
 from .random_states import Randomness, restore
-from .resume_point import check_same, newest_checkpoint
+from .resume_point import newest_checkpoint, require_same_on_all_ranks
 from .saving import DurableCheckpointHook
 from .signals import StopHook
 
@@ -108,7 +108,7 @@ class DurableHook(Hook):
         Raises:
             CheckpointError: processes have resumed from different checkpoints.
         """
-        check_same(runner._load_from, self._resumed)
+        require_same_on_all_ranks(runner._load_from, self._resumed)
         if is_main_process():
             for part in Path(runner.work_dir).glob(f'*{PART}'):
                 part.unlink()

@@ -45,7 +45,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def linked_ranks() -> Iterator[None]:
     """End this process when another rank dies or fails inside, and the others when this one does.
 
     It ends with status 1 and a sentence on standard error that names the rank, its process, host

@@ -64,7 +64,7 @@ def newest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     return None, skipped
 
 
-def check_same(path: str | None, meta: Mapping[str, Any]) -> None:
+def require_same_on_all_ranks(path: str | None, meta: Mapping[str, Any]) -> None:
     """Compare the checkpoint that this process resumes from with those of all others.
 
     Args:

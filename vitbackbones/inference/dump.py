@@ -18,8 +18,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from vitbackbones.data.loading import built_leaves, is_coco
-from vitbackbones.data.sources import leaves, place
+from vitbackbones.data.loading import is_coco, iter_built_datasets
+from vitbackbones.data.sources import iter_datasets, place
 from vitbackbones.errors import UserError
 
 from .coco import AnnotationIds, image_ids, results_of
@@ -41,11 +41,13 @@ def dump_hook(runner: Runner, path: Path) -> DumpHook:
             no such form.
     """
     kinds = _class_names(runner.model)
-    datasets = list(built_leaves(runner.test_loop.dataloader.dataset))
+    datasets = list(iter_built_datasets(runner.test_loop.dataloader.dataset))
     if 'BaseSegmentor' in kinds:
         return LabelMapsHook(path, datasets)
     if 'BaseDetector' in kinds:
-        return CocoResultsHook(path, datasets, list(leaves(runner.cfg.test_dataloader.dataset)))
+        return CocoResultsHook(
+            path, datasets, list(iter_datasets(runner.cfg.test_dataloader.dataset))
+        )
     raise UserError(
         f'--dump {path}: the model is neither a detector of mmdet nor a segmentor of mmseg, but a '
         f'{type(runner.model).__name__}'

@@ -15,7 +15,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 
-from vitbackbones.data.sources import format_of, leaves
+from vitbackbones.data.sources import format_of, iter_datasets
 from vitbackbones.errors import UserError, say
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.device import adapt_to_device
@@ -99,7 +99,7 @@ def annotation_ids(cfg: Config, paths: Sequence[Path]) -> AnnotationIds:
 
     Predicting needs no dataset: a file that is missing is no error.
     """
-    datasets = list(leaves(cfg.test_dataloader.dataset))
+    datasets = list(iter_datasets(cfg.test_dataloader.dataset))
     if len(datasets) != 1 or format_of(cfg, datasets[0]) != 'coco':
         return AnnotationIds()
     (dataset,) = datasets

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from vitbackbones.checkpoint import dataset_meta, load_whole, read_checkpoint, trained_classes
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.nodes import type_name
-from vitbackbones.data.sources import class_names, dataset_class, leaves
+from vitbackbones.data.sources import class_names, dataset_class, iter_datasets
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
@@ -80,7 +80,7 @@ def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Map
     load_whole(model, checkpoint, source)
     meta = dataset_meta(checkpoint)
     if meta is None or not meta.get('classes'):
-        dataset = next(leaves(cfg.test_dataloader.dataset))
+        dataset = next(iter_datasets(cfg.test_dataloader.dataset))
         own = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
         meta = {**own, 'classes': class_names(cfg, dataset)}
     if not meta['classes']:
@@ -98,7 +98,7 @@ def test_pipeline(cfg: Config) -> Compose:
     Raises:
         UserError: there is none.
     """
-    dataset = next(leaves(cfg.test_dataloader.dataset))
+    dataset = next(iter_datasets(cfg.test_dataloader.dataset))
     if not dataset.get('pipeline'):
         raise UserError(f'the test set, a {dataset.get("type")}, has no pipeline to load images by')
     return Compose(_without_annotations(dataset['pipeline']))

@@ -16,8 +16,8 @@ from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import as_list
 from vitbackbones.engine.non_finite import NonFiniteError
 from vitbackbones.engine.preflight import PreflightError
-from vitbackbones.engine.ranks import together
-from vitbackbones.engine.resume_point import check_same, newest_checkpoint
+from vitbackbones.engine.ranks import linked_ranks
+from vitbackbones.engine.resume_point import newest_checkpoint, require_same_on_all_ranks
 from vitbackbones.errors import UserError, say
 
 from .built import as_built, build_runner
@@ -56,13 +56,15 @@ def train(written: Config, resume: str | None = None) -> None:
     cfg = copy.deepcopy(written)  # where one run starts is no part of what was written
     start = starting_point(cfg, resume)
     let_processes_meet(cfg)
-    with together():
+    with linked_ranks():
         _train(written, cfg, start)
 
 
 def _train(written: Config, cfg: Config, start: dict[str, Any] | None) -> None:
     # Before the Runner: processes without a seed, which is in the checkpoint, would wait for one.
-    check_same(cfg.get('load_from'), start['meta'] if start and cfg.get('resume') else {})
+    require_same_on_all_ranks(
+        cfg.get('load_from'), start['meta'] if start and cfg.get('resume') else {}
+    )
     require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_config(cfg, SPLITS)
     use_one_order(cfg, SPLITS)
