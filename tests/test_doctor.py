@@ -64,7 +64,7 @@ def test_doctor_finds_nothing_to_mend_here(tmp_path: Path) -> None:
     )
     path = f'{tmp_path}:{os.environ["PATH"]}'
     out = run('doctor', place=tmp_path, status=0, PATH=path, CUDA_HOME='').stdout
-    assert 'nothing to mend' in out
+    assert 'nothing to fix' in out
     assert 'mmcv ' in out
     assert f'12.4 ({tmp_path}/nvcc)' in out
     assert 'NVIDIA H200' in out
@@ -268,7 +268,7 @@ def test_a_driver_that_is_too_old_is_a_fault_and_a_build_for_cpus_is_noted(
     assert list(gpu.notes(plain, DRIVER, None)) == [
         'this torch is a build for CPUs: the GPU stays idle'
     ]
-    assert list(gpu.problems(torch_with(), [])) == []  # no GPU, nothing to mend
+    assert list(gpu.problems(torch_with(), [])) == []  # no GPU, nothing to fix
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and one-line notices."""
+"""Errors that are the user's to fix, and one-line notices."""
 
 from __future__ import annotations
 

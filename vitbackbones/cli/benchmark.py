@@ -346,7 +346,7 @@ class Cards:
     ) -> None:
         self.configs = shipped() if 'all' in args.cards else list(dict.fromkeys(args.cards))
         for config in self.configs:
-            config_path(config)  # or it is the user's to mend
+            config_path(config)  # or it is the user's to fix
         self.folder = folder
         self.options = dict(
             size=list(sizes[0]),

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     for text in broken:
         print(f'\n{text}')
     if not broken:
-        print('\nnothing to mend')
+        print('\nnothing to fix')
     return 1 if broken else 0
 
 

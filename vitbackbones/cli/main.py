@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it succeeded, 2 when the user has to mend something."""
+    """Run one command; 0 when it succeeded, 2 when the user has to fix something."""
     # mmengine 0.10.7 imports pkg_resources at every step, and says so each time.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
     argv = list(sys.argv[1:] if argv is None else argv)

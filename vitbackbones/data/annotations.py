@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .counts import Fate, Rows, Tally
 from .findings import Finding
-from .fixing import mend
+from .fixing import fix
 from .masks import mask_problem
 from .values import is_id, is_number, listed
 
@@ -28,7 +28,7 @@ class Coco(NamedTuple):
         sizes: (file name, width, height) of each picture, None where the file does not say.
         annotations: their number.
         rows: what becomes of each of them; None if there are none to tell of.
-        mended: those of ``findings`` that a copy of the file puts right, see :func:`mended_copy`.
+        fixed: those of ``findings`` that a copy of the file puts right, see :func:`fixed_copy`.
         as_it_is: what is wrong for those who read the file itself.
     """
 
@@ -36,7 +36,7 @@ class Coco(NamedTuple):
     sizes: tuple[tuple[str, Any, Any], ...] = ()
     annotations: int = 0
     rows: Rows | None = None
-    mended: tuple[Finding, ...] = ()
+    fixed: tuple[Finding, ...] = ()
     as_it_is: tuple[Finding, ...] = ()
 
 
@@ -56,7 +56,7 @@ def read_coco(
         masks: whether masks are loaded: they are checked only then.
         test: whether it is for comparing results.
         ordered: whether the dataset numbers its classes by the order of the file's categories.
-        by_class: whether results are listed class by class, see :func:`~.fixing.mend`.
+        by_class: whether results are listed class by class, see :func:`~.fixing.fix`.
     """
     try:
         stat = path.stat()
@@ -81,7 +81,7 @@ def _read_coco(
     version: tuple[int, int],
 ) -> Coco:
     try:
-        mended, raw, changes = _parse(
+        fixed, raw, changes = _parse(
             path, classes, masks=masks, test=test, ordered=ordered, by_class=by_class
         )
     except ValueError as error:
@@ -89,16 +89,16 @@ def _read_coco(
         return Coco(unreadable, as_it_is=unreadable)
     # Where there is not one mask, that is said, and not of each object.
     some = masks and any(
-        row.get('segmentation') for row in mended['annotations'] if isinstance(row, dict)
+        row.get('segmentation') for row in fixed['annotations'] if isinstance(row, dict)
     )
     whole = []
-    if not mended['images']:
+    if not fixed['images']:
         whole.append(Finding('no pictures', str(path), 'it lists no pictures'))
-    elif mended['annotations'] and masks and not some:
-        count = len(mended['annotations'])
+    elif fixed['annotations'] and masks and not some:
+        count = len(fixed['annotations'])
         detail = f'none of its {count} annotations has a segmentation, and masks are wanted'
         whole.append(Finding('no masks', str(path), detail))
-    check = _Check(str(path), mended, classes, some)
+    check = _Check(str(path), fixed, classes, some)
     findings = [*changes, *check.run(), *whole]
     sizes = tuple(
         (image['file_name'], image.get('width'), image.get('height'))
@@ -112,14 +112,14 @@ def _read_coco(
     return Coco(
         tuple(findings),
         sizes,
-        len(mended['annotations']),
+        len(fixed['annotations']),
         check.tally.rows(),
         copied,
         tuple(as_it_is),
     )
 
 
-def mended_copy(
+def fixed_copy(
     path: Path,
     classes: Sequence[str] | None,
     *,
@@ -128,7 +128,7 @@ def mended_copy(
     ordered: bool = True,
     by_class: bool = False,
 ) -> bytes:
-    """The file's content as mmdet and pycocotools want it, see :func:`~.fixing.mend`.
+    """The file's content as mmdet and pycocotools want it, see :func:`~.fixing.fix`.
 
     Raises:
         ValueError: it cannot be read.
@@ -177,14 +177,14 @@ def _parse(
     for key in keys:
         if not isinstance(content.get(key), list):
             raise ValueError(f'it has no list of {key}')
-    mended, findings = mend(
+    fixed, findings = fix(
         str(path), content, classes, masks=masks, evaluated=test, ordered=ordered, by_class=by_class
     )
     encoding = json.detect_encoding(data)
     if encoding != 'utf-8':  # pycocotools reads nothing else, and no mark at its beginning
         detail = f'it is written in {encoding}, not in plain utf-8'
         findings = (Finding('another encoding', str(path), detail), *findings)
-    return mended, content, findings
+    return fixed, content, findings
 
 
 class _Check:

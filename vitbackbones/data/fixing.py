@@ -11,11 +11,11 @@ from .findings import Finding
 from .masks import mask_area
 from .values import folded, is_id, is_number, listed
 
-#: Changes whenever :func:`mend` makes something else of a file.
+#: Changes whenever :func:`fix` makes something else of a file.
 VERSION = 4
 
 
-class Mended(NamedTuple):
+class Fixed(NamedTuple):
     """What an annotation file holds, made right.
 
     Attributes:
@@ -27,7 +27,7 @@ class Mended(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def mend(
+def fix(
     path: str,
     content: Mapping[str, Any],
     classes: Sequence[str] | None,
@@ -36,7 +36,7 @@ def mend(
     evaluated: bool = False,
     ordered: bool = True,
     by_class: bool = False,
-) -> Mended:
+) -> Fixed:
     """Make right what is unambiguous in a file; what is left is for the checks to name.
 
     mmdet numbers classes by the order of the file's categories, takes two categories of one name
@@ -64,11 +64,11 @@ def mend(
         if by_class:
             work.ascending_ids()
     work.optional_fields(masks, evaluated)
-    return Mended(work.content, tuple(work.findings))
+    return Fixed(work.content, tuple(work.findings))
 
 
 class _Mending:
-    """The steps of :func:`mend`, each of which builds on those before."""
+    """The steps of :func:`fix`, each of which builds on those before."""
 
     def __init__(
         self, path: str, content: Mapping[str, Any], classes: Sequence[str] | None

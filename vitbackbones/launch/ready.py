@@ -12,7 +12,7 @@ from typing import Any, cast
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
-from vitbackbones.data.annotations import mended_copy, read_coco
+from vitbackbones.data.annotations import fixed_copy, read_coco
 from vitbackbones.data.fixing import VERSION
 from vitbackbones.data.loading import in_file_order
 from vitbackbones.data.nodes import base_names
@@ -124,21 +124,21 @@ class _Copies:
         for finding in found.findings:
             if finding.error:
                 raise UserError(f'{finding} ({finding.kind})')
-        if not found.mended:
+        if not found.fixed:
             return None
         # Of copies that are to be used differently and come out the same there is one.
-        options = repr((classes and tuple(classes), masks, test, ordered, found.mended, VERSION))
+        options = repr((classes and tuple(classes), masks, test, ordered, found.fixed, VERSION))
         digest = hashlib.sha256(path.read_bytes() + options.encode()).hexdigest()
         copy = self.folder / f'{path.stem}-{digest[:12]}.json'
         try:
             if not copy.exists():
-                _write(copy, mended_copy(path, classes, **how))
+                _write(copy, fixed_copy(path, classes, **how))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f'{copy}, a copy of {path}, cannot be written: {reason}') from error
         if copy not in self.said:
             self.said.add(copy)
-            reasons = '; '.join(finding.detail for finding in found.mended)
+            reasons = '; '.join(finding.detail for finding in found.fixed)
             say(f'{path}: {reasons}: {copy}, a copy where this is put right, is read instead')
         return str(copy.absolute())
 
