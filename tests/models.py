@@ -267,7 +267,7 @@ def checked(model: nn.Module, **runner: Any) -> tuple[tuple[str, ...], list[str]
     """What the hook stops for, and what it warns of, but random weights.
 
     Args:
-        runner: attributes of the Runner beside model, optimizer and logger.
+        runner: attributes of the Runner besides model, optimizer and logger.
     """
     logger, heard = logging.Logger('preflight'), Heard()
     logger.addHandler(heard)

@@ -156,7 +156,7 @@ def test_testing_prints_metrics_and_draws_pictures(trained: Path, place: Path) -
     shown = sorted((place / 'shown').glob('*.jpg'))
     assert len(shown) == 3
     original = Image.open(place / f'data/demo/coco/val2017/{shown[0].name}')
-    assert Image.open(shown[0]).width == 2 * original.width  # ground truth beside the result
+    assert Image.open(shown[0]).width == 2 * original.width  # ground truth next to the result
 
 
 def test_inference_writes_pictures_and_coco_json(trained: Path, place: Path) -> None:

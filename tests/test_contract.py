@@ -541,7 +541,7 @@ def test_layers_are_numbered_from_the_stem_to_the_last_output(case: Case) -> Non
             [depths[n][0] for n in depths if any(n.startswith(m) for m in names)]
             for names in stage_names(net)
         ]
-        # Output norms, beside the trunk, are of the last layer.
+        # Output norms, next to the trunk, are of the last layer.
         firsts = [min(part) for part in by_stage if part]
         assert all(lower < upper for lower, upper in itertools.pairwise(firsts))
 

@@ -286,7 +286,7 @@ def test_an_unfinished_file_is_reported_and_removed(run: Path) -> None:
 
 @every_kind
 @pytest.mark.parametrize('workers', [0, 2])
-# Amid the first epoch, at its end, with the second batch of the next one, and at the very end.
+# During the first epoch, at its end, with the second batch of the next one, and at the very end.
 @pytest.mark.parametrize('iteration', [3, PER_EPOCH, PER_EPOCH + 2, 3 * PER_EPOCH])
 def test_an_interrupted_training_ends_with_the_same_weights(
     kind: str, workers: int, iteration: int, undisturbed: dict[str, Any], tmp_path: Path

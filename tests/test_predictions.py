@@ -267,7 +267,7 @@ def test_results_have_boxes_of_coco_and_masks_as_run_lengths() -> None:
 
 @MODELS.register_module()
 class Guess(BaseDetector):
-    """Detects what is annotated, somewhat beside it, with a wrong class now and then."""
+    """Detects what is annotated, somewhat off, with a wrong class now and then."""
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor=dict(type='mmdet.DetDataPreprocessor'))

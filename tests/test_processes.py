@@ -1,6 +1,6 @@
 """Several processes: ranks that die, other numbers of them, and the same weights every time.
 
-Losses and weights beside those of one process are in test_ddp.py.
+Losses and weights next to those of one process are in test_ddp.py.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ class Snapshot(Hook):
 
 @pytest.fixture(scope='module')
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Path]:
-    """Trainings of so many processes, interrupted amid an epoch."""
+    """Trainings of so many processes, interrupted in the middle of an epoch."""
 
     @functools.cache
     def interrupt(number: int, kind: str) -> Path:

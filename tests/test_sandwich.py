@@ -474,7 +474,7 @@ def test_a_step_of_infinite_gradients_is_skipped_and_the_next_one_is_not() -> No
 
 @every_loop
 @pytest.mark.parametrize('train_points', ['random', 'sandwich'])
-# Amid the first epoch, at its end, with the first batch of the second one, and at the very end.
+# During the first epoch, at its end, with the first batch of the second one, and at the very end.
 @pytest.mark.parametrize('interrupted_at', [3, 5, 6, 10])
 def test_resuming_changes_nothing(
     kind: str, train_points: str, interrupted_at: int, tmp_path: Path

@@ -1,4 +1,4 @@
-# What every config of ours runs beside its framework's own hooks, and has imported to be run.
+# What every config of ours runs in addition to its framework's hooks, and has imported for that.
 custom_hooks = [
     dict(type='vitbackbones.PreflightHook'),
     dict(type='vitbackbones.DurableHook'),

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     contact_sheet(found.samples, runner.test_dataloader.dataset.metainfo, sheet)
     for name, value in metrics.items():
         print(f'{name:24} {value:.3f}')
-    print(f'ground truth beside results: {sheet}')
+    print(f'ground truth next to results: {sheet}')
 
 
 def use_smallest_arch(cfg: Config) -> str:

@@ -1,4 +1,4 @@
-"""Print counted multiply-adds beside published ones, and SepViT's blocks beside Swin's and Twins'.
+"""Print counted multiply-adds next to published ones, and of SepViT's blocks, Swin's and Twins'.
 
 Nothing is computed: the networks run on torch's meta device.
 """

@@ -25,7 +25,7 @@ COMMANDS = {
     'demo-data': "generate small pictures in COCO's and ADE20K's format",
     'convert': 'reduce a checkpoint to its weights, as safetensors or pth',
     'export': 'write a backbone, or backbone and neck, as ONNX',
-    'flops': 'count multiply-adds of all variants, beside the published figures',
+    'flops': 'count multiply-adds of all variants, next to the published figures',
     'info': 'list backbones and variants with channels, strides and parameters',
     'model-zoo': 'print all configs with published figures, weights and licences, as Markdown',
     'doctor': 'check the installation, GPU and CUDA too, and say how to fix it',

@@ -104,7 +104,7 @@ def generate(
             f'{out} holds demo data generated with {_words(found)}, not {_words(options)}: '
             'choose another --out, or replace them with --force'
         )
-    # Beside `out`, so that the finished folder can be moved there in one step.
+    # Next to `out`, so that the finished folder can be moved there in one step.
     partial = out.absolute().with_name(f'.{out.name}.{uuid.uuid4().hex[:8]}')
     try:
         partial.mkdir(parents=True)

@@ -48,7 +48,7 @@ def of_objects(file: str, counts: ObjectCounts) -> Iterator[Finding]:
 
 
 def of_images(file: str, counts: ObjectCounts) -> Iterator[Finding]:
-    """That a dataset beside others has no image: mmengine cannot hold one without any."""
+    """That a dataset among others has no image: mmengine cannot hold one without any."""
     if counts.images and not counts.images_used:
         yield Finding(
             'nothing left',

@@ -32,7 +32,7 @@ class FusionReport:
 
     #: Gone, into a convolution.
     folded: tuple[str, ...] = ()
-    #: No convolution beside it: a scale and a shift per channel.
+    #: No convolution next to it: a scale and a shift per channel.
     affine: tuple[str, ...] = ()
     #: Kept, for they have no statistics and follow the batch in evaluation too.
     kept: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class FusionReport:
     def __str__(self) -> str:
         lines = [f'{len(self.folded)} BatchNorms folded into convolutions']
         for names, fate in (
-            (self.affine, 'without a convolution beside them, now a scale and a shift'),
+            (self.affine, 'without a convolution next to them, now a scale and a shift'),
             (self.kept, 'without statistics, kept'),
         ):
             if names:
@@ -79,10 +79,10 @@ def _revive(cls: type[nn.Module]) -> nn.Module:
 def fuse(model: M) -> M:
     """A copy of ``model`` for inference, equal to it in evaluation but for rounding.
 
-    BatchNorms are folded into the convolutions beside them, residual convolutions into one kernel;
-    BatchNorms with no convolution beside them become a scale and a shift per channel. ``model`` may
-    be a backbone or hold one, as detectors do: convolutions and BatchNorms that follow each other
-    in an ``nn.Sequential`` or in mmcv's ``ConvModule`` are folded too.
+    BatchNorms are folded into the convolutions next to them, residual convolutions into one kernel;
+    BatchNorms with no convolution next to them become a scale and a shift per channel. ``model``
+    may be a backbone or hold one, as detectors do: convolutions and BatchNorms that follow each
+    other in an ``nn.Sequential`` or in mmcv's ``ConvModule`` are folded too.
 
     On a CPU the 1 x 1 convolutions of CAS-ViT and SHViT become matrix products whose weights lie in
     memory as a CPU reads them fastest: fuse a model where it will run.

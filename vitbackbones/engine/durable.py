@@ -179,8 +179,8 @@ class ValidateAgainHook(Hook):
         done, end = (
             (loop.iter, loop.max_iters) if is_endless(loop) else (loop.epoch, loop.max_epochs)
         )
-        amid_epoch = not is_endless(loop) and iterations_into_epoch(loop)
-        if not done or amid_epoch:
+        in_epoch = not is_endless(loop) and iterations_into_epoch(loop)
+        if not done or in_epoch:
             return
         loop._decide_current_val_interval()
         if done >= loop.val_begin and (done % loop.val_interval == 0 or done == end):

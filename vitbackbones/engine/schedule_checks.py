@@ -102,7 +102,7 @@ def _sgd_rates(
         return
     for network in networks:
         own = set(map(id, network.backbone.parameters()))
-        # Schedules have set `lr` to its first value; what they start from is kept beside it.
+        # Schedules have set `lr` to its first value; what they start from is kept next to it.
         rates = (
             float(group.get('initial_lr', group['lr']))
             for group in optimizer.param_groups

@@ -177,7 +177,7 @@ class CocoResultsHook(DumpHook):
         self._file.close()
 
     def _open(self) -> IO[bytes]:
-        """Where rows are collected: beside ``path``, so that there is room, and without a name."""
+        """Where rows are collected: next to ``path``, so that there is room, and without a name."""
         if self.path.exists():
             raise UserError(f'--dump {self.path} exists: choose another name, or remove it')
         try:

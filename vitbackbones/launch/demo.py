@@ -184,7 +184,7 @@ def _schedule(cfg: Config, iterations: int) -> None:
 
 
 def _loop(own: Mapping[str, Any], iterations: int) -> ConfigDict:
-    """mmengine's loop over iterations, or ours with all that it is told beside their number."""
+    """mmengine's loop over iterations, or ours with all that it is told besides their number."""
     length = dict(max_iters=iterations, val_interval=iterations)
     if not type_name(own).endswith('PointsLoop'):
         return ConfigDict(type='IterBasedTrainLoop', **length)
