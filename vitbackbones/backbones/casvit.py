@@ -31,10 +31,11 @@ from vitbackbones.layers.conv import (
 )
 from vitbackbones.layers.fast import multiply, residual_add
 from vitbackbones.layers.folding import Fusible, fold_after, fold_before
+from vitbackbones.layers.initialisation import init_transformer
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, Options, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +208,7 @@ class CASViT(Backbone):
     ``norm_eval=True``: then the output norms, which no classifier holds, stay at the statistics
     0 and 1 and act as a learned affine map.
 
-    The arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+    The arguments are those of :class:`~vitbackbones.backbones.options.Options`.
 
     Raises:
         ValueError: an option outside its choices, or an input that is not

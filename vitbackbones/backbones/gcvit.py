@@ -33,12 +33,13 @@ from vitbackbones.layers.attention import (
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.conv import channels_last, conv, residual_sequence
 from vitbackbones.layers.fast import add_mlp, linear, linear_with_zeros, multiply, residual_add
+from vitbackbones.layers.initialisation import init_transformer
 from vitbackbones.layers.layout import has_symbolic_size, to_map, to_tokens
 from vitbackbones.layers.window import Windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, int_tuple
-from .base import Backbone, Layer, Options, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +372,7 @@ class GCViT(Backbone):
             window; in the published network they take part. What the batch canvas adds around an
             image cannot be told from the image here: a backbone gets only a tensor.
 
-    The other arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+    The other arguments are those of :class:`~vitbackbones.backbones.options.Options`.
 
     Raises:
         ValueError: an option outside its choices, or an input that is not

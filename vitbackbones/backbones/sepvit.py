@@ -27,12 +27,13 @@ from typing_extensions import Unpack
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.conv import channels_last, conv
 from vitbackbones.layers.fast import add_attention, add_mlp, linear, residual_add
+from vitbackbones.layers.initialisation import init_transformer
 from vitbackbones.layers.layout import to_map, to_tokens
 from vitbackbones.layers.window import TokenGroup, TokenWindows, token_windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, Options, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +229,7 @@ class SepViT(Backbone):
             window; in the published network they take part. What the batch canvas adds around an
             image cannot be told from the image here: a backbone gets only a tensor.
 
-    The other arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+    The other arguments are those of :class:`~vitbackbones.backbones.options.Options`.
 
     Raises:
         ValueError: an option outside its choices, or an input that is not

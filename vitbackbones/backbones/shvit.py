@@ -232,7 +232,7 @@ class SHViT(Backbone):
     no output norm. Weights start as torch draws them, with every residual branch at 0. The
     published detectors add finer levels in their neck and trained with ``norm_eval=True``.
 
-    The arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+    The arguments are those of :class:`~vitbackbones.backbones.options.Options`.
 
     Raises:
         ValueError: an option outside its choices, or an input that is not

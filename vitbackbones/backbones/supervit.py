@@ -32,11 +32,12 @@ from typing_extensions import Unpack
 
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.fast import add_mlp, linear, residual_add
+from vitbackbones.layers.initialisation import init_transformer
 from vitbackbones.layers.layout import has_symbolic_size
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, int_tuple
-from .base import Backbone, Layer, Options, in_stage, init_transformer
+from .base import Backbone, Layer, Options, in_stage
 from .operating_point import OperatingPoint, put, select_tokens, take
 
 
@@ -307,14 +308,6 @@ def pyramid_level(dim: int, stride: int) -> nn.Module:
     return nn.Identity() if stride == PATCH_SIZE else nn.MaxPool2d(2, ceil_mode=True)
 
 
-def init_pyramid(module: nn.Module) -> None:
-    """A transposed convolution without overlap is a linear layer per pixel, and starts as one."""
-    if isinstance(module, nn.ConvTranspose2d):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 @register(MODELS)
 class SuperViT(Backbone, Trunk):
     """SuperViT for dense prediction: four maps at strides 4, 8, 16, 32, all of width ``dim``.
@@ -339,7 +332,7 @@ class SuperViT(Backbone, Trunk):
             passes run there. Weights, shapes of the outputs and their strides are the same at all
             points. At scale s a side of S pixels is computed as ``max(16, 16 round(s S / 16))``.
 
-    The other arguments are those of :class:`~vitbackbones.backbones.base.Backbone`.
+    The other arguments are those of :class:`~vitbackbones.backbones.options.Options`.
 
     Raises:
         ValueError: an option outside its choices, or an input that is not
@@ -375,7 +368,6 @@ class SuperViT(Backbone, Trunk):
             {str(i): pyramid_level(a.dim, self.strides[i]) for i in self.out_indices}
         )
         self.apply(init_transformer)
-        self.pyramid.apply(init_pyramid)
         self.finish()
 
     @property
