@@ -17,6 +17,7 @@ import itertools
 import math
 import re
 import socket
+import statistics
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -27,6 +28,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -465,6 +467,23 @@ def test_with_cp_changes_neither_outputs_gradients_nor_statistics(
         torch.testing.assert_close(cp_gradients[name], value)
     for name, value in buffers.items():
         assert torch.equal(cp_buffers[name], value), name
+
+
+@every_backbone
+def test_padding_of_a_batch_leaves_gradients_of_new_weights_in_bounds(cls: type[Backbone]) -> None:
+    ratios = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net, x = Case(cls.__name__).build(), torch.randn(1, 3, 128, 128)
+        padded = F.pad(x[..., :64], (0, 64))
+        norms = []
+        for image in (padded, x):
+            net.zero_grad()
+            sum(y.square().mean() for y in net(image)).backward()
+            grads = [p.grad.norm() for p in net.parameters() if p.grad is not None]
+            norms.append(torch.stack(grads).norm())
+        ratios.append(float(norms[0] / norms[1]))
+    assert statistics.median(ratios) <= 10
 
 
 def assert_bfloat16_is_close(

@@ -33,7 +33,7 @@ from vitbackbones.layers.attention import (
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.conv import channels_last, conv, residual_sequence
 from vitbackbones.layers.fast import add_mlp, linear, linear_with_zeros, multiply, residual_add
-from vitbackbones.layers.initialisation import init_transformer
+from vitbackbones.layers.initialisation import init_stem_bias, init_transformer
 from vitbackbones.layers.layout import has_symbolic_size, to_map, to_tokens
 from vitbackbones.layers.window import Windows
 from vitbackbones.registry import MODELS, register
@@ -433,6 +433,7 @@ class GCViT(Backbone):
             if i in self.out_indices:
                 self.add_module(f'norm{i}', nn.LayerNorm(dim))
         self.apply(init_transformer)
+        self.patch_embed.apply(init_stem_bias)
         # Whoever loads, a whole detector included, gets the tables in this network's size.
         # (torch has the public name of this method only since 2.5.)
         self._register_load_state_dict_pre_hook(_adapt_before_loading, with_module=True)

@@ -27,7 +27,7 @@ from typing_extensions import Unpack
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.conv import channels_last, conv
 from vitbackbones.layers.fast import add_attention, add_mlp, linear, residual_add
-from vitbackbones.layers.initialisation import init_transformer
+from vitbackbones.layers.initialisation import init_stem_bias, init_transformer
 from vitbackbones.layers.layout import to_map, to_tokens
 from vitbackbones.layers.window import TokenGroup, TokenWindows, token_windows
 from vitbackbones.registry import MODELS, register
@@ -289,6 +289,7 @@ class SepViT(Backbone):
             )
             self.norm_list.append(nn.LayerNorm(dim, eps=1e-6))
         self.apply(init_transformer)
+        self.patch_embeds[0].apply(init_stem_bias)
         self.finish()
 
     def layers(self) -> list[Layer]:

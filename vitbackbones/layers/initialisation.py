@@ -21,3 +21,13 @@ def init_transformer(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def init_stem_bias(module: nn.Module) -> None:
+    """Draw the bias of a stem's convolution, for ``nn.Module.apply``: normal of deviation 0.02.
+
+    With a bias of zero, what pads a batch is a zero vector up to the first LayerNorm, which
+    multiplies every gradient that gets there by ``1 / sqrt(eps)``.
+    """
+    if isinstance(module, nn.Conv2d) and module.bias is not None:
+        nn.init.trunc_normal_(module.bias, std=0.02)
