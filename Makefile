@@ -7,11 +7,11 @@ export VENV PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo env test lint clean
+.PHONY: help demo env test fast lint format style types workflows duplicates checkers dist clean
 
 help: ## list the targets
 	@echo 'make TARGET [VENV=folder of the environment] [PYTHON=interpreter to make it from]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 
 demo: ## train a small detector on generated pictures and show what it finds
 	@tools/setup_env.sh run
@@ -24,12 +24,36 @@ test: ## run the tests; PYTEST_ARGS are pytest's options
 	@tools/setup_env.sh test
 	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
 
-lint: ## check format, style, types and duplicated code
+fast: ## run the tests that take a minute, some for each part of the package
+	@$(MAKE) --no-print-directory test PYTEST_ARGS="-m fast $(PYTEST_ARGS)"
+
+lint: format style types workflows duplicates ## run all checks that follow
+
+checkers:
 	@tools/setup_env.sh lint
+
+format: checkers ## check the format of the code
 	"$(BIN)/ruff" format --check .
+
+style: checkers ## check its style
 	"$(BIN)/ruff" check .
+
+types: checkers ## check its types
 	"$(BIN)/mypy"
+
+workflows: checkers ## check what GitHub runs and asks
+	"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	"$(BIN)/check-jsonschema" --builtin-schema vendor.github-issue-forms \
+	    .github/ISSUE_TEMPLATE/*_*.yml
+
+duplicates: checkers ## look for duplicated code
 	"$(BIN)/pylint" vitbackbones tools tests
+
+dist: ## build the wheel and the sdist in dist/ and check them
+	@tools/setup_env.sh dist
+	rm -rf build dist
+	"$(BIN)/python" -m build
+	"$(BIN)/twine" check --strict dist/*
 
 clean: ## remove build products and caches, but neither environment nor data
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

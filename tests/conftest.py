@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of this checkout: building leaves its own files in the tree."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
-    for name in ('configs', 'requirements', 'tools', 'vitbackbones'):
+    for name in ('configs', 'tools', 'vitbackbones'):
         shutil.copytree(ROOT / name, source / name, symlinks=True)
     for name in ('LICENSE', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py'):
         shutil.copy(ROOT / name, source)

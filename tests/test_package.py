@@ -1,6 +1,7 @@
 """The package as a whole: who imports whom, how classes are found, what a wheel holds."""
 
 import ast
+import email
 import json
 import os
 import subprocess
@@ -268,9 +269,27 @@ def test_wheel_installs_the_command(unpacked):
     assert 'vitbackbones = vitbackbones.cli.main:main' in entry_points.read_text()
 
 
+def test_wheel_says_what_it_needs_and_that_it_has_types(unpacked):
+    (metadata,) = unpacked.glob('*.dist-info/METADATA')
+    said = email.message_from_string(metadata.read_text(encoding='utf-8'))
+    assert said['License-Expression'] == 'Apache-2.0'
+    needed = {line for line in said.get_all('Requires-Dist') if 'extra ==' not in line}
+    assert needed == {'torch>=2.4', 'mmengine>=0.10.6', 'setuptools<82', 'numpy', 'pillow'}
+    assert {*said.get_all('Provides-Extra')} == {'det', 'seg', 'export', 'safetensors', 'all'}
+    assert (unpacked / 'vitbackbones/py.typed').is_file()
+
+
 def test_building_imports_nothing_but_setuptools():
     names = {name.split('.')[0] for name in imported(ROOT / 'setup.py')}
     assert names - sys.stdlib_module_names == {'setuptools'}
+    # A version that had to be computed would be had by importing the package, and torch.
+    tree = ast.parse((PACKAGE / '__init__.py').read_text(encoding='utf-8'))
+    values = {
+        ast.unparse(node.targets[0]): node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+    }
+    assert ast.literal_eval(values['__version__']) == vitbackbones.__version__
 
 
 @pytest.mark.parametrize('name', ['configs', 'tools', 'model-index.yml'])

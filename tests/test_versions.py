@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = ROOT / 'requirements' / 'versions'
@@ -30,11 +31,11 @@ def test_a_file_of_a_set_stands_for_one_of_ours(path: Path) -> None:
 
 
 def test_the_least_versions_declared_are_those_of_the_oldest_set() -> None:
-    setup = (ROOT / 'setup.py').read_text()
-    assert f"'torch>={pinned('torch', 'torch').removesuffix('.0')}'" in setup
-    assert f"'mmengine>={pinned('openmmlab', 'mmengine')}'" in setup
+    declared = (ROOT / 'pyproject.toml').read_text()
+    assert f'"torch>={pinned("torch", "torch").removesuffix(".0")}"' in declared
+    assert f'"mmengine>={pinned("openmmlab", "mmengine")}"' in declared
     python = (VERSIONS / 'oldest' / 'python.txt').read_text().strip()
-    assert f"python_requires='>={python}'" in setup
+    assert f'requires-python = ">={python}"' in declared
 
 
 @pytest.mark.parametrize('test', re.findall(r'^    (tests/\S+)$', SCRIPT, flags=re.MULTILINE))
@@ -46,6 +47,30 @@ def test_what_the_script_runs_exists(test: str) -> None:
 @pytest.mark.parametrize('name', sorted(p.name for p in VERSIONS.iterdir()))
 def test_every_set_is_documented(name: str) -> None:
     assert f'| `{name}` |' in (ROOT / 'docs' / 'compatibility.md').read_text()
+
+
+def test_every_set_is_tested_on_its_python_by_github() -> None:
+    workflow = yaml.safe_load((ROOT / '.github/workflows/tests.yml').read_text())
+    matrix = workflow['jobs']['versions']['strategy']['matrix']['include']
+    own = {p.parent.name: p.read_text().strip() for p in VERSIONS.glob('*/python.txt')}
+    assert {job['set']: job['python'] for job in matrix} == {
+        folder.name: own.get(folder.name, '3.11') for folder in VERSIONS.iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / '.github/workflows').glob('*.yml')), ids=lambda p: p.stem
+)
+def test_what_the_workflows_run_exists(path: Path) -> None:
+    jobs = yaml.safe_load(path.read_text())['jobs'].values()
+    lines = '\n'.join(step.get('run', '') for job in jobs for step in job['steps'])
+    targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(), flags=re.MULTILINE)
+    asked = {
+        *re.findall(r'\bmake ([a-z]+)', lines),
+        *re.findall(r'\b(tools/\S+)', lines),
+    }
+    assert asked
+    assert [a for a in asked if a not in targets and not (ROOT / a).is_file()] == []
 
 
 @pytest.mark.parametrize(

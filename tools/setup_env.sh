@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Set up the Python environment of this checkout: tools/setup_env.sh run|test|lint
+# Set up the Python environment of this checkout: tools/setup_env.sh run|test|lint|dist
 #
 #   run   what demo and training need: torch, mmengine, mmcv with its operators, mmdet, mmseg, us
 #   test  that, and the test tools
 #   lint  the checkers, and torch for its types
+#   dist  what builds and checks the wheel
 #
-# VENV is the environment's folder (.venv), PYTHON the interpreter it is made from (python3). Files in
+# VENV is the environment's folder (.venv), PYTHON the interpreter it is made from (python3). PACKAGE is
+# a wheel or an sdist of ours to be installed, where it shall not be this checkout (editable). Files in
 # the folder VERSIONS go before those of the same name in requirements/: another set of versions.
 # What openmmlab.txt does not name is left out: mmcv, or the frameworks, or what no_deps.txt has of them.
+# WHEELS is a folder where a compiled mmcv is kept for the next environment.
 # Every finished step leaves a stamp in VENV, a hash of what the step depends on. An interrupted
 # set-up therefore goes on where it stopped, and a change repeats only the steps that it concerns.
 set -euo pipefail
@@ -15,12 +18,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 goal=${1:-}
 case $goal in
-    run | test | lint) ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    run | test | lint | dist) ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
 VERSIONS=${VERSIONS:-requirements}
+PACKAGE=${PACKAGE:-}
+WHEELS=${WHEELS:-}
+[[ -z $WHEELS ]] || export PIP_FIND_LINKS="${PIP_FIND_LINKS:-} $WHEELS"
 python=$VENV/bin/python
 stamps=$VENV/.setup
 checked=
@@ -28,6 +34,8 @@ checked=
 say() { printf 'set-up: %s\n' "$*"; }
 die() { printf 'set-up: %s\n' "$@" >&2; exit 1; }
 trap '[[ $? -eq 0 ]] || say "not finished; the same command goes on where this one stopped" >&2' EXIT
+
+trains() { [[ $goal == run || $goal == test ]]; }
 
 # ------------------------------------------------------------------------------- steps
 
@@ -71,10 +79,10 @@ check_prerequisites() {
             missing+=("Python's venv module (Debian: python3-venv)")
         header=$("$interpreter" -c \
             'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
-        [[ $goal == lint || -f $header ]] ||
+        ! trains || [[ -f $header ]] ||
             missing+=("Python's headers: there is no $header (Debian: python3-dev)")
     fi
-    if [[ $goal != lint ]]; then
+    if trains; then
         for tool in gcc g++ make; do
             command -v "$tool" >/dev/null || missing+=("$tool (Debian: build-essential)")
         done
@@ -130,6 +138,7 @@ install_mmcv() {
     compile_mmcv "$wheels"
     pip install --no-deps --force-reinstall "$wheels"/*.whl
     mmcv_operators || die "mmcv was compiled, but its operators cannot be imported (log: $log)"
+    [[ -z $WHEELS ]] || { mkdir -p "$WHEELS" && mv "$wheels"/*.whl "$WHEELS"; }
     rm -r "$wheels" "$sources"
 }
 
@@ -179,7 +188,11 @@ install_openmmlab() {
 }
 
 install_package() {
-    pip install --no-deps --no-build-isolation --editable .
+    if [[ -n $PACKAGE ]]; then
+        pip install --no-deps --no-build-isolation --force-reinstall "$PACKAGE"
+    else
+        pip install --no-deps --no-build-isolation --editable .
+    fi
     "$python" -W ignore -c 'import vitbackbones'
 }
 
@@ -192,12 +205,16 @@ install_test() {
 
 install_lint() { pip_install --requirement "$(file lint)"; }
 
+install_dist() { pip_install --requirement "$(file dist)"; }
+
 # -------------------------------------------------------------------------------- goals
 
 step venv "$VENV" "virtual environment $VENV"
 step build "$(content build)" 'build tools'
-step torch "$(content torch)" "$(content torch)"
-if [[ $goal != lint ]]; then
+if [[ $goal != dist ]]; then
+    step torch "$(content torch)" "$(content torch)"
+fi
+if trains; then
     step mmengine "$(pin mmengine)" "$(pin mmengine)"
     if [[ -n $(pin mmcv) ]]; then
         # The operators fit one version of torch only.
@@ -207,11 +224,18 @@ if [[ $goal != lint ]]; then
     if [[ -n $(frameworks) ]]; then
         step openmmlab "$(content openmmlab)" "$(frameworks | tr '\n' ' ')"
     fi
-    step package "$PWD $(cat setup.py pyproject.toml vitbackbones/__init__.py)" 'vitbackbones'
+    if [[ -n $PACKAGE ]]; then
+        step package "$(sha256sum "$PACKAGE")" "$PACKAGE"
+    else
+        step package "$PWD $(cat setup.py pyproject.toml vitbackbones/__init__.py)" 'vitbackbones'
+    fi
 fi
 if [[ $goal == test ]]; then
     step test "$(content test) $(content no_deps)" 'test tools'
 fi
 if [[ $goal == lint ]]; then
     step lint "$(content lint)" 'lint tools'
+fi
+if [[ $goal == dist ]]; then
+    step dist "$(content dist)" 'packaging tools'
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the fast tests on other versions of what this builds on: tools/test_versions.sh [NAME...]
+# Run the version tests on other versions of what this builds on: tools/test_versions.sh [NAME...]
 #
 # A name is a folder in requirements/versions, whose files go before those in requirements/, or
 # `pinned`: requirements/ as it is. Without a name, all of them in turn. python.txt there says which
