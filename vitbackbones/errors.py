@@ -13,7 +13,14 @@ class UserError(Exception):
     """
 
 
-def say(message: str) -> None:
-    """One line on standard error, from the first process only."""
-    if os.environ.get('RANK', '0') == '0':
+def notice(message: str, *, every_rank: bool = False) -> None:
+    """One line for whoever started the run, on standard error.
+
+    For what is found before there is a Runner. Hooks have its logger, which writes files as well,
+    and what a command was asked for goes to standard output.
+
+    Args:
+        every_rank: of a distributed run, not only from the first.
+    """
+    if every_rank or os.environ.get('RANK', '0') == '0':
         print(f'vitbackbones: {message}', file=sys.stderr)

@@ -30,7 +30,7 @@ from vitbackbones.benchmark.flops import count_flops
 from vitbackbones.benchmark.machine import describe_machine, in_words
 from vitbackbones.benchmark.plots import Bar, bar_plot
 from vitbackbones.benchmark.timing import in_turn, quartiles, ratio, spread
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.predict import usable_device
 from vitbackbones.launch.loading import config_path
 from vitbackbones.progress import progress_bar
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         with progress_bar() as progress:
             study.measure(progress)
     except KeyboardInterrupt:
-        say('interrupted; what was measured is kept')
+        notice('interrupted; what was measured is kept')
         return 130
     finally:
         study.report()
@@ -384,7 +384,7 @@ class Cards:
         self.content['cards'] = found
         known = sum(config in found for config in self.configs)
         if known:
-            say(f'{known} of {len(self.configs)} cards were measured before: reusing them')
+            notice(f'{known} of {len(self.configs)} cards were measured before: reusing them')
 
     def measure(self, progress: Progress) -> None:
         done = cards(self.configs, self.content['cards'], self.options)

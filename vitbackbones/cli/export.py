@@ -26,7 +26,7 @@ from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint import load_whole, read_checkpoint
 from vitbackbones.deploy import fuse
 from vitbackbones.deploy.onnx import ExportError, difference, write_onnx
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.launch.loading import load_config
 
@@ -149,7 +149,7 @@ def _part(cfg: Config, name: str, checkpoint: str | None) -> Part:
     content = None if checkpoint is None else read_checkpoint(checkpoint)
     model: Any = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
     if content is None:
-        say('no checkpoint: the weights are random')
+        notice('no checkpoint: the weights are random')
     else:
         assert checkpoint is not None
         load_whole(model, content, checkpoint)

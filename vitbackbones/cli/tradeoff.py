@@ -41,7 +41,7 @@ from vitbackbones.benchmark.timing import PartClock, in_turn, ratio, spread
 from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import as_list, metrics_of, number_of_data_sets
 from vitbackbones.engine.sandwich import KEEP_RATES, SCALES
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.launch.loading import load_config, work_dir
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             study.measure(progress, args.images, args.rounds)
     except KeyboardInterrupt:
         study.report(args.config, args.checkpoint)
-        say('interrupted; the same command goes on from here')
+        notice('interrupted; the same command goes on from here')
         return 130
     study.report(args.config, args.checkpoint)
     return 0
@@ -216,7 +216,7 @@ class Study:
                 others = [content['subject'] for content in self.stored.values()]
                 changed = [key for key in subject if all(o[key] != subject[key] for o in others)]
                 what = ' and '.join(changed) or 'combination of these'
-                say(f'{self.file} is of another {what}: measuring everything afresh')
+                notice(f'{self.file} is of another {what}: measuring everything afresh')
             self.content = self.stored.setdefault(name, new)
             tested = sum(point_name(point) in self.content['accuracy'] for point in self.points)
         except FileNotFoundError:
@@ -226,7 +226,9 @@ class Study:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f'{self.file} cannot be gone on with: {error}; remove it') from error
         if tested:
-            say(f'{tested} of {len(self.points)} points were tested before: reusing their accuracy')
+            notice(
+                f'{tested} of {len(self.points)} points were tested before: reusing their accuracy'
+            )
 
     def save(self) -> None:
         files.write(self.file, json.dumps(self.stored, indent=1) + '\n')
@@ -294,7 +296,7 @@ class Study:
                 return None
         if any(point_name(point) not in cost['points'] for point in self.points):
             return None
-        say('the costs of all points were measured before: reusing them')
+        notice('the costs of all points were measured before: reusing them')
         return cost
 
     def predict(self, point: OperatingPoint, pictures: Iterator[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from itertools import chain
 
 from mmengine.config import Config
 
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 
 from .findings import COPY, KINDS
 from .sources import sources
@@ -48,7 +48,7 @@ def check_annotations(cfg: Config, splits: Sequence[str], *, label_maps: int | N
             # What is put right is said where the copy is written.
             for kind, count in Counter(finding.kind for finding in source.findings).items():
                 if not KINDS[kind].whole and KINDS[kind].training != COPY:
-                    say(f'{source.name}: {kind}: {count} times, {KINDS[kind].training}')
+                    notice(f'{source.name}: {kind}: {count} times, {KINDS[kind].training}')
             whole += [finding for finding in source.findings if KINDS[finding.kind].whole]
         for finding in whole:
-            say(f'{finding}: {KINDS[finding.kind].training}')
+            notice(f'{finding}: {KINDS[finding.kind].training}')

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vitbackbones.errors import UserError
+from vitbackbones.errors import UserError, notice
+from vitbackbones.progress import progress_bar
 
 from .demo_scenes import Scene, make_scene
 
@@ -97,7 +97,7 @@ def generate(
     _check(options)
     found = _stamp(out)
     if found == options:
-        print(f'demo data: {out} is there already')
+        notice(f'the demo data in {out} are there already')
         return
     if found is not None and not force:
         raise UserError(
@@ -118,7 +118,7 @@ def generate(
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f'demo data: {train} training and {val} validation pictures in {out}')
+    notice(f'demo data: {train} training and {val} validation images in {out}')
 
 
 def ensure(out: Path) -> None:
@@ -162,32 +162,43 @@ def _words(options: Mapping[str, Any]) -> str:
 
 
 def _write(root: Path, options: Mapping[str, Any]) -> None:
-    total = options['train'] + options['val']
-    done = 0
-    for number, (split, (coco_name, ade_name, first)) in enumerate(SPLITS.items()):
-        coco, ade = root / 'coco' / coco_name, root / 'ade20k' / 'images' / ade_name
-        labels = root / 'ade20k' / 'annotations' / ade_name
-        for folder in (coco, ade, labels):
-            folder.mkdir(parents=True)
-        annotations = CocoAnnotations()
-        for index in range(options[split]):
-            # A generator of its own, so that a picture does not depend on how many there are.
-            rng = np.random.default_rng((options['seed'], number, index))
-            smallest, largest = options['sides']
-            height, width = (int(n) for n in rng.integers(smallest, largest + 1, 2))
-            scene = make_scene(rng, height, width)
-            name = f'{first + index:012d}.jpg'
-            Image.fromarray(scene.picture).save(coco / name, quality=92)
-            annotations.add(first + index, name, scene)
-            stem = f'ADE_{split}_{index + 1:08d}'
-            shutil.copyfile(coco / name, ade / f'{stem}.jpg')
-            Image.fromarray(label_map(scene)).save(labels / f'{stem}.png')
-            done += 1
-            if sys.stdout.isatty() or done % 100 == 0:
-                end = '\r' if sys.stdout.isatty() else '\n'
-                print(f'demo data: {done} of {total} pictures', end=end, flush=True)
-        annotations.save(root / 'coco' / 'annotations' / f'instances_{coco_name}.json')
+    with progress_bar() as progress:
+        task = progress.add_task('demo data', total=options['train'] + options['val'])
+        for number, (split, folders) in enumerate(SPLITS.items()):
+            for _ in _write_split(root, options, number, split, *folders):
+                progress.advance(task)
     (root / STAMP).write_text(json.dumps(options) + '\n')
+
+
+def _write_split(
+    root: Path,
+    options: Mapping[str, Any],
+    number: int,
+    split: str,
+    coco_name: str,
+    ade_name: str,
+    first: int,
+) -> Iterator[None]:
+    """One step per image; ``first`` is the id of the split's first one in COCO's format."""
+    coco, ade = root / 'coco' / coco_name, root / 'ade20k' / 'images' / ade_name
+    labels = root / 'ade20k' / 'annotations' / ade_name
+    for folder in (coco, ade, labels):
+        folder.mkdir(parents=True)
+    annotations = CocoAnnotations()
+    for index in range(options[split]):
+        # A generator of its own, so that an image does not depend on how many there are.
+        rng = np.random.default_rng((options['seed'], number, index))
+        smallest, largest = options['sides']
+        height, width = (int(n) for n in rng.integers(smallest, largest + 1, 2))
+        scene = make_scene(rng, height, width)
+        name = f'{first + index:012d}.jpg'
+        Image.fromarray(scene.picture).save(coco / name, quality=92)
+        annotations.add(first + index, name, scene)
+        stem = f'ADE_{split}_{index + 1:08d}'
+        shutil.copyfile(coco / name, ade / f'{stem}.jpg')
+        Image.fromarray(label_map(scene)).save(labels / f'{stem}.png')
+        yield
+    annotations.save(root / 'coco' / 'annotations' / f'instances_{coco_name}.json')
 
 
 def label_map(scene: Scene) -> np.ndarray:

@@ -16,7 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS, METRICS
 
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 
 from . import verdicts
 from .annotations import Coco, read_coco
@@ -94,10 +94,10 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
         if (kind is None or remote) and not aloud:
             continue
         if kind is None:
-            say(f'{split}: data sets of type {dataset.get("type")} are not checked')
+            notice(f'{split}: data sets of type {dataset.get("type")} are not checked')
             continue
         if remote:
-            say(f'{split}: {place(dataset)} is no local file and not checked')
+            notice(f'{split}: {place(dataset)} is no local file and not checked')
             continue
         load = step_of(dataset, 'LoadAnnotations')
         local = bool(load) and not load.get('backend_args')

@@ -19,13 +19,14 @@ import os
 import secrets
 import selectors
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from weakref import WeakSet
 
 import torch
+
+from vitbackbones.errors import notice
 
 # Seconds that a machine may be silent before its ranks count as dead.
 PATIENCE = max(int(os.environ.get('VITBACKBONES_PATIENCE', '30')), 6)
@@ -127,7 +128,7 @@ class _Watch:
             peer = _Peer(socket.create_connection((address, port), timeout=PATIENCE), name)
         except OSError as error:
             message = f'no connection to {name} at {address}:{port} ({error.strerror or error})'
-            print(f'vitbackbones: {message}: dead ranks may go unnoticed', file=sys.stderr)
+            notice(f'{message}: dead ranks may go unnoticed', every_rank=True)
             return
         peer.socket.settimeout(None)
         peer.socket.sendall(self._token + b' ' + self.name.encode() + b'\n')

@@ -16,7 +16,7 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 
 from vitbackbones.data.sources import format_of, iter_datasets
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.device import adapt_to_device
 
@@ -111,7 +111,7 @@ def annotation_ids(cfg: Config, paths: Sequence[Path]) -> AnnotationIds:
     try:
         ids = AnnotationIds.read(path, os.path.join(root, folder))
     except (OSError, ValueError) as error:
-        say(f'{path} cannot be read ({error}): images and classes get numbers of their own')
+        notice(f'{path} cannot be read ({error}): images and classes get numbers of their own')
         return AnnotationIds()
     return ids if any(map(ids.names, paths)) else AnnotationIds()
 

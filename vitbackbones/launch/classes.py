@@ -22,7 +22,7 @@ from vitbackbones.data.sources import (
     step_of,
 )
 from vitbackbones.data.values import as_one_writes_them, in_another_order, is_list_of_colours
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 
 
 def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
@@ -167,7 +167,7 @@ def _follow(
         return  # heads that number classes have been checked; others predict none, as RPN
     if set(classes) != set(trained):
         if not _contradict(classes, trained):
-            say(
+            notice(
                 f'{what} has the classes {_in_order(classes)}, {whose}, {_in_order(trained)}: '
                 'taken for other names of the same'
             )
@@ -185,7 +185,7 @@ def _follow(
             meta.palette = [colours[name] for name in trained]
         meta.classes = list(trained) if isinstance(trained, list) else tuple(trained)
         cast(ConfigDict, dataset).metainfo = meta
-        say(f'{what}: its classes are taken in the order of {whose}, {_in_order(trained)}')
+        notice(f'{what}: its classes are taken in the order of {whose}, {_in_order(trained)}')
         return
     raise UserError(
         f'{what} has the classes {_in_order(classes)}, {whose}, {_in_order(trained)}, and '

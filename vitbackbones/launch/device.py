@@ -11,7 +11,7 @@ from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
 from vitbackbones.data.nodes import type_name
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 
 
 def let_processes_meet(cfg: Config) -> None:
@@ -35,7 +35,7 @@ def let_processes_meet(cfg: Config) -> None:
         raise UserError(f'--launcher {cfg.launcher} needs GPUs; without them, use pytorch')
     if 'RANK' not in os.environ:
         raise UserError('--launcher pytorch is for processes that torchrun starts, as dist_*.sh do')
-    say('no GPU: processes talk through gloo')
+    notice('no GPU: processes talk through gloo')
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
 
@@ -45,7 +45,7 @@ def adapt_to_device(cfg: Config) -> None:
     dist = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     gpu = torch.cuda.is_available()
     if (not gpu or dist.get('backend') == 'gloo') and _replace_norm(cfg.model, 'SyncBN', 'BN'):
-        say(f'{"gloo" if gpu else "no GPU"}: SyncBN becomes BN')
+        notice(f'{"gloo" if gpu else "no GPU"}: SyncBN becomes BN')
     if gpu:
         return
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
@@ -53,7 +53,7 @@ def adapt_to_device(cfg: Config) -> None:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         wrapper.type = 'vitbackbones.CPUAmpOptimWrapper'
-        say('no GPU: AmpOptimWrapper becomes bfloat16 autocast without loss scaling')
+        notice('no GPU: AmpOptimWrapper becomes bfloat16 autocast without loss scaling')
     if cfg.get('launcher', 'none') != 'none':
         # mmengine's default names a GPU for each process.
         cfg.setdefault(

@@ -26,7 +26,7 @@ from vitbackbones.data.sources import (
     place,
     wants_masks,
 )
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 
 FOLDER = 'annotations'  # of the work directory
 
@@ -139,7 +139,7 @@ class _Copies:
         if copy not in self.said:
             self.said.add(copy)
             reasons = '; '.join(finding.detail for finding in found.fixed)
-            say(f'{path}: {reasons}: {copy}, a copy where this is put right, is read instead')
+            notice(f'{path}: {reasons}: {copy}, a copy where this is put right, is read instead')
         return str(copy.absolute())
 
 

@@ -18,7 +18,7 @@ from vitbackbones.engine.non_finite import NonFiniteError
 from vitbackbones.engine.preflight import PreflightError
 from vitbackbones.engine.ranks import linked_ranks
 from vitbackbones.engine.resume_point import newest_checkpoint, require_same_on_all_ranks
-from vitbackbones.errors import UserError, say
+from vitbackbones.errors import UserError, notice
 
 from .built import as_built, build_runner
 from .checks import check_config, require, trains_ours
@@ -144,9 +144,9 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
     if source == 'auto' or (source is None and cfg.get('resume') and not cfg.get('load_from')):
         newest, skipped = newest_checkpoint(cfg.work_dir)
         for line in skipped:
-            say(f'not resumed from {line}')
+            notice(f'not resumed from {line}')
         if newest is None:
-            say(f'no checkpoint in {cfg.work_dir} to resume from: starting from the beginning')
+            notice(f'no checkpoint in {cfg.work_dir} to resume from: starting from the beginning')
         else:
             cfg.resume, cfg.load_from = True, str(newest)
     elif source is not None:
