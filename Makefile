@@ -13,7 +13,7 @@ help: ## list the targets
 	@echo 'make TARGET [VENV=folder of the environment] [PYTHON=interpreter to make it from]'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 
-demo: ## train a small detector on generated pictures and show what it finds
+demo: ## train a small detector on generated images and show what it finds
 	@tools/setup_env.sh run
 	"$(BIN)/vitbackbones" demo
 

@@ -54,15 +54,15 @@ def write_config(path: Path, dataset: dict[str, Any], **rest: Any) -> str:
 
 
 class Coco:
-    """A small data set in COCO's format; ``content`` is its annotation file, to be changed."""
+    """A small dataset in COCO's format; ``content`` is its annotation file, to be changed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.file = root / 'annotations.json'
-        (root / 'pictures').mkdir()
+        (root / 'images').mkdir()
         images, annotations = [], []
         for i, name in enumerate(NAMES):
-            Image.fromarray(pixels()).save(self.picture(name))
+            Image.fromarray(pixels()).save(self.image(name))
             images.append(dict(id=i + 1, file_name=name, width=WIDTH, height=HEIGHT))
             polygon = [[4, 4, 24, 4, 24, 20, 4, 20]]
             annotations.append(
@@ -89,14 +89,14 @@ class Coco:
             type='CocoDataset',
             data_root=str(root),
             ann_file='annotations.json',
-            data_prefix=dict(img='pictures/'),
+            data_prefix=dict(img='images/'),
             metainfo=dict(classes=('cat', 'dog')),
             pipeline=pipeline,
         )
         self.config = write_config(root / 'config.py', dataset)
 
-    def picture(self, name: str) -> Path:
-        return self.root / 'pictures' / name
+    def image(self, name: str) -> Path:
+        return self.root / 'images' / name
 
     def save(self, change: Change | None = None) -> None:
         if change:
@@ -122,7 +122,7 @@ def check(config: str, *words: str) -> tuple[int, dict[str, list[tuple[str, str]
 
 
 def training_data(config: str) -> Any:
-    """The data set that ``vitbackbones train`` makes of a config."""
+    """The dataset that ``vitbackbones train`` makes of a config."""
     cfg = load_config(config)
     init_default_scope(cfg.default_scope)
     check_files_as_they_come(cfg, ('train',))
@@ -180,7 +180,7 @@ ANNOTATION_ERRORS = {
     'category': (of('annotations', category_id=8), 'unknown category', 'category_id 8'),
     'no category': (lambda c: c['categories'].pop(), 'class without category', 'no class dog; its'),
     'same annotation id': (twice('annotations'), 'duplicate id', '2 annotations have the id 11'),
-    'same picture id': (twice('images'), 'duplicate id', '2 images have the id 1'),
+    'same image id': (twice('images'), 'duplicate id', '2 images have the id 1'),
     'same category id': (twice('categories'), 'duplicate id', '2 categories have the id 7'),
     'no box': (without('annotations', 'bbox'), 'missing field', '(id 12) has no bbox'),
     'no width': (without('images', 'width'), 'missing field', '(id 2) has no width'),
@@ -191,7 +191,7 @@ ANNOTATION_ERRORS = {
         'bad mask',
         'annotation 11',
     ),
-    'number for a name': (of('images', file_name=5), 'missing field', 'picture 1 (5) has no name'),
+    'number for a name': (of('images', file_name=5), 'missing field', 'image 1 (5) has no name'),
     'huge width': (of('images', width=10**400), 'missing field', 'a.jpg) has the width'),
     'width 0': (of('images', width=0), 'missing field', 'a.jpg) has the width 0'),
     'RLE size': (runs(9, 3063, size=(64, 48)), 'mask of another size', '48 x 64 pixels'),
@@ -232,7 +232,7 @@ ANNOTATION_ERRORS = {
         'nothing left',
         'no annotation of its 3',
     ),
-    'no pictures': (lambda c: (c['images'].clear(), c['annotations'].clear()), 'no pictures', 'no'),
+    'no images': (lambda c: (c['images'].clear(), c['annotations'].clear()), 'no images', 'no'),
 }
 
 
@@ -280,7 +280,7 @@ ANNOTATION_NOTES = {
     'negative': (of('annotations', bbox=[4, 4, 20, -16]), 'box without area', 0),
     'zero area': (of('annotations', area=0), 'box without area', 0),
     'across': (of('annotations', bbox=[50, 4, 30, 16]), 'box across the edge', 1),
-    'picture': (of('annotations', image_id=99), 'unknown picture', 0),
+    'image': (of('annotations', image_id=99), 'unknown image', 0),
     'two points': (of('annotations', segmentation=[[4, 4, 9, 9]]), 'mask without area', 0),
 }
 
@@ -369,7 +369,7 @@ def test_an_annotation_file_is_read_again_only_when_it_has_changed(coco: Coco) -
     assert [finding.kind for finding in read_coco(coco.file).findings] == ['box not finite']
 
 
-# ------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------- images
 
 
 def cut(path: Path, share: float = 0.5) -> None:
@@ -396,14 +396,14 @@ def upright(path: Path) -> None:
     image.save(path, exif=exif)
 
 
-# name of the picture, what is done to its file, kind, what is found only by decoding
-PICTURE_ERRORS = {
+# name of the image, what is done to its file, kind, what is found only by decoding
+IMAGE_ERRORS = {
     'missing': ('a.jpg', Path.unlink, 'missing file', False),
     'empty': ('a.jpg', lambda p: p.write_bytes(b''), 'empty file', False),
-    'text': ('a.jpg', lambda p: p.write_text('text'), 'unreadable picture', False),
+    'text': ('a.jpg', lambda p: p.write_text('text'), 'unreadable image', False),
     'JPEG cut off': ('a.jpg', cut_jpeg, 'truncated file', False),
     'JPEG of a header': ('a.jpg', lambda p: cut(p, 0.1), 'truncated file', False),
-    'PNG cut off': ('b.png', cut, 'unreadable picture', True),
+    'PNG cut off': ('b.png', cut, 'unreadable image', True),
     'size': ('a.jpg', lambda p: Image.new('RGB', (65, 48)).save(p), 'another size', False),
     'turned size': (
         'a.jpg',
@@ -411,14 +411,14 @@ PICTURE_ERRORS = {
         'another size',
         False,
     ),
-    'folder': ('a.jpg', lambda p: (p.unlink(), p.mkdir()), 'unreadable picture', False),
+    'folder': ('a.jpg', lambda p: (p.unlink(), p.mkdir()), 'unreadable image', False),
 }
 
 
-@pytest.mark.parametrize('case', PICTURE_ERRORS)
-def test_bad_pictures_are_reported_and_stop_training_by_name(case: str, coco: Coco) -> None:
-    name, change, kind, decoding = PICTURE_ERRORS[case]
-    path = coco.picture(name)
+@pytest.mark.parametrize('case', IMAGE_ERRORS)
+def test_bad_images_are_reported_and_stop_training_by_name(case: str, coco: Coco) -> None:
+    name, change, kind, decoding = IMAGE_ERRORS[case]
+    path = coco.image(name)
     change(path)
     status, found = check(coco.config)
     assert decoding or (status == 1 and [file for file, _ in found[kind]] == [str(path)])
@@ -438,7 +438,7 @@ def as_png(path: Path, image: Image.Image) -> None:
 
 SIXTEEN = (pixels().astype(np.uint16) << 8) + 200
 # what is written, kinds, what training gets; None leaves that to the size
-PICTURE_NOTES: dict[str, tuple[str, Callable[[Path], Any], set[str], Any]] = {
+IMAGE_NOTES: dict[str, tuple[str, Callable[[Path], Any], set[str], Any]] = {
     'extension': (
         'a.jpg',
         lambda p: as_png(p, Image.fromarray(pixels())),
@@ -469,10 +469,10 @@ PICTURE_NOTES: dict[str, tuple[str, Callable[[Path], Any], set[str], Any]] = {
 }
 
 
-@pytest.mark.parametrize('case', PICTURE_NOTES)
-def test_unusual_pictures_are_noted_and_trained_on_as_three_channels(case: str, coco: Coco) -> None:
-    name, write, kinds, expected = PICTURE_NOTES[case]
-    path = coco.picture(name)
+@pytest.mark.parametrize('case', IMAGE_NOTES)
+def test_unusual_images_are_noted_and_trained_on_as_three_channels(case: str, coco: Coco) -> None:
+    name, write, kinds, expected = IMAGE_NOTES[case]
+    path = coco.image(name)
     write(path)
     status, found = check(coco.config, '--images')
     assert (status, {*found}) == (0, kinds)
@@ -484,7 +484,7 @@ def test_unusual_pictures_are_noted_and_trained_on_as_three_channels(case: str, 
 
 
 def test_what_follows_the_end_of_a_jpeg_is_no_damage(coco: Coco) -> None:
-    path = coco.picture('a.jpg')
+    path = coco.image('a.jpg')
     path.write_bytes(path.read_bytes() + b'\xff\xda of the camera')
     assert check(coco.config, '--images') == (0, {})
     assert training_data(coco.config)[0]['inputs'].shape == (3, HEIGHT, WIDTH)
@@ -493,7 +493,7 @@ def test_what_follows_the_end_of_a_jpeg_is_no_damage(coco: Coco) -> None:
 @pytest.mark.parametrize(('width', 'kinds'), [(60, {'one pixel'}), (20_000, {'very large'})])
 def test_odd_sizes_are_noted(width: int, kinds: set[str], coco: Coco) -> None:
     height = 1 if width == 60 else 3
-    Image.new('RGB', (width, height)).save(coco.picture('b.png'))
+    Image.new('RGB', (width, height)).save(coco.image('b.png'))
     coco.save(of('images', 1, width=width, height=height))
     coco.content['annotations'].pop(1)
     coco.save()
@@ -501,33 +501,33 @@ def test_odd_sizes_are_noted(width: int, kinds: set[str], coco: Coco) -> None:
     assert (status, {*found}) == (0, kinds)
 
 
-def test_a_picture_too_narrow_to_be_resized_stops_training_by_name(coco: Coco) -> None:
-    Image.new('RGB', (20_000, 3)).save(coco.picture('b.png'))
+def test_a_image_too_narrow_to_be_resized_stops_training_by_name(coco: Coco) -> None:
+    Image.new('RGB', (20_000, 3)).save(coco.image('b.png'))
     coco.save(of('images', 1, width=20_000, height=3))
     with pytest.raises(DataError, match=r'b\.png: Resize fails: error'):
         training_data(coco.config)[1]
 
 
 def test_a_bad_file_in_a_worker_is_named_in_one_sentence(coco: Coco) -> None:
-    cut_jpeg(coco.picture('a.jpg'))
+    cut_jpeg(coco.image('a.jpg'))
     loader = DataLoader(training_data(coco.config), batch_size=None, num_workers=1)
     with pytest.raises(DataError) as raised:
         next(iter(loader))
-    assert str(raised.value) == f'{coco.picture("a.jpg")}: the end of this JPEG is missing'
+    assert str(raised.value) == f'{coco.image("a.jpg")}: the end of this JPEG is missing'
 
 
 # --------------------------------------------------------------------------- segmentation
 
 
 class LabelMaps:
-    """A small data set in mmseg's format, with three classes after 0, which is ignored."""
+    """A small dataset in mmseg's format, with three classes after 0, which is ignored."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in ('pictures', 'labels'):
+        for folder in ('images', 'labels'):
             (root / folder).mkdir()
         for stem in 'ab':
-            Image.fromarray(pixels()).save(root / 'pictures' / f'{stem}.jpg')
+            Image.fromarray(pixels()).save(root / 'images' / f'{stem}.jpg')
             self.write(stem, np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 4)
         pipeline = [
             dict(type='LoadImageFromFile'),
@@ -537,7 +537,7 @@ class LabelMaps:
         dataset = dict(
             type='BaseSegDataset',
             data_root=str(root),
-            data_prefix=dict(img_path='pictures', seg_map_path='labels'),
+            data_prefix=dict(img_path='images', seg_map_path='labels'),
             metainfo=dict(classes=('sky', 'sea', 'land'), palette=[[0] * 3, [1] * 3, [2] * 3]),
             reduce_zero_label=True,
             pipeline=pipeline,
@@ -569,8 +569,8 @@ def test_label_maps_of_16_bits_are_good_while_8_would_do(maps: LabelMaps) -> Non
     assert training_data(maps.config)[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [2]
 
 
-def test_a_label_map_fits_the_upright_picture(maps: LabelMaps) -> None:
-    upright(maps.root / 'pictures' / 'a.jpg')
+def test_a_label_map_fits_the_upright_image(maps: LabelMaps) -> None:
+    upright(maps.root / 'images' / 'a.jpg')
     status, found = check(maps.config, '--images')
     assert (status, {*found}) == (0, {'EXIF rotation'})
     assert training_data(maps.config)[0]['inputs'].shape == (3, HEIGHT, WIDTH)
@@ -587,7 +587,7 @@ LABEL_ERRORS: dict[str, tuple[Callable[[LabelMaps], Any], str, bool]] = {
     'colours': (lambda m: m.write('a', pixels()), 'not a label map', False),
     'missing': (lambda m: m.labels('a').unlink(), 'missing file', False),
     'empty': (lambda m: m.labels('a').write_bytes(b''), 'empty file', False),
-    'cut off': (lambda m: cut(m.labels('a')), 'unreadable picture', True),
+    'cut off': (lambda m: cut(m.labels('a')), 'unreadable image', True),
 }
 
 
@@ -607,15 +607,15 @@ def test_bad_label_maps_are_reported_and_stop_training_by_name(case: str, maps: 
     assert str(raised.value).startswith(f'{maps.labels("a")}: ')
 
 
-def test_a_bad_picture_beside_its_label_map_is_named(maps: LabelMaps) -> None:
-    path = maps.root / 'pictures' / 'b.jpg'
+def test_a_bad_image_beside_its_label_map_is_named(maps: LabelMaps) -> None:
+    path = maps.root / 'images' / 'b.jpg'
     path.write_bytes(b'')
     assert check(maps.config)[1]['empty file'] == [(str(path), 'it is empty')]
     with pytest.raises(DataError, match=r'b\.jpg: it is empty'):
         training_data(maps.config)[1]
 
 
-@pytest.mark.parametrize('folder', ['pictures', 'labels'])
+@pytest.mark.parametrize('folder', ['images', 'labels'])
 def test_folders_that_are_missing_or_empty_are_reported(folder: str, maps: LabelMaps) -> None:
     shutil.rmtree(maps.root / folder)
     status, found = check(maps.config)
@@ -633,11 +633,7 @@ def test_several_processes_find_what_one_finds(coco: Coco) -> None:
         name = f'{i}.jpg'
         if i % 3:
             (shutil.copy if i % 7 else Path.write_bytes)(
-                *(
-                    (coco.picture('a.jpg'), coco.picture(name))
-                    if i % 7
-                    else (coco.picture(name), b'')
-                )
+                *((coco.image('a.jpg'), coco.image(name)) if i % 7 else (coco.image(name), b''))
             )
         coco.content['images'].append(dict(id=i + 100, file_name=name, width=WIDTH, height=HEIGHT))
     coco.save()
@@ -652,11 +648,11 @@ def test_the_report_counts_and_shows_the_first(
     coco: Coco, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in NAMES:
-        coco.picture(name).unlink()
+        coco.image(name).unlink()
     assert main(['check-data', coco.config, '--show', '1', '--jobs', '1']) == 1
     said = capsys.readouterr().out
     assert 'error: missing file: 3 (training stops when it comes to it)' in said
-    assert f'{coco.picture("a.jpg")}: there is no such file\n    and 2 more\n' in said
+    assert f'{coco.image("a.jpg")}: there is no such file\n    and 2 more\n' in said
     assert said.endswith('3 errors, 0 warnings\n')
 
 

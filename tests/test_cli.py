@@ -27,7 +27,7 @@ from vitbackbones.launch.training import starting_point
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/detection/sepvit_retinanet.py'
-# A narrow network on few pictures: these tests are about the commands, not about accuracy.
+# A narrow network on few images: these tests are about the commands, not about accuracy.
 SMALL = [
     'model.backbone.arch=lite',
     'model.neck.in_channels=[64,128,256]',
@@ -63,7 +63,7 @@ def vitbackbones(*words: object, cwd: Path, status: int = 0) -> str:
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a demo set of few pictures."""
+    """A working directory with a demo set of few images."""
     folder = tmp_path_factory.mktemp('cli')
     demo_data.generate(folder / 'data/demo', train=8, val=3, seed=0)
     return folder
@@ -146,7 +146,7 @@ def test_resuming_shuffles_with_the_seed_of_the_interrupted_run(trained: Path) -
     assert cfg.randomness.seed == seed + 1
 
 
-def test_testing_prints_metrics_and_draws_pictures(trained: Path, place: Path) -> None:
+def test_testing_prints_metrics_and_draws_images(trained: Path, place: Path) -> None:
     out = vitbackbones(
         *('test', CONFIG, trained / 'iter_3.pth', '--demo', '--show-dir', 'shown'),
         *('--cfg-options', *SMALL),
@@ -159,7 +159,7 @@ def test_testing_prints_metrics_and_draws_pictures(trained: Path, place: Path) -
     assert Image.open(shown[0]).width == 2 * original.width  # ground truth next to the result
 
 
-def test_inference_writes_pictures_and_coco_json(trained: Path, place: Path) -> None:
+def test_inference_writes_images_and_coco_json(trained: Path, place: Path) -> None:
     images = sorted((place / 'data/demo/coco/val2017').glob('*.jpg'))[:2]
     vitbackbones(
         *('infer', CONFIG, trained / 'iter_3.pth', *images, '--out-dir', 'found', '--demo'),
@@ -260,8 +260,8 @@ def test_the_demo_prints_metrics_and_draws_a_contact_sheet(place: Path) -> None:
     assert 'training RetinaNet with SepViT lite for 2 iterations' in out
     assert 'iteration 2/2' in out
     sheet = Image.open(place / 'work_dirs/demo/predictions.png')
-    pictures = [Image.open(p).size for p in (place / 'data/demo/coco/val2017').glob('*.jpg')]
-    assert sheet.width > 2 * 2 * max(width for width, _ in pictures)  # pairs, enlarged twice
+    images = [Image.open(p).size for p in (place / 'data/demo/coco/val2017').glob('*.jpg')]
+    assert sheet.width > 2 * 2 * max(width for width, _ in images)  # pairs, enlarged twice
 
 
 def test_a_segmentor_trains_and_infers_with_the_same_commands(place: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_broken_config_is_named(refused, tmp_path: Path) -> None:
         ('model.backbone.drop_path=0.1', "SepViT has no option 'drop_path', choose from arch,"),
         ('model.backbone.out_indices=[1,7]', 'out_indices=(1, 7) must name stages out of'),
         ('modle.backbone.arch=tiny', 'did you mean model?'),
-        ('model.bbox_head.num_classes=3', 'num_classes=3, but the data set has 80 classes'),
+        ('model.bbox_head.num_classes=3', 'num_classes=3, but the dataset has 80 classes'),
         ('model.backbone.out_indices=1', "'out_indices': 1"),
         ('model.bakcbone.arch=lite', "unexpected keyword argument 'bakcbone'"),
         ('train_cfg.max_iter=5', "unexpected keyword argument 'max_iter'"),

@@ -384,7 +384,7 @@ def test_one_word_turns_the_test_of_a_segmentor_into_a_sliding_one() -> None:
     cfg = load('segmentation/shvit_upernet')
     assert cfg.model.test_cfg == dict(mode='whole', crop_size=(512, 512), stride=(341, 341))
     cfg.merge_from_dict({'model.test_cfg.mode': 'slide'})
-    cfg.model.test_cfg.update(crop_size=(128, 128), stride=(85, 85))  # as fits a small picture
+    cfg.model.test_cfg.update(crop_size=(128, 128), stride=(85, 85))  # as fits a small image
     model = build(cfg, 'cpu').eval()
     seen = []
     model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2:]))
@@ -431,7 +431,7 @@ def fit_to_small_images(cfg: Config) -> None:
 
 
 def batch(cfg: Config) -> dict[str, Any]:
-    """Two pictures with two objects each, as a data loader hands them on."""
+    """Two images with two objects each, as a data loader hands them on."""
     rng = np.random.default_rng(0)
     sizes = [(96, 96)] * 2 if 'decode_head' in cfg.model else [(64, 96), (96, 80)]
     inputs, samples = [], []

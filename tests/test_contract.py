@@ -1,7 +1,7 @@
 """What every backbone promises: a backbone is covered, with all its variants, by being registered.
 
 What depends on the network is tested on a small variant and on every published one at its own
-widths; those above 60 million parameters are marked large. Pictures are small, and networks that
+widths; those above 60 million parameters are marked large. Images are small, and networks that
 differ in their options alone share one set of weights.
 """
 
@@ -90,7 +90,7 @@ class Case:
         return net
 
     def image(self, batch: int = 1, extra: int = 9) -> Tensor:
-        """A picture of odd sides, just larger than the coarsest stride needs."""
+        """An image of odd sides, just larger than the coarsest stride needs."""
         side = max(self.cls.strides)
         return torch.randn(batch, 3, side + extra, 2 * side + 1)
 
@@ -131,16 +131,16 @@ def net(case: Case) -> Backbone:
 
 
 @pytest.fixture(scope='module')
-def picture(case: Case) -> Tensor:
+def image(case: Case) -> Tensor:
     torch.manual_seed(0)
     return case.image(batch=2)
 
 
 @pytest.fixture(scope='module')
-def maps(case: Case, picture: Tensor) -> tuple[Tensor, ...]:
-    """What the network makes of ``picture``."""
+def maps(case: Case, image: Tensor) -> tuple[Tensor, ...]:
+    """What the network makes of ``image``."""
     with torch.no_grad():
-        return original(case)(picture)
+        return original(case)(image)
 
 
 def test_every_backbone_is_covered() -> None:
@@ -173,21 +173,21 @@ def test_outputs_are_contiguous(net: Backbone) -> None:
 
 @torch.no_grad()
 def test_an_output_does_not_depend_on_which_others_are_asked_for(
-    case: Case, net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]
+    case: Case, net: Backbone, image: Tensor, maps: tuple[Tensor, ...]
 ) -> None:
     for out_indices in case.out_indices:
         part = case.twin(out_indices=out_indices).eval()
         assert part.out_channels == tuple(net.out_channels[i] for i in out_indices)
         assert part.out_strides == tuple(net.out_strides[i] for i in out_indices)
-        for i, x in zip(out_indices, part(picture), strict=True):
+        for i, x in zip(out_indices, part(image), strict=True):
             assert torch.equal(x, maps[i])
 
 
 @torch.no_grad()
-def test_a_picture_gives_the_same_maps_alone_and_in_a_batch(
-    net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]
+def test_a_image_gives_the_same_maps_alone_and_in_a_batch(
+    net: Backbone, image: Tensor, maps: tuple[Tensor, ...]
 ) -> None:
-    for one, many in zip(net(picture[1:]), maps, strict=True):
+    for one, many in zip(net(image[1:]), maps, strict=True):
         torch.testing.assert_close(one[0], many[1], rtol=1e-4, atol=1e-5)
 
 
@@ -446,13 +446,13 @@ def count_calls_of_blocks(net: Backbone) -> collections.Counter[nn.Module]:
 
 
 def test_with_cp_changes_neither_outputs_gradients_nor_statistics(
-    case: Case, picture: Tensor
+    case: Case, image: Tensor
 ) -> None:
     results = []
     for with_cp in (False, True):
         net = case.twin(with_cp=with_cp, drop_path_rate=0.3).train()
         calls = count_calls_of_blocks(net)
-        x = picture.clone().requires_grad_()
+        x = image.clone().requires_grad_()
         torch.manual_seed(2)
         maps = net(x)
         sum(m.square().mean() for m in maps).backward()
@@ -487,21 +487,21 @@ def test_padding_of_a_batch_leaves_gradients_of_new_weights_in_bounds(cls: type[
 
 
 def assert_bfloat16_is_close(
-    net: Backbone, picture: Tensor, maps: tuple[Tensor, ...] | None = None
+    net: Backbone, image: Tensor, maps: tuple[Tensor, ...] | None = None
 ) -> None:
     with torch.no_grad():
-        want = net(picture) if maps is None else maps
+        want = net(image) if maps is None else maps
         with torch.autocast('cpu', dtype=torch.bfloat16):
-            got = net(picture)
+            got = net(image)
     for one, other in zip(got, want, strict=True):
         assert torch.isfinite(one).all()
         assert (one.float() - other).norm() / other.norm() < 3e-2
 
 
 def test_bfloat16_autocast_stays_close_to_float32(
-    net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]
+    net: Backbone, image: Tensor, maps: tuple[Tensor, ...]
 ) -> None:
-    assert_bfloat16_is_close(net, picture, maps)
+    assert_bfloat16_is_close(net, image, maps)
 
 
 WINDOWED = [
@@ -517,31 +517,31 @@ def test_the_networks_with_windows_are_covered() -> None:
 
 @pytest.mark.parametrize('case', WINDOWED, indirect=True, scope='module')
 def test_bfloat16_autocast_stays_close_where_padding_is_masked(
-    case: Case, picture: Tensor, maps: tuple[Tensor, ...]
+    case: Case, image: Tensor, maps: tuple[Tensor, ...]
 ) -> None:
     net = case.twin(mask_padding=True).eval()
-    assert_bfloat16_is_close(net, picture)
+    assert_bfloat16_is_close(net, image)
     with torch.no_grad():
-        assert not torch.allclose(net(picture)[0], maps[0], atol=1e-3)  # there is padding
+        assert not torch.allclose(net(image)[0], maps[0], atol=1e-3)  # there is padding
 
 
 @torch.no_grad()
 def test_evaluation_is_deterministic_and_leaves_no_trace(
-    case: Case, picture: Tensor, maps: tuple[Tensor, ...]
+    case: Case, image: Tensor, maps: tuple[Tensor, ...]
 ) -> None:
     net = case.twin().eval()
-    for one, other in zip(net(picture), maps, strict=True):
+    for one, other in zip(net(image), maps, strict=True):
         assert torch.equal(one, other)
     before = tensors(original(case))
     assert all(torch.equal(value, before[name]) for name, value in tensors(net).items())
 
 
 @torch.no_grad()
-def test_a_copy_is_independent(net: Backbone, picture: Tensor, maps: tuple[Tensor, ...]) -> None:
+def test_a_copy_is_independent(net: Backbone, image: Tensor, maps: tuple[Tensor, ...]) -> None:
     twin = copy.deepcopy(net)
     for p in twin.parameters():
         p.zero_()
-    for one, other in zip(net(picture), maps, strict=True):
+    for one, other in zip(net(image), maps, strict=True):
         assert torch.equal(one, other)
 
 

@@ -1,13 +1,13 @@
 """Two and four processes train as one: equal losses and weights on equal global batches.
 
 Runs of the command line, with gloo between the processes. That the losses of the ranks average to
-those of one process with all their pictures holds where
+those of one process with all their images holds where
 
 - nothing is drawn at random: no sampling of boxes, drop path, dropout, flips or shuffling;
-- no picture looks at another: LayerNorm and GroupNorm, no BatchNorm;
+- no image looks at another: LayerNorm and GroupNorm, no BatchNorm;
 - all ranks divide their loss by the same number. mmseg divides by the pixels, which are as many
-  for each; mmdet's RetinaNet by the positive anchors of the rank's own pictures, which it does not
-  exchange. So all pictures here have boxes at the same places (and of different classes).
+  for each; mmdet's RetinaNet by the positive anchors of the rank's own images, which it does not
+  exchange. So all images here have boxes at the same places (and of different classes).
 
 The losses after the first step hold the runs' updates against each other as well: they differ
 unless the gradients were averaged over the ranks. So do the weights at the end, where AdamW leaves

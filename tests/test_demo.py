@@ -122,12 +122,12 @@ def test_demo_trains_all_layers_alike() -> None:
     assert not cfg.optim_wrapper.keys() & {'constructor', 'paramwise_cfg'}
 
 
-# --------------------------------------------------------------------------- the pictures
+# --------------------------------------------------------------------------- the images
 
 
 @pytest.fixture
 def grey(tmp_path: Path) -> Path:
-    """A grey picture, 60 wide and 40 high."""
+    """A grey image, 60 wide and 40 high."""
     Image.new('RGB', (60, 40), (100, 100, 100)).save(tmp_path / 'grey.png')
     return tmp_path / 'grey.png'
 
@@ -141,9 +141,7 @@ def on_sheet(sample: Any, meta: dict[str, Any], panels: int, tmp_path: Path) -> 
     return [sheet[place[0], place[1] + i * (ZOOM * 60 + 8)] for i in range(panels)]
 
 
-def test_sheet_of_a_segmentor_shows_picture_truth_and_prediction(
-    grey: Path, tmp_path: Path
-) -> None:
+def test_sheet_of_a_segmentor_shows_image_truth_and_prediction(grey: Path, tmp_path: Path) -> None:
     from mmseg.structures import SegDataSample
 
     truth, found = torch.zeros(1, 40, 60), torch.ones(1, 40, 60)
@@ -152,9 +150,9 @@ def test_sheet_of_a_segmentor_shows_picture_truth_and_prediction(
     sample.gt_sem_seg = PixelData(data=truth.long())
     sample.pred_sem_seg = PixelData(data=found.long())
     meta = dict(classes=('a', 'b'), palette=[[200, 0, 0], [0, 0, 200]])
-    picture, left, right = on_sheet(sample, meta, 3, tmp_path)
-    assert (picture == 100).all()
-    assert (left[:, :50] == [170, 30, 30]).all()  # 0.3 of the picture, 0.7 of the colour
+    image, left, right = on_sheet(sample, meta, 3, tmp_path)
+    assert (image == 100).all()
+    assert (left[:, :50] == [170, 30, 30]).all()  # 0.3 of the image, 0.7 of the colour
     assert (left[:, 70:] == 100).all()
     assert (right == [30, 30, 170]).all()
 

@@ -44,13 +44,13 @@ def test_mask_of_an_object_is_the_pixels_it_is_drawn_on(kind, seed):
     white = demo_scenes.Sprite(
         np.full_like(sprite.rgb, 255), sprite.coverage, sprite.top, sprite.left
     )
-    picture = np.zeros((150, 170, 3))
-    white.draw(picture)
+    image = np.zeros((150, 170, 3))
+    white.draw(image)
     mask = np.zeros((150, 170), dtype=bool)
     place, inside = sprite.within(150, 170)
     mask[place] = sprite.mask[inside]
     assert mask.any()
-    assert np.array_equal(picture[..., 0] > 127.5, mask)
+    assert np.array_equal(image[..., 0] > 127.5, mask)
 
 
 @pytest.mark.parametrize('kind', demo_scenes.KINDS, ids=lambda kind: kind.coco)
@@ -66,7 +66,7 @@ def test_every_object_shows_at_least_its_share(seed, monkeypatch):
     drawn = []
     draw = demo_scenes.Sprite.draw
     monkeypatch.setattr(
-        demo_scenes.Sprite, 'draw', lambda self, picture: (drawn.append(self), draw(self, picture))
+        demo_scenes.Sprite, 'draw', lambda self, image: (drawn.append(self), draw(self, image))
     )
     scene = demo_scenes.make_scene(np.random.default_rng(seed), 140, 160)
     assert len(drawn) == len(scene.kinds) >= 1
@@ -81,24 +81,24 @@ def test_later_objects_hide_earlier_ones(seed, monkeypatch):
     expected = np.full((140, 160), -1)
     draw = demo_scenes.Sprite.draw
 
-    def record(self, picture):
+    def record(self, image):
         place, inside = self.within(*expected.shape)
         expected[place][self.mask[inside]] = expected.max() + 1
-        draw(self, picture)
+        draw(self, image)
 
     monkeypatch.setattr(demo_scenes.Sprite, 'draw', record)
     scene = demo_scenes.make_scene(np.random.default_rng(seed), 140, 160)
     assert np.array_equal(scene.objects, expected)
 
 
-def test_picture_differs_from_its_background_only_at_objects(monkeypatch):
+def test_image_differs_from_its_background_only_at_objects(monkeypatch):
     def scene():
         return demo_scenes.make_scene(np.random.default_rng(8), 150, 150)
 
     full = scene()
-    monkeypatch.setattr(demo_scenes.Sprite, 'draw', lambda self, picture: None)
+    monkeypatch.setattr(demo_scenes.Sprite, 'draw', lambda self, image: None)
     empty = scene()
-    changed = (full.picture != empty.picture).any(axis=-1)
+    changed = (full.image != empty.image).any(axis=-1)
     seen = full.objects >= 0
     near = seen.copy()  # smooth edges reach one pixel further
     near[1:] |= seen[:-1]
@@ -160,16 +160,16 @@ def test_run_lengths_decode_to_the_mask(mask):
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_pictures_masks_and_label_maps_agree(demo, split):
+def test_images_masks_and_label_maps_agree(demo, split):
     coco_name, ade_name, _ = SPLITS[split]
     coco = COCO(str(demo / 'coco' / 'annotations' / f'instances_{coco_name}.json'))
-    pictures = sorted((demo / 'ade20k' / 'images' / ade_name).iterdir())
+    images = sorted((demo / 'ade20k' / 'images' / ade_name).iterdir())
     maps = sorted((demo / 'ade20k' / 'annotations' / ade_name).iterdir())
-    assert len(coco.imgs) == len(pictures) == len(maps) == SMALL[split]
+    assert len(coco.imgs) == len(images) == len(maps) == SMALL[split]
     labels_of = {kind.coco: ADE20K[kind.ade20k] for kind in demo_scenes.KINDS}
-    for info, picture, label_path in zip(coco.imgs.values(), pictures, maps, strict=True):
+    for info, image, label_path in zip(coco.imgs.values(), images, maps, strict=True):
         file = demo / 'coco' / coco_name / info['file_name']
-        assert file.read_bytes() == picture.read_bytes()
+        assert file.read_bytes() == image.read_bytes()
         assert Image.open(file).size == (info['width'], info['height'])
         labels = np.asarray(Image.open(label_path))
         expected = np.full(labels.shape, -1)
@@ -234,12 +234,12 @@ def test_another_seed_gives_other_annotations(demo, tmp_path):
     assert (tmp_path / 'other' / file).read_bytes() != (demo / file).read_bytes()
 
 
-def test_pictures_do_not_depend_on_how_many_there_are(demo, tmp_path):
+def test_images_do_not_depend_on_how_many_there_are(demo, tmp_path):
     generate(tmp_path / 'fewer', **{**SMALL, 'train': 2})
     fewer, all_of_them = contents(tmp_path / 'fewer'), contents(demo)
-    pictures = [path for path in fewer if path.suffix in ('.jpg', '.png')]
-    assert len(pictures) == 3 * (2 + SMALL['val'])
-    assert all(fewer[path] == all_of_them[path] for path in pictures)
+    images = [path for path in fewer if path.suffix in ('.jpg', '.png')]
+    assert len(images) == 3 * (2 + SMALL['val'])
+    assert all(fewer[path] == all_of_them[path] for path in images)
 
 
 def test_interrupted_generation_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -308,7 +308,7 @@ def test_option_outside_its_range_is_named(tmp_path, options):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_have_the_sides_asked_for(tmp_path):
+def test_images_have_the_sides_asked_for(tmp_path):
     generate(tmp_path / 'demo', train=3, val=1, sides=(64, 70))
     for path in (tmp_path / 'demo').rglob('*.jpg'):
         assert all(64 <= side <= 70 for side in Image.open(path).size)

@@ -65,7 +65,7 @@ def run(*words: object, cwd: Path) -> str:
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a demo set of few pictures."""
+    """A working directory with a demo set of few images."""
     folder = tmp_path_factory.mktemp('e2e')
     demo_data.generate(folder / demo_data.OUT, train=6, val=2)
     return folder
@@ -74,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(
     config: Path, place: Path, *, words: Sequence[str] = (), options: Sequence[str] = ()
 ) -> None:
-    """Train, test and infer: metrics are printed, and every picture shows what was predicted."""
+    """Train, test and infer: metrics are printed, and every image shows what was predicted."""
     name = config.stem
     segmentor = name.endswith('upernet')
     masks = name.endswith('mask_rcnn')
@@ -98,25 +98,25 @@ def check(
     assert ('segm_mAP_50:' in out) is masks
 
     data = 'ade20k/images/validation' if segmentor else 'coco/val2017'
-    pictures = sorted((place / demo_data.OUT / data).iterdir())
+    images = sorted((place / demo_data.OUT / data).iterdir())
     run(
-        *(ROOT / 'tools/infer.py', config, checkpoint, *pictures, '--demo'),
+        *(ROOT / 'tools/infer.py', config, checkpoint, *images, '--demo'),
         *('--out-dir', f'{name}/found', '--cfg-options', *options),
         cwd=place,
     )
-    for picture in pictures:
-        plain = np.asarray(Image.open(picture)).astype(int)
+    for image in images:
+        plain = np.asarray(Image.open(image)).astype(int)
         height, width, _ = plain.shape
-        shown = np.asarray(Image.open(place / name / 'shown' / picture.name)).astype(int)
+        shown = np.asarray(Image.open(place / name / 'shown' / image.name)).astype(int)
         assert shown.shape == (height, 2 * width, 3)  # ground truth at the left
         changed = abs(shown[:, width:] - plain).max(axis=2) > 16
         if segmentor:
-            labels = np.asarray(Image.open(place / name / f'found/{picture.stem}_labels.png'))
+            labels = np.asarray(Image.open(place / name / f'found/{image.stem}_labels.png'))
             assert labels.shape == (height, width)
             assert changed.mean() > 0.9
             continue
         found = json.loads((place / name / 'found/predictions.json').read_text())
-        (number,) = [row['id'] for row in found['images'] if row['file_name'] == str(picture)]
+        (number,) = [row['id'] for row in found['images'] if row['file_name'] == str(image)]
         rows = [row for row in found['annotations'] if row['image_id'] == number]
         assert rows
         assert changed.any()

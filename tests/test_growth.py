@@ -102,13 +102,13 @@ def use(name: str, shapes: int, passes: int) -> dict[str, Any]:
     sides: set[tuple[int, int]] = set()
     while len(sides) < shapes:
         sides.add((draw.randint(64, 320), draw.randint(64, 320)))
-    pictures = [torch.randn(1, 3, *side) for side in sorted(sides)]
-    draw.shuffle(pictures)
+    images = [torch.randn(1, 3, *side) for side in sorted(sides)]
+    draw.shuffle(images)
     measured = []
     fullest: dict[str, int] = {}
     start = time.process_time()
     for number in range(WARM_UP + passes):
-        for x in pictures:
+        for x in images:
             maps = net(x)
             for cache, length, most in caches(net):
                 fullest[cache] = max(length, fullest.get(cache, 0))
@@ -212,7 +212,7 @@ def test_nothing_grows_in_a_training(tmp_path: Path) -> None:
 
 
 def train(iterations: int, interval: int) -> None:
-    """In the current folder, the detector on demo pictures; validated and saved now and then."""
+    """In the current folder, the detector on demo images; validated and saved now and then."""
     torch.set_num_threads(1)
     demo_data.generate(Path(demo_data.OUT), train=24, val=2)
     cfg = detector()

@@ -85,9 +85,9 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo set of a few pictures."""
-    folder = tmp_path_factory.mktemp('pictures')
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo set of a few images."""
+    folder = tmp_path_factory.mktemp('images')
     demo_data.generate(folder, train=4, val=2, seed=0)
     return folder
 
@@ -188,9 +188,9 @@ print(type(model.backbone).__name__, first.size)
     ids=['DetInferencer', 'MMSegInferencer'],
 )
 def test_inferencers_take_configs_and_checkpoints_of_a_wheel(
-    installed: Place, pictures: Path, tmp_path: Path, leaf: str, code: str, folder: str
+    installed: Place, images: Path, tmp_path: Path, leaf: str, code: str, folder: str
 ) -> None:
-    image = min((pictures / folder).glob('*.jpg'))
+    image = min((images / folder).glob('*.jpg'))
     out = installed.run('-c', code, installed.config(leaf), image, cwd=tmp_path)
     backbone, size = out.split()[-2:]
     assert backbone == 'SepViT'
@@ -216,11 +216,11 @@ SMALL = {
 }
 
 
-def on_few_small_pictures(cfg: Config, pictures: Path) -> list[str]:
+def on_few_small_images(cfg: Config, images: Path) -> list[str]:
     """Options that let a config train for a few iterations on the demo set, without downloads."""
     small = {'scale': '(160,128)', 'crop_size': '(96,96)', 'scales': '[(160,128)]'}
     detection = cfg.default_scope == 'mmdet'
-    data = pictures / ('coco' if detection else 'ade20k')
+    data = images / ('coco' if detection else 'ade20k')
     options = ['model.backbone.init_cfg=None', 'train_dataloader.batch_size=2']
     options += ['train_cfg.max_epochs=1'] if detection else ['train_cfg.max_iters=2']
     if detection:
@@ -251,35 +251,35 @@ def _dicts(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _dicts(value, f'{path}.{key}')
 
 
-def train(place: Place, leaf: str, pictures: Path, cwd: Path, *options: str) -> None:
+def train(place: Place, leaf: str, images: Path, cwd: Path, *options: str) -> None:
     """Run mmdet's or mmseg's own tool on one of our configs by its path."""
     path = place.config(leaf)
     package = mmdet if leaf.startswith('detection') else mmseg
     tool = Path(package.__file__).parent / '.mim/tools/train.py'
-    options = (*on_few_small_pictures(Config.fromfile(path), pictures), *options)
+    options = (*on_few_small_images(Config.fromfile(path), images), *options)
     place.run(tool, path, '--work-dir', 'run', '--cfg-options', *options, cwd=cwd)
     last = (cwd / 'run/last_checkpoint').read_text()
     assert Path(last).is_file()
 
 
 def test_the_stock_tool_of_mmseg_trains_our_config_by_path(
-    checkout: Place, pictures: Path, tmp_path: Path
+    checkout: Place, images: Path, tmp_path: Path
 ) -> None:
     leaf = 'segmentation/sepvit_upernet.py'
-    train(checkout, leaf, pictures, tmp_path, *SMALL[leaf])
+    train(checkout, leaf, images, tmp_path, *SMALL[leaf])
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize('leaf', SMALL)
 def test_stock_tools_train_configs_of_a_wheel(
-    installed: Place, pictures: Path, tmp_path: Path, leaf: str
+    installed: Place, images: Path, tmp_path: Path, leaf: str
 ) -> None:
-    train(installed, leaf, pictures, tmp_path, *SMALL[leaf])
+    train(installed, leaf, images, tmp_path, *SMALL[leaf])
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize('leaf', DEFAULTS)
 def test_stock_tools_train_every_default_by_path(
-    checkout: Place, pictures: Path, tmp_path: Path, leaf: str
+    checkout: Place, images: Path, tmp_path: Path, leaf: str
 ) -> None:
-    train(checkout, leaf, pictures, tmp_path)
+    train(checkout, leaf, images, tmp_path)

@@ -175,7 +175,7 @@ def test_the_last_good_checkpoint_is_named(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in content['state_dict'].values())
 
 
-def test_the_pictures_of_the_batch_are_named(tmp_path: Path) -> None:
+def test_the_images_of_the_batch_are_named(tmp_path: Path) -> None:
     class See(Hook):
         paths: list[str]
 
@@ -225,7 +225,7 @@ def test_modules_are_watched_only_before_the_end(tmp_path: Path) -> None:
     assert not model.stem._forward_hooks
 
 
-def test_a_bad_picture_that_returns_once_an_epoch_does_not_end_training(tmp_path: Path) -> None:
+def test_a_bad_image_that_returns_once_an_epoch_does_not_end_training(tmp_path: Path) -> None:
     data = Samples(bad={5: math.nan})
     runner = make_runner(tmp_path, custom_hooks=HOOKS, dataset=data, validate=False)
     assert all(value.isfinite().all() for value in runner.train().state_dict().values())

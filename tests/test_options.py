@@ -123,7 +123,7 @@ def test_an_empty_test_cfg_is_there() -> None:
 
 @pytest.fixture
 def folder_dataset() -> Any:
-    """A data set, as mmpretrain's, that takes one folder for all of its files."""
+    """A dataset, as mmpretrain's, that takes one folder for all of its files."""
 
     @DATASETS.register_module('FolderDataset')
     class FolderDataset(BaseDataset):
@@ -140,7 +140,7 @@ def with_data(root: Path) -> Config:
 
 
 def test_one_folder_for_everything_is_looked_for(folder_dataset: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'the train data set is not there: .*/images missing'):
+    with pytest.raises(UserError, match=r'the train dataset is not there: .*/images missing'):
         check_config(with_data(tmp_path), ('train',))
     (tmp_path / 'images').mkdir()
     check_config(with_data(tmp_path), ('train',))

@@ -352,7 +352,7 @@ class Model(BaseModel):
         return {'loss': sum(x.square().mean() for x in self.backbone(inputs))}
 
 
-class Pictures(torch.utils.data.Dataset):
+class Images(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return 8
 
@@ -384,7 +384,7 @@ def prepare(place: Path, model: nn.Module, **options: Any) -> Runner:
         work_dir=str(place),
         train_dataloader=dict(
             batch_size=2,
-            dataset=Pictures(),
+            dataset=Images(),
             sampler=dict(type='DefaultSampler'),
             collate_fn=dict(type='default_collate'),
         ),
@@ -465,7 +465,7 @@ def test_a_detector_of_mmdet_trains_in_silence(tmp_path: Path) -> None:
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
-    class Annotated(Pictures):
+    class Annotated(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = DetDataSample(metainfo=dict(img_shape=(64, 64), pad_shape=(64, 64)))
             box, label = torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.tensor([1])

@@ -129,7 +129,7 @@ def saved(folder: Path) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------- ranks that die
 
-ERRORS = {'exit': 'failed: SystemExit: 3', 'exception': 'failed: ValueError: picture 7.jpg is odd'}
+ERRORS = {'exit': 'failed: SystemExit: 3', 'exception': 'failed: ValueError: image 7.jpg is odd'}
 WITHOUT_A_WORD = 'died without a word: killed, out of memory or crashed'
 CODES = {'killed': -signal.SIGKILL, 'exit without a word': 0, 'exit': 3, 'exception': 1}
 deaths = pytest.mark.parametrize(
@@ -335,14 +335,14 @@ class Odd(Dataset):
         return 1
 
     def __getitem__(self, i: int) -> None:
-        raise ValueError('picture 7.jpg is odd')
+        raise ValueError('image 7.jpg is odd')
 
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_an_error_is_one_line(workers: int) -> None:
     with pytest.raises(ValueError, match='is odd') as caught:
         next(iter(DataLoader(Odd(), num_workers=workers)))
-    assert ranks._in_short(caught.value) == 'ValueError: picture 7.jpg is odd'
+    assert ranks._in_short(caught.value) == 'ValueError: image 7.jpg is odd'
 
 
 # ------------------------------------------------------- resuming with another number

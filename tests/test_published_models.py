@@ -210,7 +210,7 @@ def test_every_tensor_of_a_published_file_has_its_place(case: Whole) -> None:
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a demo set of two test pictures."""
+    """A working directory with a demo set of two test images."""
     folder = tmp_path_factory.mktemp('published')
     demo_data.generate(folder / 'data/demo', train=4, val=2, seed=0)
     return folder

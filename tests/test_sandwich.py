@@ -201,7 +201,7 @@ def error_of_maps(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> T
     """The distillation loss, written a second time."""
     terms = []
     for x, y in zip(student, teacher, strict=True):
-        for i in range(len(x)):  # every picture
+        for i in range(len(x)):  # every image
             terms.append(((x[i] - y[i]) ** 2).mean() / y[i].var())
     return sum(terms) / len(terms)
 
@@ -243,9 +243,9 @@ def retinanet() -> tuple[BaseModel, dict[str, Any]]:
     sample.gt_instances = InstanceData(
         bboxes=torch.tensor([[4.0, 8, 40, 60], [20, 5, 60, 25]]), labels=torch.tensor([0, 2])
     )
-    picture = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
     with ROOT_MODELS.switch_scope_and_registry('mmdet') as registry:
-        return registry.build(cfg), {'inputs': [picture], 'data_samples': [sample]}
+        return registry.build(cfg), {'inputs': [image], 'data_samples': [sample]}
 
 
 def upernet() -> tuple[BaseModel, dict[str, Any]]:
@@ -260,7 +260,7 @@ def upernet() -> tuple[BaseModel, dict[str, Any]]:
     cfg.decode_head.update(in_channels=[16] * 4, **heads)
     cfg.auxiliary_head.update(in_channels=16, **heads)
     data = {'inputs': [], 'data_samples': []}
-    for _ in range(2):  # BatchNorm after pooling to one pixel needs more than one picture
+    for _ in range(2):  # BatchNorm after pooling to one pixel needs more than one image
         sample = SegDataSample(metainfo=dict(img_shape=(SIDE, SIDE)))
         sample.gt_sem_seg = PixelData(data=torch.randint(0, 3, (1, SIDE, SIDE)))
         data['inputs'].append(torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8))

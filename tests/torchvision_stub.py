@@ -1,6 +1,6 @@
 """A stand-in for torchvision, so that timm can be imported where torchvision is not installed.
 
-timm imports torchvision for data sets and transforms; the networks that tests compare with need
+timm imports torchvision for datasets and transforms; the networks that tests compare with need
 nothing of it. ``with torchvision_stub.installed(): import timm`` puts hollow modules in place for
 the import alone: whoever asks for torchvision later still learns that it is missing. Where the
 real package is installed it is used.

@@ -97,7 +97,7 @@ class Signal(Hook):
 
 
 def _fail() -> None:
-    raise ValueError('picture 7.jpg is odd')
+    raise ValueError('image 7.jpg is odd')
 
 
 ENDS = {

@@ -4,7 +4,7 @@ _base_ = 'vitbackbones::detection/sepvit_retinanet.py'
 # as they stand in them.
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
-scale = (384, 288)  # pictures are resized to fit into it
+scale = (384, 288)  # images are resized to fit into it
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -52,7 +52,7 @@ model = dict(
     bbox_head=dict(num_classes=len(metainfo['classes'])),
 )
 
-# The recipe's 12 epochs are meant for 118,000 pictures and weights from ImageNet. From random
+# The recipe's 12 epochs are meant for 118,000 images and weights from ImageNet. From random
 # weights, clipped gradients keep the first epochs stable.
 optim_wrapper = dict(optimizer=dict(lr=2e-4), clip_grad=dict(max_norm=1.0))
 train_cfg = dict(max_epochs=16, val_interval=4)

@@ -1,5 +1,5 @@
 # One set of weights for twelve operating points: SuperViT as wide as DeiT-Ti, so that this example
-# trains on a CPU, on the pictures of blood_cells.py.
+# trains on a CPU, on the images of blood_cells.py.
 _base_ = 'blood_cells.py'
 dim = 192
 channels = 96  # of neck and head; with RetinaNet's 256 they would cost more than this backbone

@@ -3,7 +3,7 @@
     python docs/examples/compare_points.py retinanet plain distill task task_half
     python docs/examples/compare_points.py upernet plain task --iterations 500 --channels 32
 
-Every method starts from the same weights, sees the same generated pictures and makes the same
+Every method starts from the same weights, sees the same generated images and makes the same
 number of optimizer steps. `plain` trains (1, 1) alone; the students of a sandwich learn from the
 `task`, from their teacher's maps (`distill`) or from `both`; `task_half` gives the passes at the
 smaller scale half the weight. What is finished is kept in
@@ -39,7 +39,7 @@ DIM = 96
 
 
 def config(args: argparse.Namespace, method: str, folder: Path) -> Config:
-    """A narrow SuperViT, neck and head, on the demo's pictures."""
+    """A narrow SuperViT, neck and head, on the demo's images."""
     kind = 'segmentation' if args.task == 'upernet' else 'detection'
     cfg = load_config(f'vitbackbones::{kind}/supervit_{args.task}.py', demo=True)
     arch = dict(dim=DIM, depth=12, num_heads=3, mlp_ratio=4, qkv_bias=True, norm_eps=1e-6)
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument('--channels', type=int, default=64, help='of neck and heads (%(default)s)')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    # Its own place: other commands generate fewer pictures in `data/demo`.
+    # Its own place: other commands generate fewer images in `data/demo`.
     place = Path('work_dirs/compare_points')
     place.mkdir(parents=True, exist_ok=True)
     os.chdir(place)

@@ -48,5 +48,5 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--demo',
         action='store_true',
-        help='run on small generated pictures: no download, a short schedule, no published weights',
+        help='run on small generated images: no download, a short schedule, no published weights',
     )

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     init_default_scope(cfg.default_scope)
     use_one_order(cfg, SPLITS)
     splits = SPLITS if args.split == 'all' else (args.split,)
-    found = survey(cfg, splits, jobs=args.jobs, images=args.images)
+    found = survey(cfg, splits, jobs=args.jobs, decode=args.images)
     if not found:
         raise UserError(f'{args.config} has no {args.split} data that can be checked')
     for source in found:

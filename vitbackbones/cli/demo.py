@@ -1,4 +1,4 @@
-"""Train, test and show a small detector or segmentor on generated pictures, on a CPU in minutes."""
+"""Train, test and show a small detector or segmentor on generated images, on a CPU in minutes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vitbackbones.launch.loading import load_config
 from vitbackbones.launch.training import add_import
 
 CONFIG = 'vitbackbones::detection/sepvit_retinanet.py'
-PICTURES = 12
+IMAGES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     print(f'training {cfg.model.type} with {arch} for {cfg.train_cfg.max_iters} iterations')
     runner.register_hook(ProgressHook())
     runner.train()
-    found = CollectHook(PICTURES)
+    found = CollectHook(IMAGES)
     runner.register_hook(found)
     metrics = runner.test()
     sheet = Path(args.work_dir, 'predictions.png')

@@ -1,7 +1,7 @@
-"""Generate the demo data: small pictures in COCO's and in ADE20K's format, without a download.
+"""Generate the demo data: small images in COCO's and in ADE20K's format, without a download.
 
-The same pictures are written twice, below OUT: as coco/ (boxes and instance masks under COCO's 80
-categories) and as ade20k/ (label maps of ADE20K's 150 classes). Configs for the full data sets run
+The same images are written twice, below OUT: as coco/ (boxes and instance masks under COCO's 80
+categories) and as ade20k/ (label maps of ADE20K's 150 classes). Configs for the full datasets run
 on them unchanged. Equal options give equal data.
 """
 
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out', type=Path, default=OUT, help='folder to write (default: %(default)s)'
     )
-    parser.add_argument('--train', type=int, default=480, help='training pictures (%(default)s)')
-    parser.add_argument('--val', type=int, default=80, help='validation pictures (%(default)s)')
+    parser.add_argument('--train', type=int, default=480, help='training images (%(default)s)')
+    parser.add_argument('--val', type=int, default=80, help='validation images (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of the random generator (%(default)s)')
     parser.add_argument(
         '--sides',
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(128, 192),
         metavar=('MIN', 'MAX'),
-        help='height and width of the pictures, in pixels (128 192)',
+        help='height and width of the images, in pixels (128 192)',
     )
     parser.add_argument(
         '--force', action='store_true', help='replace demo data generated with other options'

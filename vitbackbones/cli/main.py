@@ -16,13 +16,13 @@ from vitbackbones.errors import UserError
 # Only the chosen command is imported: `doctor` must run where nothing else does.
 COMMANDS = {
     'train': 'train a detector or segmentor',
-    'check-data': 'find what is wrong with pictures and annotations before training',
+    'check-data': 'find what is wrong with images and annotations before training',
     'test': 'measure a checkpoint on the test set',
     'tradeoff': 'measure accuracy and cost of one checkpoint at many operating points',
     'benchmark': 'measure speed and memory of backbones, detectors and their peers in turn',
     'infer': 'run a trained model on images',
-    'demo': 'train, test and show a small detector on generated pictures',
-    'demo-data': "generate small pictures in COCO's and ADE20K's format",
+    'demo': 'train, test and show a small detector on generated images',
+    'demo-data': "generate small images in COCO's and ADE20K's format",
     'convert': 'reduce a checkpoint to its weights, as safetensors or pth',
     'export': 'write a backbone, or backbone and neck, as ONNX',
     'flops': 'count multiply-adds of all variants, next to the published figures',

@@ -51,7 +51,7 @@ BACKBONES = """\
 ## Weights from ImageNet
 
 The published classifiers that detectors and segmentors start from: their parameters, multiply-adds
-for one picture of the size given, and accuracy on ImageNet-1K.
+for one image of the size given, and accuracy on ImageNet-1K.
 """
 
 LICENCES = """\

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'checkpoint', help='a checkpoint of `vitbackbones train`, or a published one'
     )
     parser.add_argument('--work-dir', help='where the log goes: work_dirs/<config>')
-    parser.add_argument('--show-dir', help='draw ground truth and result of every picture there')
+    parser.add_argument('--show-dir', help='draw ground truth and result of every image there')
     parser.add_argument(
         '--show-score', type=float, default=SCORE, help='draw detections from it on (%(default)s)'
     )

@@ -39,7 +39,7 @@ from vitbackbones.benchmark.memory import peak_memory, weight_memory
 from vitbackbones.benchmark.plots import Series, pareto_front, tradeoff_plot
 from vitbackbones.benchmark.timing import PartClock, in_turn, ratio, spread
 from vitbackbones.data.nodes import type_name
-from vitbackbones.data.sources import as_list, metrics_of, number_of_data_sets
+from vitbackbones.data.sources import as_list, metrics_of, number_of_datasets
 from vitbackbones.engine.sandwich import KEEP_RATES, SCALES
 from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.predict import build_tester
@@ -160,7 +160,7 @@ def expected_metrics(cfg: Config) -> list[str]:
     """
     found = []
     for metric, measured in metrics_of(cfg, 'test'):
-        if len(measured) < number_of_data_sets(cfg, 'test'):
+        if len(measured) < number_of_datasets(cfg, 'test'):
             continue  # one of several numbers of the same name
         kind = type_name(metric)
         if kind == 'CocoMetric':

@@ -1,1 +1,1 @@
-"""What is wrong with pictures and annotations, and training that stops at it."""
+"""What is wrong with images and annotations, and training that stops at it."""

@@ -16,7 +16,7 @@ from .fixing import fix
 from .masks import mask_problem
 from .values import is_id, is_number, listed
 
-#: Boxes of COCO's own files reach beyond the picture by rounding.
+#: Boxes of COCO's own files reach beyond the image by rounding.
 TOLERANCE = 1.0
 
 
@@ -25,7 +25,7 @@ class Coco(NamedTuple):
 
     Attributes:
         findings: what is wrong with it.
-        sizes: (file name, width, height) of each picture, None where the file does not say.
+        sizes: (file name, width, height) of each image, None where the file does not say.
         annotations: their number.
         rows: what becomes of each of them; None if there are none to tell of.
         fixed: those of ``findings`` that a copy of the file puts right, see :func:`fixed_copy`.
@@ -93,7 +93,7 @@ def _read_coco(
     )
     whole = []
     if not fixed['images']:
-        whole.append(Finding('no pictures', str(path), 'it lists no pictures'))
+        whole.append(Finding('no images', str(path), 'it lists no images'))
     elif fixed['annotations'] and masks and not some:
         count = len(fixed['annotations'])
         detail = f'none of its {count} annotations has a segmentation, and masks are wanted'
@@ -257,11 +257,11 @@ class _Check:
     def _size(self, image: Mapping[str, Any]) -> Iterator[Finding]:
         name = image.get('file_name')
         if name is not None and not isinstance(name, str):
-            yield self._found('missing field', f'{_picture(image)} has no name but {name!r:.40}')
+            yield self._found('missing field', f'{_image(image)} has no name but {name!r:.40}')
         for key in ('width', 'height'):
             value = image.get(key)
             if value is not None and not (is_number(value) and value >= 1):
-                yield self._found('missing field', f'{_picture(image)} has the {key} {value!r:.40}')
+                yield self._found('missing field', f'{_image(image)} has the {key} {value!r:.40}')
 
     def _annotation(self, row: Mapping[str, Any]) -> Iterator[Finding]:
         image_id, category = row.get('image_id'), row.get('category_id')
@@ -271,7 +271,7 @@ class _Check:
         if image is None:
             fate = Fate.UNKNOWN_IMAGE
             if image_id is not None:
-                yield self._found('unknown picture', f'{where}: image_id {image_id!r:.40}')
+                yield self._found('unknown image', f'{where}: image_id {image_id!r:.40}')
         name = self.categories.get(category) if is_id(category) else None
         if category is None or name is None:
             fate = Fate.BROKEN
@@ -339,5 +339,5 @@ def _box_problem(box: Any, area: Any, image: Mapping[str, Any] | None) -> str | 
     return None
 
 
-def _picture(image: Mapping[str, Any]) -> str:
-    return f'picture {image.get("id")} ({image.get("file_name")})'
+def _image(image: Mapping[str, Any]) -> str:
+    return f'image {image.get("id")} ({image.get("file_name")})'

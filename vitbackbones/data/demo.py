@@ -1,7 +1,7 @@
-"""The demo data: small pictures in COCO's and in ADE20K's format, without a download.
+"""The demo data: small images in COCO's and in ADE20K's format, without a download.
 
-The same pictures are written twice, below OUT: as coco/ (boxes and instance masks under COCO's 80
-categories) and as ade20k/ (label maps of ADE20K's 150 classes). Configs for the full data sets run
+The same images are written twice, below OUT: as coco/ (boxes and instance masks under COCO's 80
+categories) and as ade20k/ (label maps of ADE20K's 150 classes). Configs for the full datasets run
 on them unchanged. Equal options give equal data.
 """
 
@@ -24,7 +24,7 @@ from .demo_scenes import Scene, make_scene
 
 OUT = Path('data/demo')
 STAMP = 'demo_data.json'  # what a folder was generated with; it is complete if this is there
-VERSION = 1  # of the pictures: to be raised when equal options no longer give equal data
+VERSION = 1  # of the images: to be raised when equal options no longer give equal data
 
 # COCO's categories by supercategory, in the order of their ids, which leave out ten numbers.
 COCO = {
@@ -67,7 +67,7 @@ ADE20K = {
     'clock': 149,
 }
 
-# name: (COCO's name, ADE20K's name, number of the first picture)
+# name: (COCO's name, ADE20K's name, number of the first image)
 SPLITS = {
     'train': ('train2017', 'training', 1),
     'val': ('val2017', 'validation', 500_001),
@@ -86,7 +86,7 @@ def generate(
     """Write the demo data to ``out``, all of it or nothing; equal data there stay as they are.
 
     Args:
-        train, val: how many pictures.
+        train, val: how many images.
         sides: least and largest height and width, in pixels.
         force: replace demo data that were generated with other options.
 
@@ -140,7 +140,7 @@ def ensure(out: Path) -> None:
 def _check(options: Mapping[str, Any]) -> None:
     for name in ('train', 'val'):
         if options[name] < 1:
-            raise UserError(f'{name}={options[name]}: there must be at least one picture')
+            raise UserError(f'{name}={options[name]}: there must be at least one image')
     if options['seed'] < 0:
         raise UserError(f'seed={options["seed"]}: must not be negative')
     smallest, largest = options['sides']
@@ -192,7 +192,7 @@ def _write_split(
         height, width = (int(n) for n in rng.integers(smallest, largest + 1, 2))
         scene = make_scene(rng, height, width)
         name = f'{first + index:012d}.jpg'
-        Image.fromarray(scene.picture).save(coco / name, quality=92)
+        Image.fromarray(scene.image).save(coco / name, quality=92)
         annotations.add(first + index, name, scene)
         stem = f'ADE_{split}_{index + 1:08d}'
         shutil.copyfile(coco / name, ade / f'{stem}.jpg')

@@ -1,11 +1,11 @@
-"""The pictures of the demo data: a few drawn objects in front of a textured background.
+"""The images of the demo data: a few drawn objects in front of a textured background.
 
 Everything is drawn by formula from a random generator. An object is a function of coordinates
 (u, v), right and down, in which it fills about the square from -1 to 1; it says which points are
 its own and what colour they have. It is sampled three times per pixel in each direction: the mask
 of an object is the pixels that it covers by more than half, and its edges are smooth.
 
-Shapes: H x W picture, h x w window of a single object.
+Shapes: H x W image, h x w window of a single object.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Kind:
 class Sprite:
     """An object in its window: colour (h, w, 3) 0..255 and coverage (h, w) 0..1 of each pixel.
 
-    ``top`` and ``left`` place the window in the picture, which it may overhang.
+    ``top`` and ``left`` place the window in the image, which it may overhang.
     """
 
     rgb: Array
@@ -55,32 +55,32 @@ class Sprite:
         return self.coverage > 0.5
 
     def within(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """The part that lies in the picture: where in the picture, and where in the window."""
+        """The part that lies in the image: where in the image, and where in the window."""
         h, w = self.coverage.shape
         y0, y1 = max(self.top, 0), min(self.top + h, height)
         x0, x1 = max(self.left, 0), min(self.left + w, width)
         inside = slice(y0 - self.top, y1 - self.top), slice(x0 - self.left, x1 - self.left)
         return (slice(y0, y1), slice(x0, x1)), inside
 
-    def draw(self, picture: Array) -> None:
-        """Lay the object over a float picture (H, W, 3), in place."""
-        place, inside = self.within(*picture.shape[:2])
+    def draw(self, image: Array) -> None:
+        """Lay the object over a float image (H, W, 3), in place."""
+        place, inside = self.within(*image.shape[:2])
         alpha = self.coverage[inside][..., None]
-        picture[place] += alpha * (self.rgb[inside] - picture[place])
+        image[place] += alpha * (self.rgb[inside] - image[place])
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is known of it.
+    """An image and what is known of it.
 
     Attributes:
-        picture: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB.
         kinds: the kind of each object, from back to front.
         objects: (H, W) index into ``kinds`` of the object seen at a pixel, -1 for the background.
         background: (H, W) ADE20K class names of what is behind the objects.
     """
 
-    picture: Array
+    image: Array
     kinds: tuple[Kind, ...]
     objects: Array
     background: Array
@@ -88,7 +88,7 @@ class Scene:
 
 def make_scene(rng: Generator, height: int, width: int) -> Scene:
     """A random scene with two to five objects, each at least ``MIN_VISIBLE`` visible."""
-    picture, background = _background(rng, height, width)
+    image, background = _background(rng, height, width)
     kinds: list[Kind] = []
     areas: list[int] = []
     objects = np.full((height, width), -1, dtype=np.int64)
@@ -106,15 +106,15 @@ def make_scene(rng: Generator, height: int, width: int) -> Scene:
             objects = candidate
             kinds.append(kind)
             areas.append(area)
-            sprite.draw(picture)
+            sprite.draw(image)
         if len(kinds) == wanted:
             break
-    picture += rng.normal(0, 4, picture.shape)  # a camera's noise
-    return Scene(picture.clip(0, 255).astype(np.uint8), tuple(kinds), objects, background)
+    image += rng.normal(0, 4, image.shape)  # a camera's noise
+    return Scene(image.clip(0, 255).astype(np.uint8), tuple(kinds), objects, background)
 
 
 def make_sprite(kind: Kind, rng: Generator, height: int, width: int) -> Sprite:
-    """A random object of a kind, its centre somewhere in an H x W picture."""
+    """A random object of a kind, its centre somewhere in an H x W image."""
     largest = min(EXTENT[1], 0.7 * min(height, width))
     radius = 0.5 * np.exp(rng.uniform(np.log(EXTENT[0]), np.log(largest)))
     stretch = np.exp(rng.uniform(-0.15, 0.15))
@@ -324,7 +324,7 @@ SETTINGS = (('wall', 'floor'), ('sky', 'grass'), ('sky', 'water'), ('sky', 'road
 def _background(rng: Generator, height: int, width: int) -> tuple[Array, Array]:
     """Two textures, one above a slightly uneven horizon and one below it.
 
-    Returns the picture (H, W, 3) as floats and the class name of each pixel (H, W).
+    Returns the image (H, W, 3) as floats and the class name of each pixel (H, W).
     """
     above, below = SETTINGS[rng.integers(len(SETTINGS))]
     y, x = np.mgrid[:height, :width].astype(float)
@@ -332,7 +332,5 @@ def _background(rng: Generator, height: int, width: int) -> tuple[Array, Array]:
     if below == 'grass':  # hills
         horizon = horizon + 4 * np.sin(x / rng.uniform(12, 30) + rng.uniform(0, 6))
     lower = y >= horizon
-    picture = np.where(
-        lower[..., None], BACKGROUNDS[below](rng, y, x), BACKGROUNDS[above](rng, y, x)
-    )
-    return picture, np.where(lower, below, above)
+    image = np.where(lower[..., None], BACKGROUNDS[below](rng, y, x), BACKGROUNDS[above](rng, y, x))
+    return image, np.where(lower, below, above)

@@ -48,7 +48,7 @@ AS_LOADED = 'as LoadAnnotations gives them, before other steps of the pipeline t
 KINDS = {
     # annotations, which are all read before training
     'unreadable annotation file': Kind(True, STOPS),
-    'no pictures': Kind(True, STOPS),
+    'no images': Kind(True, STOPS),
     'no label maps': Kind(True, STOPS),
     'no masks': Kind(True, STOPS),
     'missing field': Kind(True, STOPS),
@@ -72,7 +72,7 @@ KINDS = {
     'object without mask': Kind(False, 'training learns nothing from the region of its box'),
     'box for a mask': Kind(False, 'the evaluation of masks takes its box for its mask'),
     'class not chosen': Kind(False, LEFT_OUT),
-    'unknown picture': Kind(False, LEFT_OUT),
+    'unknown image': Kind(False, LEFT_OUT),
     'box outside': Kind(False, LEFT_OUT),
     'box without area': Kind(False, LEFT_OUT),
     'box across the edge': Kind(False, 'training cuts it at the edge'),
@@ -95,7 +95,7 @@ KINDS = {
     'missing file': Kind(True, STOPS_THERE),
     'empty file': Kind(True, STOPS_THERE),
     'truncated file': Kind(True, STOPS_THERE),
-    'unreadable picture': Kind(True, STOPS_THERE),
+    'unreadable image': Kind(True, STOPS_THERE),
     'another size': Kind(True, STOPS_THERE),
     'label map of another size': Kind(True, STOPS_THERE),
     'not a label map': Kind(True, STOPS_THERE),

@@ -1,4 +1,4 @@
-"""What is wrong with the file of a picture or of a label map, by its header."""
+"""What is wrong with the file of an image or of a label map, by its header."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from .findings import Finding
 
-#: From this side on a picture is worth a note.
+#: From this side on an image is worth a note.
 LARGE = 10_000
 
 _EXTENSIONS = {
@@ -32,8 +32,8 @@ _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
-def check_picture(path: str, size: tuple[int, int] | None = None) -> Iterator[Finding]:
-    """What its header, and the end of a JPEG, say about a picture.
+def check_image(path: str, size: tuple[int, int] | None = None) -> Iterator[Finding]:
+    """What its header, and the end of a JPEG, say about an image.
 
     Args:
         size: the width and height that the annotations give.
@@ -45,7 +45,7 @@ def check_picture(path: str, size: tuple[int, int] | None = None) -> Iterator[Fi
     try:
         image, turn = _header(path)
     except Exception as error:  # PIL's readers raise whatever the bytes lead them to
-        yield Finding('unreadable picture', path, _reason(error))
+        yield Finding('unreadable image', path, _reason(error))
         return
     width, height = image.size
     if turn in _SIDEWAYS:
@@ -86,7 +86,7 @@ def check_file(path: str) -> Finding | None:
     except FileNotFoundError:
         return Finding('missing file', path, 'there is no such file')
     except OSError as error:
-        return Finding('unreadable picture', path, error.strerror or str(error))
+        return Finding('unreadable image', path, error.strerror or str(error))
     if not start:
         return Finding('empty file', path, 'it is empty')
     if not complete:
@@ -98,7 +98,7 @@ def check_label_map(path: str, size: tuple[int, int] | None = None) -> Iterator[
     """What its header says about a label map.
 
     Args:
-        size: width and height of its picture.
+        size: width and height of its image.
     """
     broken = check_file(path)
     if broken:
@@ -108,7 +108,7 @@ def check_label_map(path: str, size: tuple[int, int] | None = None) -> Iterator[
         image, _ = _header(path)
         fits = image.mode in ('1', 'L', 'P') or _fits_8_bits(path, image.mode)
     except Exception as error:  # as above
-        yield Finding('unreadable picture', path, _reason(error))
+        yield Finding('unreadable image', path, _reason(error))
         return
     if not fits:
         yield Finding(
@@ -118,7 +118,7 @@ def check_label_map(path: str, size: tuple[int, int] | None = None) -> Iterator[
         yield Finding(
             'label map of another size',
             path,
-            f'{image.size[0]} x {image.size[1]} pixels, its picture {size[0]} x {size[1]}',
+            f'{image.size[0]} x {image.size[1]} pixels, its image {size[0]} x {size[1]}',
         )
 
 
@@ -131,20 +131,20 @@ def wrong_labels(labels: np.ndarray, classes: int, ignore: int) -> str:
     return f'labels {few} in training, but classes are 0 to {classes - 1}, and {ignore} is ignored'
 
 
-def picture_size(path: str) -> tuple[int, int] | None:
+def image_size(path: str) -> tuple[int, int] | None:
     """Width and height as training gets them, None if they cannot be read."""
     try:
         image, turn = _header(path)
-    except Exception:  # reported by check_picture
+    except Exception:  # reported by check_image
         return None
     width, height = image.size
     return (height, width) if turn in _SIDEWAYS else (width, height)
 
 
 def _header(path: str) -> tuple[Image.Image, int]:
-    """A picture that is not decoded yet, and its EXIF orientation."""
+    """An image that is not decoded yet, and its EXIF orientation."""
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of large pictures and odd EXIF data
+        warnings.simplefilter('ignore')  # of large images and odd EXIF data
         with Image.open(path) as image:
             return image, image.getexif().get(_ORIENTATION, 1) or 1
 

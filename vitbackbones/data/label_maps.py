@@ -54,9 +54,9 @@ def list_label_maps(cls: Any, dataset: Mapping[str, Any], name: str) -> LabelMap
             detail = 'it lists no images'
         else:
             detail = f'no file of it ends in {suffix!r}, its img_suffix; {_content(folder)}'
-        return LabelMaps(findings=(Finding('no pictures', name, detail),))
+        return LabelMaps(findings=(Finding('no images', name, detail),))
     findings = [
-        *_nothing_there('no pictures', folder, [row['img_path'] for row in rows], built.img_suffix),
+        *_nothing_there('no images', folder, [row['img_path'] for row in rows], built.img_suffix),
         *_nothing_there(
             'no label maps',
             built.data_prefix.get('seg_map_path') or '',
@@ -70,7 +70,7 @@ def list_label_maps(cls: Any, dataset: Mapping[str, Any], name: str) -> LabelMap
 def _nothing_there(kind: str, folder: str, paths: Sequence[str], suffix: str) -> Iterator[Finding]:
     """That not one of the files is there, although their folder is."""
     if paths and os.path.isdir(folder) and not any(map(os.path.exists, paths)):
-        option = 'img_suffix' if kind == 'no pictures' else 'seg_map_suffix'
+        option = 'img_suffix' if kind == 'no images' else 'seg_map_suffix'
         none = f'none of {len(paths)} files, such as {os.path.basename(paths[0])}, is there'
         yield Finding(kind, folder, f'{none} ({option}={suffix!r}); {_content(folder)}')
 

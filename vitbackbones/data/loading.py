@@ -53,7 +53,7 @@ class DataError(UserError, ValueError):
 
 @register(TRANSFORMS)
 class CheckedPipeline:
-    """The steps of a data set's pipeline, with checks of what they load.
+    """The steps of a dataset's pipeline, with checks of what they load.
 
     Args:
         steps: configs of the transforms.
@@ -133,13 +133,13 @@ def _check_size_of_labels(results: Any, *, whole: bool) -> None:
     if (labels.shape if whole else labels.shape[:2]) != (height, width):
         shape = ' x '.join(map(str, labels.shape[1::-1]))
         raise DataError(
-            f'{results.get("seg_map_path")}: a label map of {shape} pixels for a picture of '
+            f'{results.get("seg_map_path")}: a label map of {shape} pixels for an image of '
             f'{width} x {height}'
         )
 
 
 def _check_size(results: Any) -> None:
-    """mmdet's data sets hand on the size that the annotations give; mmseg's have none."""
+    """mmdet's datasets hand on the size that the annotations give; mmseg's have none."""
     if 'height' not in results or 'width' not in results:
         return
     height, width = results['ori_shape'][:2]
@@ -151,7 +151,7 @@ def _check_size(results: Any) -> None:
 
 
 def annotation_problems(dataset: Any, evaluators: Any = None) -> Iterator[str]:
-    """What is wrong with the annotation files of a data set, wrapped in others or not.
+    """What is wrong with the annotation files of a dataset, wrapped in others or not.
 
     A file that the command line has checked before is not read again.
 
@@ -211,7 +211,7 @@ def annotation_problems(dataset: Any, evaluators: Any = None) -> Iterator[str]:
 
 
 def iter_built_datasets(dataset: Any) -> Iterator[Any]:
-    """The data sets that wrappers such as ConcatDataset hold, or the one itself."""
+    """The datasets that wrappers such as ConcatDataset hold, or the one itself."""
     inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
     inner = [part for part in inner if part is not None]
     for part in inner:
@@ -221,7 +221,7 @@ def iter_built_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
-    """The classes of a built data set in the order of their labels, None where it has none."""
+    """The classes of a built dataset in the order of their labels, None where it has none."""
     meta = getattr(dataset, 'metainfo', None)
     classes = meta.get('classes') if isinstance(meta, Mapping) else None
     return classes if isinstance(classes, (list, tuple)) else None
@@ -251,6 +251,6 @@ def in_file_order(cls: type) -> bool:
 
 
 def is_coco(cls: type) -> bool:
-    """Whether a data set reads annotations in COCO's format, as mmdet's CocoDataset does."""
+    """Whether a dataset reads annotations in COCO's format, as mmdet's CocoDataset does."""
     names = {base.__name__ for base in cls.__mro__}
     return 'CocoDataset' in names and not names & _OTHER_FORMATS

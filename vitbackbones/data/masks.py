@@ -29,7 +29,7 @@ def mask_problem(mask: Any, image: Mapping[str, Any]) -> tuple[str, str] | None:
         return 'bad mask', 'run lengths need size and counts'
     if size != [image.get('height'), image.get('width')]:
         return 'mask of another size', (
-            f'run lengths for {size[1]} x {size[0]} pixels, the picture has '
+            f'run lengths for {size[1]} x {size[0]} pixels, the image has '
             f'{image.get("width")} x {image.get("height")}'
         )
     lengths = run_lengths(counts) if isinstance(counts, str) else counts

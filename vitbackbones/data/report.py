@@ -20,7 +20,7 @@ MOST, LEAST = 10, 5
 def report(source: Source, show: int) -> Iterator[str]:
     """What is printed of a dataset: counts, then each kind with the first ``show`` of it."""
     count = '' if source.annotations is None else f', {source.annotations} annotations'
-    yield f'{", ".join(source.splits)}: {source.name}: {len(source.pictures)} images{count}'
+    yield f'{", ".join(source.splits)}: {source.name}: {len(source.images)} images{count}'
     if source.counts is not None:
         yield from (f'  {line}' for line in table(source.counts))
     for kind, (error, training, _) in KINDS.items():
@@ -85,7 +85,7 @@ def as_json(found: Iterable[Source]) -> list[dict[str, Any]]:
             split=source.splits[0],
             splits=source.splits,
             name=source.name,
-            pictures=len(source.pictures),
+            pictures=len(source.images),  # the key of version 0.1
             annotations=source.annotations,
             counts=None if source.counts is None else source.counts.as_json(),
             findings=[dict(f._asdict(), error=f.error) for f in source.findings],

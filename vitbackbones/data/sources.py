@@ -1,4 +1,4 @@
-"""The data sets of a config: where their files are, and training on them that names what is bad."""
+"""The datasets of a config: where their files are, and training on them that names what is bad."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from .steps import converts_labels
 
 
 @dataclass
-class Picture:
-    """A picture to look at.
+class ImageFile:
+    """An image to look at.
 
     Attributes:
         size: width and height by the annotations.
@@ -44,12 +44,12 @@ class Picture:
 
 @dataclass
 class Source:
-    """A data set, as far as its files can be listed.
+    """A dataset, as far as its files can be listed.
 
     Attributes:
         name: its annotation file or folder.
-        classes: names, None where the data set has none.
-        backend: what decodes its pictures.
+        classes: names, None where the dataset has none.
+        backend: what decodes its images.
         label_backend: what decodes its label maps, None if nothing of mmseg's does.
         converted: whether its pipeline may make other labels of them.
         splits: those of 'train', 'val' and 'test' that it is of.
@@ -65,7 +65,7 @@ class Source:
     label_backend: str | None = None
     converted: bool = False
     splits: list[str] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+    images: list[ImageFile] = field(default_factory=list)
     annotations: int | None = None
     findings: list[Finding] = field(default_factory=list)
     counts: ObjectCounts | PixelCounts | None = None
@@ -76,7 +76,7 @@ class Source:
             return False
         if self.annotations is not None or other.annotations is not None:
             return self.counts == other.counts
-        return (self.pictures, self.converted) == (other.pictures, other.converted)
+        return (self.images, self.converted) == (other.images, other.converted)
 
 
 def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
@@ -86,7 +86,7 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
         aloud: say which others there are.
 
     Raises:
-        UserError: a data set's config is wrong.
+        UserError: a dataset's config is wrong.
     """
     for dataset in datasets(cfg, split):
         kind = format_of(cfg, dataset)
@@ -94,7 +94,7 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
         if (kind is None or remote) and not aloud:
             continue
         if kind is None:
-            notice(f'{split}: data sets of type {dataset.get("type")} are not checked')
+            notice(f'{split}: datasets of type {dataset.get("type")} are not checked')
             continue
         if remote:
             notice(f'{split}: {place(dataset)} is no local file and not checked')
@@ -120,7 +120,7 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
 
 
 def check_files_as_they_come(cfg: Config, splits: Sequence[str]) -> None:
-    """Let the data sets of ``splits`` stop at a bad file with its name, see CheckedPipeline."""
+    """Let the datasets of ``splits`` stop at a bad file with its name, see CheckedPipeline."""
     for split in splits:
         for dataset in datasets(cfg, split):
             kind = format_of(cfg, dataset)
@@ -162,7 +162,7 @@ def datasets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
         yield dataset
 
 
-def number_of_data_sets(cfg: Config, split: str) -> int:
+def number_of_datasets(cfg: Config, split: str) -> int:
     """How many there are, those of other formats and in remote stores too."""
     return sum(1 for _ in datasets(cfg, split))
 
@@ -233,7 +233,7 @@ def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
     source.findings += coco.findings
     folder = _folder(dataset, 'img')
     for name, width, height in coco.sizes:
-        source.pictures.append(Picture(os.path.join(folder, name), (width, height)))
+        source.images.append(ImageFile(os.path.join(folder, name), (width, height)))
     if coco.rows is None:
         return
     source.counts = count_objects(
@@ -252,7 +252,7 @@ def _list_label_maps(cfg: Config, source: Source, dataset: Mapping[str, Any]) ->
     there = not any(finding.kind == 'no label maps' for finding in maps.findings)
     for row in take(maps.rows, dataset.get('indices')):
         labels = row if there and 'seg_map_path' in row else None
-        source.pictures.append(Picture(row['img_path'], labels=labels))
+        source.images.append(ImageFile(row['img_path'], labels=labels))
 
 
 def class_names(cfg: Config, dataset: Mapping[str, Any]) -> Sequence[str] | None:
@@ -278,7 +278,7 @@ def class_names(cfg: Config, dataset: Mapping[str, Any]) -> Sequence[str] | None
 
 
 def place(dataset: Mapping[str, Any]) -> str:
-    """The annotation file, or the folder of pictures where there is none."""
+    """The annotation file, or the folder of images where there is none."""
     if dataset.get('ann_file'):
         return os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
     return _folder(dataset, 'img_path')
@@ -300,7 +300,7 @@ def step_of(dataset: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def iter_datasets(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The data sets inside wrappers such as RepeatDataset or ConcatDataset."""
+    """The datasets inside wrappers such as RepeatDataset or ConcatDataset."""
     inner = as_list(dataset.get('dataset')) + as_list(dataset.get('datasets'))
     if not inner:
         yield dataset
@@ -309,7 +309,7 @@ def iter_datasets(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def dataset_class(cfg: Config, dataset: Mapping[str, Any]) -> Any:
-    """The class that a data set's config names, from the scope of the config.
+    """The class that a dataset's config names, from the scope of the config.
 
     Raises:
         UserError: there is none of that name.
@@ -320,7 +320,7 @@ def dataset_class(cfg: Config, dataset: Mapping[str, Any]) -> Any:
     with DATASETS.switch_scope_and_registry(dataset.get('_scope_', cfg.default_scope)) as registry:
         cls = registry.get(name)
     if cls is None:
-        raise UserError(f'there is no data set of type {name!r} in {cfg.default_scope}')
+        raise UserError(f'there is no dataset of type {name!r} in {cfg.default_scope}')
     return cls
 
 

@@ -22,10 +22,10 @@ from vitbackbones.progress import progress_bar
 from . import verdicts
 from .counts import ObjectCounts, PixelCounts, count_pixels, trained_labels
 from .findings import Finding
-from .images import check_file, check_label_map, check_picture, picture_size, wrong_labels
-from .sources import Picture, Source, needs_annotations, number_of_data_sets, sources
+from .images import check_file, check_image, check_label_map, image_size, wrong_labels
+from .sources import ImageFile, Source, needs_annotations, number_of_datasets, sources
 
-CHUNK = 64  # pictures that a process gets at a time
+CHUNK = 64  # images that a process gets at a time
 
 
 class Seen(NamedTuple):
@@ -44,12 +44,12 @@ class Seen(NamedTuple):
     files: np.ndarray | int = 0
 
 
-def survey(cfg: Config, splits: Sequence[str], *, jobs: int, images: bool) -> list[Source]:
+def survey(cfg: Config, splits: Sequence[str], *, jobs: int, decode: bool) -> list[Source]:
     """All datasets of these splits, with all findings and counts.
 
     Args:
         jobs: processes that read files.
-        images: whether images are decoded.
+        decode: whether images are decoded.
 
     Raises:
         UserError: a dataset's config is wrong, or a process was killed.
@@ -65,7 +65,7 @@ def survey(cfg: Config, splits: Sequence[str], *, jobs: int, images: bool) -> li
                 continue
             said = {f for other in found if other.name == source.name for f in other.findings}
             if not said or source.annotations is None:
-                look_at(source, jobs=jobs, images=images)
+                look_at(source, jobs=jobs, decode=decode)
             source.findings = [finding for finding in source.findings if finding not in said]
             found.append(source)
         for finding in judge(cfg, split, group):
@@ -76,7 +76,7 @@ def survey(cfg: Config, splits: Sequence[str], *, jobs: int, images: bool) -> li
 
 def judge(cfg: Config, split: str, group: Sequence[Source]) -> list[Finding]:
     """What there is not to learn, or to compare with, in all datasets of a split together."""
-    if len(group) < number_of_data_sets(cfg, split) or not needs_annotations(cfg, split):
+    if len(group) < number_of_datasets(cfg, split) or not needs_annotations(cfg, split):
         return []
     counts = [source.counts for source in group]
     objects = [each for each in counts if isinstance(each, ObjectCounts)]
@@ -103,13 +103,13 @@ def judge(cfg: Config, split: str, group: Sequence[Source]) -> list[Finding]:
     return findings
 
 
-def look_at(source: Source, *, jobs: int, images: bool) -> None:
+def look_at(source: Source, *, jobs: int, decode: bool) -> None:
     """Look at all files of a dataset, and count its label maps, whatever the number of processes.
 
     Raises:
         UserError: a process was killed.
     """
-    seen = _in_processes(partial(look_at_some, images=images), source.pictures, source, jobs)
+    seen = _in_processes(partial(look_at_some, decode=decode), source.images, source, jobs)
     _take_over(source, seen)
 
 
@@ -120,11 +120,11 @@ def look_at_label_maps(group: Sequence[Source], most: int, *, jobs: int) -> None
         UserError: a process was killed.
     """
     labelled = [
-        (source, picture)
+        (source, image)
         for source in group
         if source.label_backend is not None
-        for picture in source.pictures
-        if picture.labels
+        for image in source.images
+        if image.labels
     ]
     step = max(1, -(-len(labelled) // most))
     for source in group:
@@ -132,8 +132,8 @@ def look_at_label_maps(group: Sequence[Source], most: int, *, jobs: int) -> None
         own = [place for place, (whose, _) in enumerate(labelled) if whose is source]
         chosen = [place for place in own if place % step == 0] or own[:1]
         if chosen:
-            pictures = [labelled[place][1] for place in chosen]
-            _take_over(source, _in_processes(_count_some, pictures, source, jobs))
+            images = [labelled[place][1] for place in chosen]
+            _take_over(source, _in_processes(_count_some, images, source, jobs))
 
 
 def _take_over(source: Source, seen: Seen) -> None:
@@ -148,35 +148,35 @@ def _take_over(source: Source, seen: Seen) -> None:
         trained=trained,
         classes=source.classes,
         ignore=source.ignore,
-        images=len(source.pictures),
+        images=len(source.images),
         read=seen.read,
     )
 
 
 def _labels(source: Source) -> dict[str, Any]:
     """What is done to the values of its label maps, which is the same for all."""
-    return next((picture.labels for picture in source.pictures if picture.labels), {})
+    return next((image.labels for image in source.images if image.labels), {})
 
 
 def _in_processes(
-    look: Callable[[Sequence[Picture], Source], Seen],
-    pictures: Sequence[Picture],
+    look: Callable[[Sequence[ImageFile], Source], Seen],
+    images: Sequence[ImageFile],
     source: Source,
     jobs: int,
 ) -> Seen:
-    rest = replace(source, pictures=[], findings=[], counts=None)  # what is sent with each chunk
-    chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
+    rest = replace(source, images=[], findings=[], counts=None)  # what is sent with each chunk
+    chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
     if jobs == 1 or len(chunks) < 2:
-        return _gather((look(chunk, rest) for chunk in chunks), source.splits[0], len(pictures))
+        return _gather((look(chunk, rest) for chunk in chunks), source.splits[0], len(images))
     # Processes are forked by the first submission, before the progress bar starts its thread.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context('fork'), _one_thread) as pool:
         futures = [pool.submit(look, chunk, rest) for chunk in chunks]
         try:
             results = (future.result() for future in futures)
-            return _gather(results, source.splits[0], len(pictures))
+            return _gather(results, source.splits[0], len(images))
         except BrokenProcessPool as error:
             raise UserError(
-                f'a process that read pictures of {source.name} was killed; pictures may be too '
+                f'a process that read images of {source.name} was killed; images may be too '
                 f'large for the memory: try fewer than --jobs {jobs}'
             ) from error
         finally:
@@ -209,21 +209,21 @@ def _one_thread() -> None:
     cv2.setNumThreads(0)
 
 
-def look_at_some(pictures: Sequence[Picture], source: Source, images: bool) -> Seen:
-    """What is in these pictures and their label maps."""
+def look_at_some(images: Sequence[ImageFile], source: Source, decode: bool) -> Seen:
+    """What is in these images and their label maps."""
     sum_ = Seen([])
-    for picture in pictures:
-        findings = list(check_picture(picture.path, picture.size))
-        if images and not any(finding.error for finding in findings):
-            findings += _decode(picture.path, source.backend)
+    for image in images:
+        findings = list(check_image(image.path, image.size))
+        if decode and not any(finding.error for finding in findings):
+            findings += _decode(image.path, source.backend)
         sum_ = _sum(sum_, Seen(findings))
-        if picture.labels is not None:
-            sum_ = _sum(sum_, _look_at_labels(picture, source))
+        if image.labels is not None:
+            sum_ = _sum(sum_, _look_at_labels(image, source))
     return sum_
 
 
-def _count_some(pictures: Sequence[Picture], source: Source) -> Seen:
-    return reduce(_sum, (_look_at_labels(picture, source) for picture in pictures), Seen([]))
+def _count_some(images: Sequence[ImageFile], source: Source) -> Seen:
+    return reduce(_sum, (_look_at_labels(image, source) for image in images), Seen([]))
 
 
 def _decode(path: str, backend: str) -> Iterator[Finding]:
@@ -232,18 +232,18 @@ def _decode(path: str, backend: str) -> Iterator[Finding]:
     try:
         LoadImageFromFile(imdecode_backend=backend)({'img_path': path})
     except Exception as error:  # decoders raise what they like
-        yield Finding('unreadable picture', path, f'{type(error).__name__}: {error}')
+        yield Finding('unreadable image', path, f'{type(error).__name__}: {error}')
 
 
-def _look_at_labels(picture: Picture, source: Source) -> Seen:
+def _look_at_labels(image: ImageFile, source: Source) -> Seen:
     import mmcv
 
-    row = picture.labels or {}
+    row = image.labels or {}
     path = row['seg_map_path']
     if source.label_backend is None and source.converted:  # it may be of any format
         broken = check_file(path)
         return Seen([broken] if broken else [])
-    findings = list(check_label_map(path, picture_size(picture.path)))
+    findings = list(check_label_map(path, image_size(image.path)))
     if findings:
         return Seen(findings)
     try:  # as mmseg's LoadAnnotations does
@@ -253,7 +253,7 @@ def _look_at_labels(picture: Picture, source: Source) -> Seen:
         )
         values = np.bincount(labels.astype(np.uint8).ravel(), minlength=256)
     except Exception as error:  # as above
-        return Seen([Finding('unreadable picture', path, f'{type(error).__name__}: {error}')])
+        return Seen([Finding('unreadable image', path, f'{type(error).__name__}: {error}')])
     trained = trained_labels(bool(row.get('reduce_zero_label')), row.get('label_map'))
     present = np.unique(trained[values > 0])
     wrong = wrong_labels(present, len(source.classes), source.ignore) if source.classes else ''

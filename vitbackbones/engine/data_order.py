@@ -85,7 +85,7 @@ class Batches:
                     trained -= 1
                 else:
                     yield Batch(tuple(indices), (self._seed, get_rank(), epoch, number))
-            if number < 0:  # an empty data set would be looked through forever
+            if number < 0:  # an empty dataset would be looked through forever
                 return
 
 

@@ -154,7 +154,7 @@ def sandwich_step(
 def map_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Squared error of (B, C, H, W) maps in units of the teacher's variance, averaged.
 
-    The variance is one map's of one picture: maps of any range weigh the same, and a batch gives
+    The variance is one map's of one image: maps of any range weigh the same, and a batch gives
     the same spread over several processes as in one.
     """
     errors = []
@@ -185,7 +185,7 @@ class PointsLoop:
 
     A sandwich calls the model's parts itself: what an mmengine option does to ``train_step`` (the
     runner's ``compile``, DDP's ``detect_anomalous_params``) does not reach it. How many tokens a
-    point leaves depends on the picture, so that one of too few is found when it comes.
+    point leaves depends on the image, so that one of too few is found when it comes.
 
     Args:
         train_points: 'fixed' trains the backbone's own operating point, 'random' one point per

@@ -17,11 +17,11 @@ from vitbackbones.data.values import is_list_of_colours
 from vitbackbones.errors import UserError
 
 SCORE = 0.3  # results below are not drawn, unless asked for
-ZOOM = 2  # of the pictures on a contact sheet
+ZOOM = 2  # of the images on a contact sheet
 
 
 class DrawHook(Hook):
-    """Draw ground truth and result of every tested picture into a folder.
+    """Draw ground truth and result of every tested image into a folder.
 
     One hook for detectors and segmentors: their own hooks write to different places.
     """
@@ -38,11 +38,11 @@ class DrawHook(Hook):
             name = self._name(Path(sample.img_path))
             target = self.folder / name
             if target.exists() and target.samefile(sample.img_path):
-                raise UserError(f'--show-dir {self.folder} holds the pictures themselves')
+                raise UserError(f'--show-dir {self.folder} holds the images themselves')
             draw(runner.visualizer, sample, target, truth=True, score=self.score)
 
     def _name(self, path: Path) -> str:
-        """The file's own name; pictures of the same name in other folders get a number."""
+        """The file's own name; images of the same name in other folders get a number."""
         name, number = path.name, 1
         while name in self.names:
             number += 1
@@ -89,13 +89,13 @@ def draw(
 
 
 def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Path) -> None:
-    """Truth and result of several pictures, side by side on one sheet.
+    """Truth and result of several images, side by side on one sheet.
 
     Args:
         samples: data samples of mmdet (truth and detections, with masks if there are any) or of
-            mmseg (truth and prediction, the plain picture before them), in the coordinates of the
-            original picture.
-        meta: of the data set: its ``classes``, and for segmentation its ``palette``.
+            mmseg (truth and prediction, the plain image before them), in the coordinates of the
+            original image.
+        meta: of the dataset: its ``classes``, and for segmentation its ``palette``.
     """
     groups = [_panels(sample, meta) for sample in samples]
     columns = 6 // len(groups[0])
@@ -129,12 +129,12 @@ def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Pat
 
 
 def _panels(sample: Any, meta: Mapping[str, Any]) -> dict[str, Image.Image]:
-    """The pictures of one sample by title."""
+    """The images of one sample by title."""
     image = Image.open(sample.img_path).convert('RGB')
     if 'pred_sem_seg' in sample:
         truth, found = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
         return {
-            'picture': _enlarged(image),
+            'image': _enlarged(image),
             'ground truth': _enlarged(_labels(image, truth, meta['palette'])),
             'prediction': _enlarged(_labels(image, found, meta['palette'])),
         }
@@ -151,7 +151,7 @@ def _enlarged(image: Image.Image) -> Image.Image:
 
 
 def _labels(image: Image.Image, labels: Any, palette: Sequence[Sequence[int]]) -> Image.Image:
-    """The picture under the colours of its classes; what has none, as 255, stays as it is."""
+    """The image under the colours of its classes; what has none, as 255, stays as it is."""
     pixels, labels = np.array(image), np.asarray(labels)
     known = labels < len(palette)
     pixels[known] = 0.3 * pixels[known] + 0.7 * np.array(palette)[labels[known]]
@@ -167,7 +167,7 @@ def _key(samples: Sequence[Any], meta: Mapping[str, Any]) -> dict[str, tuple[int
 
 
 def _objects(image: Image.Image, found: Any, classes: Sequence[str]) -> Image.Image:
-    """The picture, enlarged, with boxes (x1, y1, x2, y2 in its own pixels), masks and names."""
+    """The image, enlarged, with boxes (x1, y1, x2, y2 in its own pixels), masks and names."""
     pixels = np.array(image)
     colours = [_colour(int(label)) for label in found.labels]
     for mask, colour in zip(_masks(found), colours, strict=False):

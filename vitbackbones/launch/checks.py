@@ -145,9 +145,9 @@ def _check_data(cfg: Config, split: str) -> None:
     if missing:
         paths = ', '.join(dict.fromkeys(missing))
         raise UserError(
-            f'the {split} data set is not there: {paths} missing. Put it there, or name its place '
+            f'the {split} dataset is not there: {paths} missing. Put it there, or name its place '
             f'with --cfg-options {loader}.dataset.data_root=DIR (evaluators have an ann_file of '
-            'their own); --demo runs the same config on generated pictures without a download'
+            'their own); --demo runs the same config on generated images without a download'
         )
     for dataset in datasets(cfg, split):
         check_classes(cfg, split, dataset)

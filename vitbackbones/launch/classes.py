@@ -45,7 +45,7 @@ def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
                 f'{path} has no class {_listed(classes)}; its classes are {", ".join(names)}: set '
                 'metainfo=dict(classes=(...)) in every dataset of the config'
             )
-    check_heads(cfg.model, classes, 'the data set')
+    check_heads(cfg.model, classes, 'the dataset')
 
 
 def _check_label_maps(cfg: Config, split: str, cls: Any, dataset: Mapping[str, Any]) -> None:
@@ -242,7 +242,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:
-    """``num_classes`` of the heads that predict the classes of the data set."""
+    """``num_classes`` of the heads that predict the classes of the dataset."""
     heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
     if isinstance(node, dict):
         if path.split('.')[-1].split('[')[0] in heads and isinstance(node.get('num_classes'), int):

@@ -18,11 +18,11 @@ BATCH = 4
 
 
 def apply_demo(cfg: Config) -> None:
-    """Point data, picture scale, schedule and batch of ``cfg`` at the demo set, in place.
+    """Point data, image scale, schedule and batch of ``cfg`` at the demo set, in place.
 
     The model stays what it is, except that no weights are downloaded, that BatchNorm learns its
     statistics, which would come with them, and that no more proposals or queries are taken than
-    small pictures hold. The data are generated if they are not there.
+    small images hold. The data are generated if they are not there.
 
     Raises:
         UserError: the demo data cannot be written.
@@ -157,7 +157,7 @@ def _loaders(cfg: Config, train: dict[str, Any], val: dict[str, Any]) -> None:
 
 
 def _fewer_proposals(model: ConfigDict) -> None:
-    """The numbers of proposals, RoI samples and queries are made for 1333 x 800 pictures."""
+    """The numbers of proposals, RoI samples and queries are made for 1333 x 800 images."""
     train_cfg = model.get('train_cfg') or {}
     stages = train_cfg.get('rcnn') or []
     for stage in stages if isinstance(stages, (list, tuple)) else [stages]:

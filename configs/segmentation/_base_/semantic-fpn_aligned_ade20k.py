@@ -1,4 +1,4 @@
-# Semantic FPN as CAS-ViT tests it: pictures are resized to multiples of 32 rather than padded.
+# Semantic FPN as CAS-ViT tests it: images are resized to multiples of 32 rather than padded.
 _base_ = 'semantic-fpn_ade20k.py'
 val_dataloader = dict(
     dataset=dict(

@@ -1,5 +1,5 @@
 # UPerNet on ADE20K, crops of 512 x 512: mmseg's model, data and runtime. Figures are published for
-# whole pictures; `--cfg-options model.test_cfg.mode=slide` tests with a sliding window instead.
+# whole images; `--cfg-options model.test_cfg.mode=slide` tests with a sliding window instead.
 _base_ = [
     'mmseg::_base_/models/upernet_r50.py',
     'mmseg::_base_/datasets/ade20k.py',

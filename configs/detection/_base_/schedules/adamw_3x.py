@@ -1,4 +1,4 @@
-# 36 epochs of 8 x 2 pictures, AdamW, as Swin's. SepViT's position encodings (pos_block), GC ViT's
+# 36 epochs of 8 x 2 images, AdamW, as Swin's. SepViT's position encodings (pos_block), GC ViT's
 # position tables and the norms of both do not decay.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 train_cfg = dict(max_epochs=36)

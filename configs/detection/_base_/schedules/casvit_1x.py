@@ -1,4 +1,4 @@
-# 12 epochs of 8 x 4 pictures, AdamW, as CAS-ViT was published
+# 12 epochs of 8 x 4 images, AdamW, as CAS-ViT was published
 # (https://github.com/Tianfang-Zhang/CAS-ViT, detection/configs/RCViT).
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 batch_size = 4  # per GPU; a leaf hands it to its data loader
