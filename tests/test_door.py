@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.analysis import get_model_complexity_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -286,6 +287,69 @@ def test_a_call_of_all_modules_that_is_patched_is_heard(name: str, monkeypatch: 
     assert {m for m in net.modules() if type(m) in (nn.Linear, nn.GELU, Mlp)} <= heard
 
 
+class LowRank(nn.Module):
+    """LoRA with a bias of its own: what it adds can be merged into the layer."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Linear(layer.in_features, 2, bias=False)
+        self.up = nn.Linear(2, layer.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.up(self.down(x))
+
+    def merged(self) -> nn.Linear:
+        layer = nn.Linear(self.layer.in_features, self.layer.out_features)
+        layer.weight = nn.Parameter(self.layer.weight + self.up.weight @ self.down.weight)
+        own = 0 if self.layer.bias is None else self.layer.bias
+        layer.bias = nn.Parameter(self.up.bias + own)
+        return layer
+
+
+@every_backbone
+@torch.no_grad()
+def test_adapters_compute_what_they_do_merged(name: str) -> None:
+    net = build(name)
+    in_place_of(net, nn.Linear, LowRank)
+    want = net(IMAGE)
+    in_place_of(net, LowRank, lambda m: m.merged())
+    assert_close(net(IMAGE), want)
+
+
+@every_backbone
+@torch.no_grad()
+def test_a_quantized_network_runs(name: str) -> None:
+    net = torch.ao.quantization.quantize_dynamic(build(name), {nn.Linear}, dtype=torch.qint8)
+    assert_close(net(IMAGE), plainly(net))
+
+
+@every_backbone
+@torch.no_grad()
+def test_weights_may_be_there_only_while_their_module_runs(name: str) -> None:
+    """As accelerate offloads them: before a module runs, its parameters are brought."""
+    net = build(name)
+    want = net(IMAGE)
+    for module in net.modules():
+        own = {key: p for key, p in module._parameters.items() if p is not None}
+        buffers = {key: b for key, b in module._buffers.items() if b is not None}
+
+        def bring(module: nn.Module, _: Any, own: Any = own, buffers: Any = buffers) -> None:
+            module._parameters.update(own)
+            module._buffers.update(buffers)
+
+        def take_away(module: nn.Module, *_: Any, own: Any = own, buffers: Any = buffers) -> None:
+            to_meta = lambda p: nn.Parameter(p.to('meta'))  # noqa: E731
+            module._parameters.update({key: to_meta(p) for key, p in own.items()})
+            module._buffers.update({key: b.to('meta') for key, b in buffers.items()})
+
+        if own:
+            take_away(module)
+            module.register_forward_pre_hook(bring)
+            module.register_forward_hook(take_away)
+    assert_close(net(IMAGE), want)
+
+
 @every_backbone
 @torch.no_grad()
 def test_a_subclass_with_layers_of_its_own_is_heard(name: str) -> None:
@@ -437,3 +501,16 @@ def test_a_trace_of_an_operating_point_holds_for_other_sizes(point: dict[str, fl
     for shape in ((1, 3, 72, 88), (1, 3, 128, 128), (2, 3, 64, 104), (1, 3, 190, 170)):
         x = torch.randn(shape)
         assert_close(traced(x), plainly(net, x))
+
+
+@every_backbone
+def test_exported_graphs_hold_operations_that_converters_know(name: str) -> None:
+    graph = torch.export.export(build(name), (IMAGE,)).run_decompositions()
+    targets = {str(node.target) for node in graph.graph.nodes if node.op == 'call_function'}
+    assert not [target for target in targets if 'addc' in target]
+
+
+@every_backbone
+def test_mmengine_counts_the_work_of_a_network_in_training(name: str) -> None:
+    found = get_model_complexity_info(build(name).train(), input_shape=(3, 128, 128))
+    assert found['flops'] > 0

@@ -397,7 +397,7 @@ def test_every_parameter_gets_a_gradient_at_every_point(arch: str, point: dict) 
     sum(y.square().sum() for y in net(image(64, 80, batch=2))).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None] == []
     assert all(block.mlp.fc1.weight.grad.any() for block in net.blocks)
-    used = [bool(table.grad.any()) for table in net.pos_embed_list]
+    used = [bool(table.grad.any()) for table in net.pos_embed_list.tables]
     assert used == [True, False, False, False]
 
 

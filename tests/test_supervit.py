@@ -176,8 +176,8 @@ def test_padding_is_zeros_at_the_right_and_bottom_and_cropped() -> None:
 def test_a_trained_grid_takes_its_own_position_table(size: int) -> None:
     net = small()
     side = size // 16
-    got = net.positions(side, side)
-    assert torch.equal(got, net.pos_embed_list[(side - 8) // 2])
+    got = net.pos_embed_list(side, side)
+    assert torch.equal(got, net.pos_embed_list.tables[(side - 8) // 2])
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,9 @@ def test_a_trained_grid_takes_its_own_position_table(size: int) -> None:
 )
 def test_other_grids_take_the_nearest_table_resized(grid: tuple[int, int], index: int) -> None:
     net = small()
-    table, side = net.pos_embed_list[index], (8, 10, 12, 14)[index]
+    table, side = net.pos_embed_list.tables[index], (8, 10, 12, 14)[index]
     with torch.no_grad():
-        got = net.positions(*grid)
+        got = net.pos_embed_list(*grid)
         want = F.interpolate(
             table[0, 1:].t().reshape(1, -1, side, side), grid, mode='bicubic', align_corners=False
         )
@@ -208,7 +208,7 @@ def test_every_parameter_gets_a_gradient_whatever_is_tapped(taps: tuple[int, ...
 def test_tables_that_a_pass_does_not_read_get_a_zero_gradient() -> None:
     net = small(drop_path_rate=0.0)
     sum(x.square().sum() for x in net(image(160, 160))).backward()
-    used = [bool(table.grad.any()) for table in net.pos_embed_list]
+    used = [bool(table.grad.any()) for table in net.pos_embed_list.tables]
     assert used == [False, True, False, False]
 
 

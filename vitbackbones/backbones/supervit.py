@@ -19,7 +19,6 @@ until some are dropped), C channels, d channels of a head, k kept patches.
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,12 +32,12 @@ from typing_extensions import Unpack
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.fast import add_mlp, linear, residual_add
 from vitbackbones.layers.initialisation import init_transformer
-from vitbackbones.layers.layout import has_symbolic_size
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, int_tuple
 from .base import Backbone, Layer, Options, in_stage
 from .operating_point import OperatingPoint, put, select_tokens, take
+from .position_tables import GRIDS, PositionTables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +86,6 @@ OFFICIAL_KEYS = ((r'head\.', None), (r'aux_head\.', None))
 
 PATCH_SIZE = 16
 
-# Sides of the square grids of patches that have a position table: 128 to 224 pixels.
-GRIDS = (8, 10, 12, 14)
-
-# Numbers of patches in the middle between those of two tables.
-HALFWAY = tuple((a**2 + b**2) / 2 for a, b in itertools.pairwise(GRIDS))
-
 # Blocks that drop tokens, 0-based, whatever the depth.
 DROPPING_BLOCKS = (3, 6, 9)
 
@@ -114,13 +107,6 @@ def patch_embed(in_channels: int, stem_dim: int | None, dim: int) -> nn.Sequenti
             in_channels, patch = stem_dim, patch // stride
     layers['proj'] = nn.Conv2d(in_channels, dim, patch, stride=patch)
     return nn.Sequential(OrderedDict(layers))
-
-
-def resize_positions(table: Tensor, grid: int, h: int, w: int) -> Tensor:
-    """(1, 1 + grid * grid, C) -> (1, 1 + h * w, C), bicubically; the class token's entry stays."""
-    patches = table[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))  # (1, C, grid, grid)
-    patches = F.interpolate(patches, (h, w), mode='bicubic', align_corners=False)
-    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
 class Attention(nn.Module):
@@ -185,45 +171,17 @@ class Trunk(nn.Module):
         dim = arch.dim
         self.patch_embed = patch_embed(in_channels, arch.stem_dim, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed_list = nn.ParameterList(
-            nn.Parameter(torch.empty(1, 1 + grid**2, dim)) for grid in GRIDS
-        )
+        self.pos_embed_list = PositionTables(dim)
         self.blocks = nn.ModuleList(Block(arch, rate) for rate in drop_path_rates)
         self.norm = nn.LayerNorm(dim, eps=arch.norm_eps)
-        for parameter in (self.cls_token, *self.pos_embed_list):
-            nn.init.trunc_normal_(parameter, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_channels, 16 h, 16 w) -> (B, N, C): tokens with their positions added."""
         x = self.patch_embed(x)
         b, _, h, w = x.shape
         x = x.flatten(2).transpose(1, 2)  # (B, h * w, C)
-        return torch.cat([self.cls_token.expand(b, -1, -1), x], dim=1) + self.positions(h, w)
-
-    def positions(self, h: int, w: int) -> Tensor:
-        """(1, N, C): the table of the nearest number of tokens, resized bicubically if need be.
-
-        Of two tables equally near the larger is taken; the class token's entry is never resized.
-        """
-        if has_symbolic_size(h, w):
-            return self._positions_of_any_size(h, w)
-        index = sum(h * w >= count for count in HALFWAY)
-        table = self.pos_embed_list[index]
-        if (h, w) != (GRIDS[index], GRIDS[index]):
-            table = resize_positions(table, GRIDS[index], h, w)
-        if self.training:
-            # The other tables take part with weight 0, so that every parameter gets a gradient in
-            # every step and DDP needs no search for unused ones.
-            others = (t.sum() for i, t in enumerate(self.pos_embed_list) if i != index)
-            table = table + 0 * sum(others)
-        return table
-
-    def _positions_of_any_size(self, h: int, w: int) -> Tensor:
-        """The same in an exported program, which learns the size when it runs."""
-        pairs = zip(self.pos_embed_list, GRIDS, strict=True)
-        tables = torch.cat([resize_positions(table, grid, h, w) for table, grid in pairs])
-        index = (torch.tensor(HALFWAY, device=tables.device) <= h * w).sum(dim=0, keepdim=True)
-        return tables.index_select(0, index)
+        return torch.cat([self.cls_token.expand(b, -1, -1), x], dim=1) + self.pos_embed_list(h, w)
 
 
 class SuperViTClassifier(Trunk):
@@ -466,5 +424,4 @@ class SuperViT(Backbone, Trunk):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that decay would harm: class token and position tables."""
-        tables = {f'pos_embed_list.{i}' for i in range(len(self.pos_embed_list))}
-        return {'cls_token'} | tables
+        return {'cls_token', *(f'pos_embed_list.{i}' for i in range(len(GRIDS)))}
