@@ -52,7 +52,8 @@ def allowed() -> bool:
 def unobserved_cpu_inference(x: Tensor) -> bool:
     """Whether the numbers alone count: float32 on a CPU, no gradients, autocast or tracing."""
     return (
-        x.is_cpu
+        type(x) is Tensor  # others may have their own idea of every operation
+        and x.is_cpu
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled('cpu')
