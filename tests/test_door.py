@@ -72,6 +72,10 @@ def is_open_to(net: Backbone, x: Tensor = IMAGE) -> bool:
     return seen == [True]
 
 
+class Image(Tensor):
+    """A tensor of a type of its own."""
+
+
 # ------------------------------------------------------------------------------------ when it opens
 
 
@@ -81,7 +85,7 @@ def test_it_opens_in_inference_on_a_cpu_alone(name: str) -> None:
     assert not is_open_to(net)  # gradients
     with torch.no_grad():
         assert is_open_to(net)
-        assert not is_open_to(net, IMAGE.as_subclass(Scaled))
+        assert not is_open_to(net, IMAGE.as_subclass(Image))
         assert not is_open_to(net.double(), IMAGE.double())
         net.float()
         with torch.autocast('cpu', torch.bfloat16):
