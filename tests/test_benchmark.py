@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import vitbackbones
 from tests.small import SMALL
 from vitbackbones.backbones import SHViT
-from vitbackbones.cli import benchmark, contestants, cost_cards
+from vitbackbones.benchmark import Contest, Setting, candidates, contest, cost_card, cost_cards
 from vitbackbones.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def conv() -> nn.Module:
 
 
 def choosy() -> nn.Module:
-    """A peer that takes pictures of one size only."""
+    """A peer that takes images of one size only."""
 
     class Choosy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / 'out/benchmark.json').read_text())['results']
 
 
-# --------------------------------------------------------------------------- contestants
+# --------------------------------------------------------------------------- candidates
 
 
 def test_networks_and_peers_are_measured_at_every_size(run: Run, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_networks_and_peers_are_measured_at_every_size(run: Run, tmp_path: Path)
     assert all(len(r['seconds']) == 2 for r in found)
     first, *_, last = found
     assert first['parameters'] == 3 * 3 * 3 * 8
-    assert first['flops'] == 2 * 62 * 62 * first['parameters']  # of one picture of the two
+    assert first['flops'] == 2 * 62 * 62 * first['parameters']  # of one image of the two
     assert first['peak_memory'] >= 4 * (first['parameters'] + 2 * 8 * 62 * 62)
     net = vitbackbones.create('shvit_s1')
     assert last['parameters'] == sum(p.numel() for p in net.parameters())
@@ -124,9 +124,9 @@ def test_a_whole_detector_takes_part(run: Run, tmp_path: Path, mode: str) -> Non
 
 
 def test_deploy_fuses_what_is_ours_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = contestants.Setting(torch.device('cpu'), deploy=True)
-    ours = contestants.backbone('shvit:s1', {}, setting).model
-    peer = contestants.peer(f'{HERE}:small', setting).model
+    setting = candidates.Setting(torch.device('cpu'), deploy=True)
+    ours = candidates.backbone('shvit:s1', {}, setting).model
+    peer = candidates.peer(f'{HERE}:small', setting).model
 
     def norms(model: nn.Module) -> int:
         return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
@@ -137,13 +137,13 @@ def test_deploy_fuses_what_is_ours_and_nothing_else(monkeypatch: pytest.MonkeyPa
 
 def test_options_reach_dtype_layout_and_backbone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    at = contestants._of_network
+    at = candidates._of_network
 
     def spy(name: str, net: nn.Module, setting: Any) -> Any:
         made.append(net)
         return at(name, net, setting)
 
-    monkeypatch.setattr(contestants, '_of_network', spy)
+    monkeypatch.setattr(candidates, '_of_network', spy)
     words = ('--dtype', 'bf16', '--channels-last', '--arch-options', 'out_indices=[1]')
     assert run('--archs', 'shvit:s1', '--sizes', '64', *words) == 0
     (net,) = made
@@ -185,7 +185,7 @@ def signed() -> nn.Module:
     return Signed()
 
 
-def test_isolated_contestants_have_a_process_each(run: Run, tmp_path: Path) -> None:
+def test_isolated_candidates_have_a_process_each(run: Run, tmp_path: Path) -> None:
     words = ('--peers', f'{HERE}:Signed', f'{HERE}:signed', '--sizes', '64', '96', '--threads', '1')
     assert run(*words, '--isolate') == 0
     assert [len(r['seconds']) for r in results(tmp_path)] == [2] * 4
@@ -197,8 +197,27 @@ def test_isolated_contestants_have_a_process_each(run: Run, tmp_path: Path) -> N
 
 
 def test_all_are_all_published_variants() -> None:
-    assert 'gcvit:tiny' in contestants.arch_names()
-    assert len(contestants.arch_names()) == len(vitbackbones.list_backbones())
+    assert 'gcvit:tiny' in candidates.arch_names()
+    assert len(candidates.arch_names()) == len(vitbackbones.list_backbones())
+
+
+def test_networks_are_measured_without_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    contest = Contest(
+        peers=[f'{HERE}:conv'], archs=['shvit:s1'], sizes=[(64, 96)], rounds=3, setting=Setting()
+    )
+    contest.measure()
+    assert [(r['name'], len(r['seconds'])) for r in contest.results] == [
+        (f'{HERE}:conv', 3),
+        ('shvit:s1', 3),
+    ]
+    assert '### 64 x 96' in contest.report()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / 'own.py').write_text(SMALL_CONFIG)
+    card = cost_card('own.py', (64, 96), rounds=2)
+    assert card['train_memory'] > card['test_memory']
 
 
 # ------------------------------------------------------------------------- interruptions
@@ -207,7 +226,7 @@ def test_all_are_all_published_variants() -> None:
 def test_an_interrupted_benchmark_keeps_what_was_measured(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_turn = benchmark.in_turn
+    in_turn = contest.in_turn
 
     def interrupted(*args: Any, **options: Any) -> Any:
         for i, result in enumerate(in_turn(*args, **options)):
@@ -215,7 +234,7 @@ def test_an_interrupted_benchmark_keeps_what_was_measured(
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(benchmark, 'in_turn', interrupted)
+    monkeypatch.setattr(contest, 'in_turn', interrupted)
     words = ('--peers', f'{HERE}:conv', f'{HERE}:small', '--sizes', '64', '96')
     assert run(*words) == 130
     found = results(tmp_path)
@@ -360,7 +379,7 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        ((), 'name contestants with --archs, --peers or --configs'),
+        ((), 'name candidates with --archs, --peers or --configs'),
         (('--archs', 'sepvit:tny'), '--archs sepvit:tny: unknown, choose from sepvit:tiny'),
         (
             ('--archs', 'shvit:s1', '--arch-options', 'x=1'),
@@ -385,11 +404,11 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
         (('--archs', 'shvit:s1', '--batch', '0'), '--batch 0 must be at least 1'),
         (
             ('--archs', 'shvit:s1', '--deploy', '--mode', 'train'),
-            '--deploy is for inference alone',
+            '(--deploy, +deploy) is for inference alone: it goes with --mode eval',
         ),
         (
             ('--archs', 'shvit:s1+deploy', '--mode', 'train'),
-            'what is deployed is for inference alone',
+            '(--deploy, +deploy) is for inference alone: it goes with --mode eval',
         ),
         (('--archs', 'shvit:s1+fast'), "'fast' is unknown, choose from compile, channels-last, d"),
         (('--peers', f'{HERE}:small+deploy'), "'deploy' is unknown, choose from compile, channels"),

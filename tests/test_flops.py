@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitbackbones.benchmark.flops import count_flops
-from vitbackbones.cli.flops import archs, blocks
+from vitbackbones.benchmark.published import compare_archs, compare_blocks
 from vitbackbones.registry import MODELS
 
 from .small import SMALL
@@ -23,14 +23,14 @@ OTHERS = {
 
 
 def test_counted_operations_are_those_published() -> None:
-    rows = [row for row in archs() if row[3] != '-']
+    rows = [row for row in compare_archs() if row[3] != '-']
     off = {name for name, *_, ratio in rows if float(ratio) != pytest.approx(1, abs=0.025)}
     assert len(rows) > 20
     assert off == OTHERS
 
 
 def test_a_sepvit_block_costs_about_half_of_two_of_swin_or_twins() -> None:
-    for _, _, _, swin, _, twins in blocks():
+    for _, _, _, swin, _, twins in compare_blocks():
         assert 0.45 < float(swin) < 0.6
         assert 0.45 < float(twins) < 0.6
 

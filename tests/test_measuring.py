@@ -131,10 +131,10 @@ def test_weights_are_parameters_and_buffers() -> None:
 # --------------------------------------------------------------------------------- timing
 
 
-def test_contestants_run_in_turn_after_a_warm_up() -> None:
+def test_candidates_run_in_turn_after_a_warm_up() -> None:
     calls: list[str] = []
-    contestants = {name: lambda name=name: calls.append(name) for name in 'abc'}
-    results = list(in_turn(contestants, 20, warm_up=2))
+    candidates = {name: lambda name=name: calls.append(name) for name in 'abc'}
+    results = list(in_turn(candidates, 20, warm_up=2))
     assert calls == [name for name, _ in results]
     turns = [calls[i : i + 3] for i in range(0, len(calls), 3)]
     assert len(turns) == 22

@@ -9,9 +9,9 @@ from mmengine.config import Config
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint.published import PUBLISHED
-from vitbackbones.cli.model_zoo import HOSTS, METRICS, page, read_index, task_of
 from vitbackbones.factory import list_backbones
 from vitbackbones.launch.loading import load_config
+from vitbackbones.model_zoo import HOSTS, METRICS, page, read_index, task_of
 
 ROOT = Path(__file__).parents[1]
 COLLECTIONS, ENTRIES = read_index(ROOT / 'model-index.yml')

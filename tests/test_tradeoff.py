@@ -17,7 +17,8 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from tests.small import SMALL
-from vitbackbones.cli import tradeoff
+from vitbackbones.benchmark import tradeoff
+from vitbackbones.benchmark.points import point_name, read_points
 from vitbackbones.cli.main import main
 from vitbackbones.data import demo as demo_data
 from vitbackbones.launch.loading import load_config
@@ -113,7 +114,7 @@ def tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def evaluate(runner: Any, point: Any) -> dict[str, float]:
-        names.append(tradeoff.point_name(point))
+        names.append(point_name(point))
         return {'coco/bbox_mAP': 0.25}
 
     monkeypatch.setattr(tradeoff, 'evaluate', evaluate)
@@ -171,14 +172,14 @@ def test_not_one_detection_is_an_accuracy_of_zero(measure: Measure, tmp_path: Pa
 
 
 def test_the_default_is_every_pair_of_a_sandwich() -> None:
-    names = [tradeoff.point_name(point) for point in tradeoff.read_points(None)]
+    names = [point_name(point) for point in read_points(None)]
     assert len(names) == 12
     assert names[:3] == ['1, 1', '1, 0.7', '1, 0.5']
     assert names[-1] == '8/14, 0.5'
 
 
 def test_points_are_read_as_fractions_and_each_once() -> None:
-    names = map(tradeoff.point_name, tradeoff.read_points(['8/14,1', '.5,7/10', '4/7,1.0']))
+    names = map(point_name, read_points(['8/14,1', '.5,7/10', '4/7,1.0']))
     assert list(names) == ['8/14, 1', '0.5, 0.7']
 
 
@@ -220,7 +221,7 @@ def test_an_interruption_of_the_timing_keeps_the_whole_rounds(
 
     def interrupted(*args: Any, **options: Any) -> Any:
         for i, result in enumerate(in_turn(*args, **options)):
-            if i == 2 * 2 + 2 * 2 + 1:  # warm-up, a round of two pictures at two points, a call
+            if i == 2 * 2 + 2 * 2 + 1:  # warm-up, a round of two images at two points, a call
                 raise KeyboardInterrupt
             yield result
 
@@ -304,18 +305,18 @@ def test_of_another_checkpoint_config_or_data_nothing_is_reused(
 ) -> None:
     assert measure() == 0
     capsys.readouterr()
-    picture = sorted((place / 'data/demo/coco/val2017').iterdir())[0]
-    kept = picture.read_bytes()
+    image = sorted((place / 'data/demo/coco/val2017').iterdir())[0]
+    kept = image.read_bytes()
     try:
         if what == 'checkpoint':
             assert measure(checkpoint='detector-1.pth') == 0
         elif what == 'config':
             assert measure(options=('model.test_cfg.max_per_img=9',)) == 0
         else:
-            Image.open(picture).rotate(180).save(picture)
+            Image.open(image).rotate(180).save(image)
             assert measure() == 0
     finally:
-        picture.write_bytes(kept)
+        image.write_bytes(kept)
     assert f'is of another {what}: measuring everything afresh' in capsys.readouterr().err
     assert tested == ['1, 1', '8/14, 0.5'] * 2
 
@@ -369,9 +370,7 @@ def test_a_damaged_file_of_results_is_named(
     assert 'tradeoff.json cannot be gone on with' in capsys.readouterr().err
 
 
-def test_rounds_and_pictures_are_at_least_one(
-    here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rounds_and_images_are_at_least_one(here: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['tradeoff', 'detector.py', 'x.pth', '--rounds', '0']) == 2
     assert '--rounds 0 must be at least 1' in capsys.readouterr().err
 

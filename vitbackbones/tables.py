@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; its first column is aligned to the left, the others are figures."""
-    rule = ['---', *['---:'] * (len(head) - 1)]
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *, figures: bool = True) -> str:
+    """A table; its first column is aligned to the left, as the others are without ``figures``."""
+    rule = ['---', *['---:' if figures else '---'] * (len(head) - 1)]
     return ''.join(f'| {" | ".join(line)} |\n' for line in (head, rule, *rows))
 
 

@@ -22,7 +22,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from vitbackbones.cli.tradeoff import METRICS, evaluate, expected_metrics, point_name, read_points
+from vitbackbones.benchmark.points import point_name, read_points
+from vitbackbones.benchmark.tradeoff import METRICS, evaluate, expected_metrics
 from vitbackbones.data.demo import OUT, generate
 from vitbackbones.launch.demo import fit_schedule
 from vitbackbones.launch.device import adapt_to_device

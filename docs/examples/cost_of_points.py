@@ -12,8 +12,8 @@ import torch
 import vitbackbones
 from vitbackbones.benchmark.flops import count_flops
 from vitbackbones.benchmark.machine import describe_machine, in_words
+from vitbackbones.benchmark.points import point_name, read_points
 from vitbackbones.benchmark.timing import in_turn, ratio
-from vitbackbones.cli.tradeoff import point_name, read_points
 from vitbackbones.tables import markdown
 
 POINTS = ('1,1', '1,0.7', '1,0.5', '12/14,1', '10/14,1', '8/14,1', '8/14,0.5')

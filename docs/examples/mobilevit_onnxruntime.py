@@ -43,17 +43,17 @@ networks = {
     OURS: fuse(vitbackbones.create('shvit_s4').eval()),
     PEER: timm.create_model('mobilevitv2_100', num_classes=0).eval(),
 }
-contestants = {}
+candidates = {}
 with tempfile.TemporaryDirectory() as folder:
     for name, network in networks.items():
         path = Path(folder, f'{name}.onnx')
         write_onnx(network, images, path)
         print(f'{name}: differs by {difference(network, path, images):.1e} from PyTorch')
         session = start(path)
-        contestants[name] = lambda s=session: s.run(None, {'image': images.numpy()})
+        candidates[name] = lambda s=session: s.run(None, {'image': images.numpy()})
 
-seconds = {name: [] for name in contestants}
-for name, value in in_turn(contestants, rounds, warm_up=2):
+seconds = {name: [] for name in candidates}
+for name, value in in_turn(candidates, rounds, warm_up=2):
     if value is not None:
         seconds[name].append(value)
 rows = [

@@ -24,7 +24,7 @@ session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionPr
 # Where a CPU has units for bfloat16, OpenVINO would use them unasked.
 settings = {'INFERENCE_NUM_THREADS': 1, 'INFERENCE_PRECISION_HINT': 'f32'}
 compiled = openvino.compile_model(path, 'CPU', settings)
-contestants = {
+candidates = {
     'ONNX Runtime': lambda image: session.run(None, {'image': image}),
     'OpenVINO': lambda image: list(compiled(image).values()),
 }
@@ -33,11 +33,11 @@ print(f'openvino {openvino.__version__}, onnxruntime {onnxruntime.__version__}')
 random = np.random.default_rng(0)
 for batch, height, width in shapes:
     image = random.standard_normal((batch, 3, height, width), dtype=np.float32)
-    wanted, found = (run(image) for run in contestants.values())
+    wanted, found = (run(image) for run in candidates.values())
     difference = max(abs(x - y).max() / abs(y).max() for x, y in zip(found, wanted, strict=True))
-    seconds = {name: [] for name in contestants}
+    seconds = {name: [] for name in candidates}
     for _ in range(9):
-        for name, run in contestants.items():
+        for name, run in candidates.items():
             start = time.perf_counter()
             run(image)
             seconds[name].append(time.perf_counter() - start)

@@ -147,7 +147,7 @@ def bar_plot(panels: Mapping[str, Sequence[Bar]], *, title: str, x_label: str) -
 def _place_labels(
     figure: Any, axes: Any, labels: Sequence[tuple[float, float, str, str]], taken: Sequence[Any]
 ) -> None:
-    """Put each label beside its marker where it covers the least of what is already there."""
+    """Put each label next to its marker where it covers the least of what is already there."""
     figure.canvas.draw()  # until then nothing has a place
     figure.set_layout_engine('none')
     renderer = figure.canvas.get_renderer()

@@ -1,4 +1,4 @@
-"""Timing on machines that are never quiet: contestants run in turn, and turns are compared.
+"""Timing on machines that are never quiet: candidates run in turn, and turns are compared.
 
 What disturbs a machine for a second disturbs everyone in that turn alike. So a ratio is the median
 of the ratios within each turn, which is steadier than a ratio of medians.
@@ -19,25 +19,25 @@ T = TypeVar('T')
 
 
 def in_turn(
-    contestants: Mapping[T, Callable[[], Any]],
+    candidates: Mapping[T, Callable[[], Any]],
     rounds: int,
     *,
     warm_up: int = 1,
     device: torch.device | str = 'cpu',
 ) -> Iterator[tuple[T, float | None]]:
-    """Call every contestant once per round; yields who ran and its seconds, None in the warm-up.
+    """Call every candidate once per round; yields who ran and its seconds, None in the warm-up.
 
     The order is another one in every round (the same in every run), so that nobody always follows
     the same one. What was yielded before an interruption remains with the caller.
     """
-    names = list(contestants)
+    names = list(candidates)
     order = random.Random(0)
     for turn in range(-warm_up, rounds):
         order.shuffle(names)
         for name in names:
             synchronize(device)
             start = time.perf_counter()
-            contestants[name]()
+            candidates[name]()
             synchronize(device)
             seconds = time.perf_counter() - start
             yield name, seconds if turn >= 0 else None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import DictAction
+
+from vitbackbones.errors import UserError
 
 
 class KeyValue(DictAction):
@@ -50,3 +54,72 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='run on small generated images: no download, a short schedule, no published weights',
     )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The weights of a whole model."""
+    parser.add_argument(
+        'checkpoint', help='a checkpoint of `vitbackbones train`, or a published one'
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, default: str = 'cpu') -> None:
+    """Where networks run."""
+    parser.add_argument('--device', default=default, help='cpu or cuda (%(default)s)')
+
+
+def add_rounds(parser: argparse.ArgumentParser, what: str) -> None:
+    """How often ``what`` is timed."""
+    parser.add_argument('--rounds', type=int, default=10, help=f'{what} (%(default)s)')
+
+
+def require_positive(args: argparse.Namespace, *names: str) -> None:
+    """Check options that count something and were given.
+
+    Raises:
+        UserError: one is below 1.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f'--{name} {value} must be at least 1')
+
+
+def require_choice(args: argparse.Namespace, name: str, choices: Iterable[str]) -> None:
+    """Check an option with a few values.
+
+    Raises:
+        UserError: it has another one.
+    """
+    value = getattr(args, name)
+    if value not in choices:
+        raise UserError(f'--{name} {value}: unknown, choose from {", ".join(choices)}')
+
+
+def read_size(word: str) -> tuple[int, int]:
+    """Height and width of ``512x800`` or ``512``, a word of ``--sizes``.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        sides = [int(side) for side in word.split('x')]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise UserError(f'--sizes {word}: expected HEIGHTxWIDTH in pixels, as in 800x1216')
+    return sides[0], sides[-1]
+
+
+def make_folder(name: str) -> Path:
+    """The folder of ``--out-dir``, made if it is not there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--out-dir {folder}: {error.strerror}') from error
+    return folder

@@ -18,17 +18,15 @@ import torch
 from vitbackbones.inference.images import infer
 from vitbackbones.launch.loading import load_config
 
-from .arguments import add_config_arguments
+from .arguments import add_checkpoint, add_config_arguments, add_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument(
-        'checkpoint', help='a checkpoint of `vitbackbones train`, or a published one'
-    )
+    add_checkpoint(parser)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     parser.add_argument('--out-dir', required=True, help='where results are written')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser, 'cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,14 +12,12 @@ from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.device import let_processes_meet
 from vitbackbones.launch.loading import load_config, work_dir
 
-from .arguments import add_config_arguments, add_launcher_arguments
+from .arguments import add_checkpoint, add_config_arguments, add_launcher_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument(
-        'checkpoint', help='a checkpoint of `vitbackbones train`, or a published one'
-    )
+    add_checkpoint(parser)
     parser.add_argument('--work-dir', help='where the log goes: work_dirs/<config>')
     parser.add_argument('--show-dir', help='draw ground truth and result of every image there')
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Contestants of a benchmark made to run: in this process, or each in one of its own.
+"""Candidates of a benchmark made to run: in this process, or each in one of its own.
 
 In a process of its own a network has the memory that itself has freed, as elsewhere; in one
 process with others it also has theirs.
@@ -14,35 +14,34 @@ from multiprocessing.connection import Connection
 import torch
 import torch._inductor.config as inductor
 
-from vitbackbones.benchmark.memory import peak_memory, weight_memory
-from vitbackbones.benchmark.timing import synchronize
+from .candidates import Candidate, Setting
+from .memory import peak_memory, weight_memory
+from .timing import synchronize
 
-from .contestants import Contestant, Setting
 
+class InProcess:
+    """A candidate in this process."""
 
-class Here:
-    """A contestant in this process."""
-
-    def __init__(self, contestant: Contestant, setting: Setting) -> None:
-        self.contestant = contestant
+    def __init__(self, candidate: Candidate, setting: Setting) -> None:
+        self.candidate = candidate
         self.device = setting.device
-        if contestant.compiled is not None:
-            contestant.compiled.compile()
+        if candidate.compiled is not None:
+            candidate.compiled.compile()
 
     def prepare(self, size: tuple[int, int]) -> int:
-        """Get ready for pictures of ``size``; returns the bytes at the peak, weights included."""
-        self.run = self.contestant.at(*size)[1]
+        """Get ready for images of ``size``; returns the bytes at the peak, weights included."""
+        self.run = self.candidate.at(*size)[1]
         self.run()  # compiles; caches what is kept between calls
-        return weight_memory(self.contestant.model) + peak_memory(self.run, self.device)
+        return weight_memory(self.candidate.model) + peak_memory(self.run, self.device)
 
 
-class Elsewhere:
-    """A contestant in a process of its own, with the methods of :class:`Here`.
+class Subprocess:
+    """A candidate in a process of its own, with the methods of :class:`InProcess`.
 
     What it raises there is a RuntimeError here, with the same words.
     """
 
-    def __init__(self, make: Callable[[], Contestant], setting: Setting) -> None:
+    def __init__(self, make: Callable[[], Candidate], setting: Setting) -> None:
         context = multiprocessing.get_context('spawn')
         self.pipe, theirs = context.Pipe()
         args = (theirs, make, setting, torch.get_num_threads())
@@ -71,9 +70,7 @@ class Elsewhere:
         return answer
 
 
-def _serve(
-    pipe: Connection, make: Callable[[], Contestant], setting: Setting, threads: int
-) -> None:
+def _serve(pipe: Connection, make: Callable[[], Candidate], setting: Setting, threads: int) -> None:
     """Prepare for every size that comes, run for every None, and answer with the bytes or 0."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to answer
     torch.set_num_threads(threads)
@@ -84,7 +81,7 @@ def _serve(
             size = pipe.recv()
             answer: int | str = 0
             try:
-                runner = runner or Here(make(), setting)
+                runner = runner or InProcess(make(), setting)
                 if size is None:
                     runner.run()
                     synchronize(setting.device)

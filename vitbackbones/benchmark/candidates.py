@@ -1,4 +1,4 @@
-"""What a benchmark runs: our backbones, peers of other packages, whole detectors and segmentors."""
+"""Who takes part in a benchmark: our backbones, networks of other packages, whole models."""
 
 from __future__ import annotations
 
@@ -9,24 +9,17 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import vitbackbones
 from vitbackbones.deploy import fuse
 from vitbackbones.errors import UserError
-from vitbackbones.launch.checks import build_backbone
-from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.launch.loading import load_config
 
+from .models import build_model, noise
+
+CPU = torch.device('cpu')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 # Backbones of mmdet with random weights: class and options.
@@ -41,15 +34,34 @@ MMDET: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contestants have in common."""
+    """What all candidates have in common.
 
-    device: torch.device
+    Args:
+        dtype: of weights and images; in training and of whole models that of autocast.
+        batch: images at a time.
+        train: forward and backward instead of forward alone.
+        compile: by torch.compile, backbones alone.
+        channels_last: NHWC in memory.
+        deploy: fuse what is ours.
+
+    Raises:
+        UserError: ``deploy`` with ``train``.
+    """
+
+    device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     batch: int = 1
     train: bool = False
     compile: bool = False
     channels_last: bool = False
     deploy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.deploy and self.train:
+            raise UserError(
+                'what is deployed (--deploy, +deploy) is for inference alone: '
+                'it goes with --mode eval'
+            )
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(
@@ -58,8 +70,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """``at(height, width)`` gives two functions for pictures of that size.
+class Candidate:
+    """``at(height, width)`` gives two functions for images of that size.
 
     The first is one forward pass, the second what is timed: that pass, or one with its backward
     pass. ``compiled`` is the part of ``model`` that torch.compile is to take, if any.
@@ -90,7 +102,7 @@ def with_variants(word: str, setting: Setting, variants: Sequence[str]) -> tuple
     return name, replace(setting, **changes)
 
 
-def backbone(word: str, options: Mapping[str, Any], setting: Setting) -> Contestant:
+def backbone(word: str, options: Mapping[str, Any], setting: Setting) -> Candidate:
     """One of ours, ``word`` being out of :func:`arch_names`, with ``+deploy`` and others behind it.
 
     Raises:
@@ -100,8 +112,6 @@ def backbone(word: str, options: Mapping[str, Any], setting: Setting) -> Contest
     if name not in arch_names():
         near = difflib.get_close_matches(name, arch_names(), n=3) or arch_names()
         raise UserError(f'--archs {word}: unknown, choose from {", ".join(near)} or all')
-    if setting.deploy and setting.train:
-        raise UserError('what is deployed is for inference alone: it goes with --mode eval')
     try:
         net: nn.Module = vitbackbones.create(name.replace(':', '_', 1), **options)
     except (TypeError, ValueError) as error:
@@ -111,7 +121,7 @@ def backbone(word: str, options: Mapping[str, Any], setting: Setting) -> Contest
     return _of_network(word, net, setting)
 
 
-def peer(word: str, setting: Setting) -> Contestant:
+def peer(word: str, setting: Setting) -> Candidate:
     """``timm:NAME``, ``mmdet:NAME`` of :data:`MMDET` or ``module:callable`` that makes a network.
 
     Raises:
@@ -142,8 +152,8 @@ def peer(word: str, setting: Setting) -> Contestant:
     return _of_network(word, net, setting)
 
 
-def _of_network(name: str, net: nn.Module, setting: Setting) -> Contestant:
-    """A network from a picture to maps; weights have the dtype, in training autocast does it."""
+def _of_network(name: str, net: nn.Module, setting: Setting) -> Candidate:
+    """A network from a image to maps; weights have the dtype, in training autocast does it."""
     dtype = torch.float32 if setting.train else setting.dtype
     _place(net, setting)
     net.to(dtype)
@@ -165,7 +175,7 @@ def _of_network(name: str, net: nn.Module, setting: Setting) -> Contestant:
 
         return forward, step if setting.train else forward
 
-    return Contestant(name, net, net if setting.compile else None, at)
+    return Candidate(name, net, net if setting.compile else None, at)
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:
@@ -185,20 +195,20 @@ def _place(model: nn.Module, setting: Setting) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def whole(name: str, options: Mapping[str, Any] | None, setting: Setting) -> Contestant:
+def whole_model(name: str, options: Mapping[str, Any] | None, setting: Setting) -> Candidate:
     """The detector or segmentor of a config; of other precision than fp32 by autocast.
 
     Raises:
         UserError: the config cannot be read or built.
     """
     cfg = load_config(name, options)
-    model = build_whole(cfg)
+    model = build_model(cfg)
     if setting.deploy:
         model = fuse(model.to(setting.device))
     _place(model, setting)
 
     def at(height: int, width: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        data = batch(cfg, model, height, width, setting.batch)
+        data = noise(cfg, model, height, width, setting.batch)
 
         def forward() -> Any:
             with torch.no_grad(), setting.autocast():
@@ -214,82 +224,4 @@ def whole(name: str, options: Mapping[str, Any] | None, setting: Setting) -> Con
         return forward, step if setting.train else forward
 
     short = name.rpartition('::')[2].removesuffix('.py')
-    return Contestant(short, model, model.backbone if setting.compile else None, at)
-
-
-def build_whole(cfg: Config) -> Any:
-    """The model of a config with the weights that its own initialisation gives.
-
-    Raises:
-        UserError: it cannot be built.
-    """
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
-    adapt_to_device(cfg)
-    build_backbone(cfg)
-    _no_files(cfg.model)
-    MMLogger.get_instance('benchmark', log_level='WARNING')  # else it lists all parameters
-    try:
-        model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
-    except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'the model of the config cannot be built: {error}') from error
-    model.init_weights()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(_spare_single_values)
-    return model
-
-
-def _no_files(node: Any) -> None:
-    """Leave out weights from files: cost does not depend on them."""
-    if isinstance(node, dict) and 'checkpoint' in (node.get('init_cfg') or {}):
-        node['init_cfg'] = None
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, (dict, list, tuple)):
-            _no_files(value)
-
-
-def _spare_single_values(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """One value per channel, pooled from one picture, cannot be normalised in training."""
-    if norm.training and args[0].numel() == args[0].shape[1]:
-        norm.eval()
-
-
-def batch(cfg: Config, model: Any, height: int, width: int, count: int) -> dict[str, Any]:
-    """Noise as pictures, with a few objects or labels, as a data loader hands them on."""
-    rng = np.random.default_rng(0)
-    shape = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
-    sample: Any
-    samples = []
-    for _ in range(count):
-        if 'decode_head' in cfg.model:
-            from mmseg.structures import SegDataSample
-
-            # In training pictures are padded to it.
-            model.data_preprocessor.size = (height, width)
-            labels = rng.integers(0, model.decode_head.num_classes, (1, height, width))
-            sample = SegDataSample(metainfo=shape)
-            sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels))
-        else:
-            from mmdet.structures import DetDataSample
-
-            sample = DetDataSample(metainfo=shape)
-            sample.gt_instances = _objects(height, width)
-        samples.append(sample)
-    pictures = rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
-    return dict(inputs=list(torch.from_numpy(pictures)), data_samples=samples)
-
-
-def _objects(height: int, width: int) -> InstanceData:
-    """Eight objects of the first class from an eighth of the picture to all of it."""
-    from mmdet.structures.mask import BitmapMasks
-
-    parts = torch.arange(1, 9)[:, None] / 8
-    boxes = parts * torch.tensor([[0, 0, width, height]])
-    masks = np.zeros((len(boxes), height, width), dtype=np.uint8)
-    for mask, (_, _, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
-        mask[:bottom, :right] = 1
-    return InstanceData(
-        bboxes=boxes,
-        labels=torch.zeros(len(boxes), dtype=torch.long),
-        masks=BitmapMasks(masks, height, width),
-    )
+    return Candidate(short, model, model.backbone if setting.compile else None, at)

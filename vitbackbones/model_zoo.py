@@ -1,0 +1,185 @@
+"""The page docs/model_zoo.md: published figures, weights and licences, from the metafiles.
+
+The metafiles are those that model-index.yml imports, which OpenMIM reads too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from mmengine.fileio import load
+
+import vitbackbones
+from vitbackbones.tables import markdown
+
+INDEX = Path(__file__).parent / '.mim' / 'model-index.yml'
+
+HEAD = """\
+# Model zoo
+
+<!-- `python tools/model_zoo.py > docs/model_zoo.md` makes this page of configs/metafiles. -->
+
+Every config that is shipped, the figure that its authors published for it, and where their weights
+are. The figures under AP, mIoU and top-1 are **published** ones, each a link to its source. The
+column *here* is for figures measured with this code at full scale, and **none has been yet**. A
+dash stands for what was not published or not measured.
+
+`vitbackbones train CONFIG` starts any of them; [training.md](training.md) has what goes beyond.
+Weights are read by their address: as `checkpoint` of a backbone's `init_cfg`, or by
+`vitbackbones test CONFIG URL` where they are of a whole model. A link that is called a page is for
+browsers: download the file and give its path.
+"""
+
+DETECTION = """\
+## COCO
+
+Box and mask AP on val2017, 1333 x 800, one scale. *Backbone* is the variant and the parameters that
+it has in a detector: no classifier, but an output norm for each stage where the network has any.
+"""
+
+SEGMENTATION = """\
+## ADE20K
+
+mIoU on the validation set, crops of 512 x 512 in training, one scale in the test.
+"""
+
+BACKBONES = """\
+## Weights from ImageNet
+
+The published classifiers that detectors and segmentors start from: their parameters, multiply-adds
+for one image of the size given, and accuracy on ImageNet-1K.
+"""
+
+LICENCES = """\
+## Licences
+
+The code here was written from the papers and is Apache-2.0 throughout. The weights are those of
+their authors; where there is no licence, nobody but them has a right to use or to pass on what they
+published.
+"""
+
+# Of whole models, by the folder that their configs are in.
+METRICS = {'detection': ('box AP', 'mask AP'), 'segmentation': ('mIoU',)}
+WEIGHTS = ('weights', "weights' licence")
+HOSTS = {
+    'drive.google.com': 'Google Drive',
+    'github.com': 'GitHub',
+    'huggingface.co': 'Hugging Face',
+}
+NONE = '-'
+
+Entry = Mapping[str, Any]
+
+
+def read_index(path: Path) -> tuple[list[Entry], list[Entry]]:
+    """Collections and models of all metafiles that a model index imports, in its order."""
+    files = [load(path.parent / name) for name in load(path)['Import']]
+    collections = [entry for file in files for entry in file['Collections']]
+    return collections, [entry for file in files for entry in file['Models']]
+
+
+def page(collections: Sequence[Entry], models: Sequence[Entry]) -> str:
+    """The page as Markdown."""
+    families = {entry['Name']: entry for entry in collections}
+    notes: dict[str, int] = {}  # their numbers, in the order in which they are referred to
+
+    def table(task: str, *head: str) -> str:
+        rows = [
+            (_whole_model if task in METRICS else _classifier)(model, notes)
+            + _weights(model, families[model['In Collection']])
+            for model in models
+            if task_of(model) == task
+        ]
+        return markdown([*head, *WEIGHTS], rows, figures=False)
+
+    parts = [
+        HEAD,
+        DETECTION,
+        table('detection', 'config', 'backbone', *METRICS['detection'], 'here'),
+        SEGMENTATION,
+        table('segmentation', 'config', 'backbone', *METRICS['segmentation'], 'here'),
+        BACKBONES,
+        table('_base_', 'name', 'parameters', 'multiply-adds', 'input', 'top-1'),
+        LICENCES,
+        markdown(
+            ['network', 'published code', 'its licence', WEIGHTS[1]],
+            map(_family, collections),
+            figures=False,
+        ),
+    ]
+    if notes:
+        parts.append(''.join(f'[^{number}]: {text}\n' for text, number in notes.items()))
+    return '\n'.join(parts)
+
+
+def task_of(model: Entry) -> str:
+    """'detection', 'segmentation' or, for weights of a backbone, '_base_': where its config is."""
+    return str(model['Config']).split('/')[1]
+
+
+def _whole_model(model: Entry, notes: dict[str, int]) -> list[str]:
+    name = model['Metadata']['Backbone']
+    with torch.device('meta'):
+        net = vitbackbones.create(name.replace('-', '_', 1))
+    metrics = METRICS[task_of(model)]
+    here = [str(_value(model, 'Measured', metric)) for metric in metrics if 'Measured' in model]
+    return [
+        f'[{model["Name"]}](../{model["Config"]}){_note(model, notes)}',
+        f'{name}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M',
+        *(_published(model, metric) for metric in metrics),
+        ' / '.join(here) or NONE,
+    ]
+
+
+def _classifier(model: Entry, notes: dict[str, int]) -> list[str]:
+    known = model['Metadata']
+    return [
+        f'{model["Name"]}{_note(model, notes)}',
+        f'{known["Parameters"] / 1e6:.4g} M' if 'Parameters' in known else NONE,
+        f'{known["FLOPs"] / 1e9:.4g} G' if 'FLOPs' in known else NONE,
+        str(known['Input Size']),
+        _published(model, 'Top 1 Accuracy'),
+    ]
+
+
+def _published(model: Entry, metric: str) -> str:
+    """A published figure, with a link to its source."""
+    value = _value(model, 'Results', metric)
+    return NONE if value is None else f'[{value}]({model["Source"]})'
+
+
+def _value(model: Entry, key: str, metric: str) -> float | None:
+    """A figure under ``Results``, which are published, or ``Measured``, which are our own."""
+    for result in model.get(key, ()):
+        if metric in result['Metrics']:
+            return result['Metrics'][metric]
+    return None
+
+
+def _weights(model: Entry, family: Entry) -> list[str]:
+    links = [
+        f'[{HOSTS[urlsplit(model[key]).netloc]}{suffix}]({model[key]})'
+        for key, suffix in (('Weights', ''), ('Weights Page', ' page'))
+        if key in model
+    ]
+    return [', '.join(links) or NONE, family['Metadata']['Weights License'] if links else NONE]
+
+
+def _note(model: Entry, notes: dict[str, int]) -> str:
+    if 'Note' not in model:
+        return ''
+    return f'[^{notes.setdefault(model["Note"], len(notes) + 1)}]'
+
+
+def _family(entry: Entry) -> list[str]:
+    known, url = entry['Metadata'], entry['Code']['URL']
+    return [
+        f'[{entry["Name"]}]({entry["Paper"]["URL"]})',
+        f'[{urlsplit(url).path[1:]}]({url})',
+        known['Code License'],
+        known['Weights License'],
+    ]
