@@ -16,12 +16,12 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
-from vitbackbones.cli.demo import use_rates_for_random_weights, use_smallest_arch
 from vitbackbones.data import demo as demo_data
 from vitbackbones.engine.preflight import PreflightHook
 from vitbackbones.inference.drawing import ZOOM, contact_sheet
 from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.launch.loading import load_config
+from vitbackbones.launch.smallest import use_rates_for_random_weights, use_smallest_arch
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = sorted(

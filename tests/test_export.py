@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from tests.small import SMALL
 from tests.test_deploy import spread
-from vitbackbones.cli import export as export_command
 from vitbackbones.cli.main import main
+from vitbackbones.deploy import onnx as onnx_export
 from vitbackbones.deploy.onnx import ExportError, difference, write_onnx
 
 # The default windows of GC ViT, of 24, would hold little but padding here.
@@ -215,7 +215,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
 ) -> None:
     source, before = config('SHViT'), tmp_path / 'net.onnx'
     before.write_text('of another day')
-    monkeypatch.setattr(export_command, 'fuse', lambda part: spread(deepcopy(part)))
+    monkeypatch.setattr(onnx_export, 'fuse', lambda part: spread(deepcopy(part)))
     words = ('--size', 64, 64, '--out', before, '--force')
     assert export(source, *words) == 2
     assert 'ONNX Runtime computes something else' in capsys.readouterr().err
@@ -229,7 +229,6 @@ def test_a_file_that_computes_something_else_is_not_kept(
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--format', 'tflite'], "--format 'tflite' cannot be written, only onnx"),
         (['--part', 'head'], "--part 'head' cannot be exported, only backbone or backbone+neck"),
         (['--part', 'backbone+neck'], 'this model has no neck, take --part backbone'),
         (['--size', 63, 96], '--size 63 96: both sides must be at least 64'),
@@ -241,7 +240,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
         ),
         (['--out', 'folder', '--size', 64, 64, '--force'], 'folder cannot be written'),
     ],
-    ids=['format', 'part', 'neck', 'size', 'example', 'exists', 'nowhere', 'folder'],
+    ids=['part', 'neck', 'size', 'example', 'exists', 'nowhere', 'folder'],
 )
 def test_what_cannot_be_exported_is_said_in_one_sentence(
     words: list[Any],
@@ -268,7 +267,7 @@ def test_a_foreign_backbone_is_refused(
     assert 'model.backbone is ResNet, not one of ours: CASViT, GCViT' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('package', export_command.PACKAGES)
+@pytest.mark.parametrize('package', onnx_export.PACKAGES)
 def test_a_missing_package_is_named(
     package: str,
     config: Callable[..., Path],

@@ -104,7 +104,7 @@ def test_layers_import_only_torch_and_each_other(path):
 )
 def test_registry_and_checkpoint_know_no_network(path):
     libraries = {'torch', 'mmengine', 'numpy', 'safetensors'}
-    assert only(path, libraries, {'registry', 'checkpoint'}) == set()
+    assert only(path, libraries, {'registry', 'checkpoint', 'files'}) == set()
 
 
 @pytest.mark.parametrize('path', sorted((PACKAGE / 'installation').glob('*.py')), ids=module_id)

@@ -6,14 +6,11 @@ The names of the tensors stay, so the result loads wherever the original does.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 import vitbackbones
 from vitbackbones.checkpoint import find_weights, hash_in_name, read_checkpoint
+from vitbackbones.checkpoint.writing import write_weights
 from vitbackbones.errors import UserError
 
 SUFFIXES = {'.safetensors': 'safetensors', '.pth': 'pth', '.pt': 'pth'}
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         'vitbackbones': vitbackbones.__version__,
     }
     try:
-        _write(weights, meta, output, kind)
+        write_weights(weights, meta, output, kind)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
         raise UserError(f'{output} cannot be written ({error})') from error
     print(f'{output}: {len(weights)} tensors of {holder!r} in {args.input}')
@@ -74,27 +71,3 @@ def _format(output: Path, to: str | None) -> str:
     if kind is None:
         raise UserError(f'{output.name}: say --to safetensors or --to pth, or use such a suffix')
     return kind
-
-
-def _write(weights: dict[str, Tensor], meta: dict[str, str], output: Path, kind: str) -> None:
-    """Write all of it or nothing: an interrupted run leaves no half a file under this name."""
-    partial = output.with_name(f'{output.name}.{os.getpid()}.partial')
-    # A copy of each: safetensors refuses tensors that share memory, torch would save all of it.
-    weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
-    try:
-        with partial.open('wb') as file:
-            if kind == 'pth':
-                torch.save({'state_dict': weights, 'meta': meta}, file)
-            else:
-                file.write(_safetensors(weights, meta))
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _safetensors(weights: dict[str, Tensor], meta: dict[str, str]) -> bytes:
-    try:
-        from safetensors.torch import save
-    except ImportError:
-        raise UserError('safetensors is not installed: pip install safetensors') from None
-    return save(weights, meta)

@@ -5,11 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from vitbackbones.files import replacing
+
+from .fuse import fuse
+
+PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+
+#: How far outputs may be from the model's, as a share of their largest value.
+TOLERANCE = 1e-4
 
 #: No side of an image is longer, nor has a batch more images.
 LARGEST = 1 << 20
@@ -17,6 +27,32 @@ LARGEST = 1 << 20
 
 class ExportError(RuntimeError):
     """A network that has no program in ONNX, or one that computes something else."""
+
+
+def export_onnx(
+    model: nn.Module, images: Sequence[Tensor], path: Path, *, dynamic: bool = False
+) -> float:
+    """Write ``model``, fused, if ONNX Runtime computes the same of all ``images`` (B, C, H, W).
+
+    Args:
+        images: the first is what the program is traced with, see :func:`write_onnx`.
+
+    Returns:
+        How far outputs are from the model's at most, as a share of their largest value.
+
+    Raises:
+        ExportError: there is no such program, or it computes something else; nothing is written.
+        OSError: the file cannot be written.
+    """
+    with replacing(path) as part:
+        write_onnx(fuse(model), images[0], part, dynamic=dynamic)
+        worst = difference(model, part, *images)
+        if not worst <= TOLERANCE:  # nor is nan
+            raise ExportError(
+                f'ONNX Runtime computes something else: outputs differ by {worst:.1e} of their '
+                f'largest value, more than {TOLERANCE}'
+            )
+    return worst
 
 
 @torch.no_grad()
