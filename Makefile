@@ -24,8 +24,8 @@ test: ## run the tests; PYTEST_ARGS are pytest's options
 	@tools/setup_env.sh test
 	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
 
-fast: ## run the tests that take a minute, some for each part of the package
-	@$(MAKE) --no-print-directory test PYTEST_ARGS="-m fast $(PYTEST_ARGS)"
+fast: ## run the tests that take a minute on two cores, some for each part of the package
+	@$(MAKE) --no-print-directory test PYTEST_ARGS="-m fast -n 2 $(PYTEST_ARGS)"
 
 lint: format style types workflows duplicates ## run all checks that follow
 

@@ -14,8 +14,48 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 
+# Modules whose tests are fast, some for every room of the package, and parts of the names of those
+# in them that are not: they start processes, or build more than small networks. All together they
+# may take a minute on two cores; what is to come in is measured first, with --durations=0.
+FAST: dict[str, tuple[str, ...]] = {
+    'test_attention': (),
+    'test_check_data': (),
+    'test_contract': ('ViT-', 'process'),
+    'test_conv': (),
+    'test_deploy': ('ViT-', 'whole_model'),
+    'test_doctor': ('_finds_', '_run_where_', '_names_what_', '_importing_', '_ends_the_process_'),
+    'test_hostile_files': ('memory', 'many.pth'),
+    'test_label_order': (),
+    'test_layer_decay': (),
+    'test_layers': ('process',),
+    'test_measuring': (),
+    'test_necks': (),
+    'test_options': (),
+    'test_predictions': ('dump', 'refused'),
+    'test_preflight': ('fresh_process',),
+    'test_shvit': ('s2', 's3', 's4'),
+    'test_zero_losses': (),
+}
+
 # Two cores serve several workers at once; more threads each would only wait for one another.
 torch.set_num_threads(1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare ``-m fast`` the import of modules that have nothing for it."""
+    other = collection_path.suffix == '.py' and collection_path.stem not in FAST
+    return True if other and config.option.markexpr == 'fast' else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is fast."""
+    for item in items:
+        slow = FAST.get(item.path.stem)
+        if slow is None or any(map(item.get_closest_marker, ('large', 'e2e', 'endurance'))):
+            continue
+        if not any(part in item.name for part in slow):
+            item.add_marker('fast')
 
 
 @pytest.fixture(autouse=True)
