@@ -32,8 +32,8 @@ FRAMEWORKS=(
     tests/test_layer_decay.py::test_a_detector_of_mmdet_trains_with_it
     tests/test_cli.py::test_training_writes_checkpoints_of_the_small_model
     tests/test_cli.py::test_resume_goes_on_where_training_stopped
-    tests/test_cli.py::test_testing_prints_metrics_and_draws_pictures
-    tests/test_cli.py::test_inference_writes_pictures_and_coco_json
+    tests/test_cli.py::test_testing_prints_metrics_and_draws_images
+    tests/test_cli.py::test_inference_writes_images_and_coco_json
     tests/test_cli.py::test_a_segmentor_trains_and_infers_with_the_same_commands
     tests/test_doctor.py::test_doctor_finds_nothing_to_mend_here
 )
