@@ -23,6 +23,7 @@ from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
+from . import mmengine_compat as compat
 from . import random_states
 
 
@@ -123,15 +124,16 @@ def can_follow(runner: Runner) -> bool:
     loop = runner.train_loop
     known = isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
     # Samplers are made anew from the config; without batches there is nothing to count.
-    return known and isinstance(runner._train_dataloader, dict) and loop.dataloader.batch_sampler
+    described = compat.train_dataloader_config(runner) is not None
+    return known and described and bool(loop.dataloader.batch_sampler)
 
 
 def follow_position(runner: Runner) -> None:
     """Let the data of the runner's training loop start at its position, after resuming."""
-    loop, config = runner.train_loop, runner._train_dataloader
+    loop, config = runner.train_loop, compat.train_dataloader_config(runner)
+    assert config is not None
     loader: DataLoader = loop.dataloader
-    diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
-    seed = runner.seed - (get_rank() if diff_rank_seed else 0)
+    seed = runner.seed - (get_rank() if compat.has_seed_per_rank(runner) else 0)
     sampler = config['sampler']
     if isinstance(sampler, dict):
         # Anew: resuming may have changed the seed, and an InfiniteSampler, once drawn from, does

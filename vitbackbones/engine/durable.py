@@ -7,11 +7,12 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 
 from vitbackbones.checkpoint.reading import CheckpointError
 from vitbackbones.registry import HOOKS, register
 
+from . import mmengine_compat as compat
 from .atomic import PART
 from .data_order import (
     can_follow,
@@ -23,7 +24,7 @@ from .data_order import (
 )
 from .plain import log_from_plain, to_plain
 from .random_states import Randomness, restore
-from .resume_point import newest_checkpoint, require_same_on_all_ranks
+from .resume_point import require_same_on_all_ranks, resume_point
 from .saving import DurableCheckpointHook
 from .signals import StopHook
 
@@ -61,13 +62,10 @@ class DurableHook(Hook):
         Raises:
             CheckpointError: of the checkpoints to resume from, none is whole.
         """
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not compat.trains(runner):
             return
-        if runner._resume and runner._load_from is None:
-            newest, skipped = newest_checkpoint(runner.work_dir)
-            for line in skipped:
-                runner.logger.warning(f'not resumed from {line}')
-            runner._resume, runner._load_from = newest is not None, newest and str(newest)
+        if compat.resumes(runner) and compat.loaded_file(runner) is None:
+            compat.set_resume_file(runner, resume_point(runner.work_dir, runner.logger.warning))
         for hook in runner.hooks:
             if type(hook) is CheckpointHook:
                 DurableCheckpointHook.adopt(hook, self._randomness)
@@ -85,14 +83,15 @@ class DurableHook(Hook):
         Raises:
             CheckpointError: the weights are averages that nothing here tells from trained ones.
         """
-        if not runner._resume:
+        if not compat.resumes(runner):
             return
         averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
         if 'ema_state_dict' in checkpoint and not averaged:
             raise CheckpointError(
-                f'{runner._load_from} cannot be resumed without EMAHook, which its training had: '
-                'its weights are averages, and its optimizer belongs to others; put EMAHook back '
-                'among the hooks, or start anew from the averages with load_from and no resuming'
+                f'{compat.loaded_file(runner)} cannot be resumed without EMAHook, which its '
+                'training had: its weights are averages, and its optimizer belongs to others; put '
+                'EMAHook back among the hooks, or start anew from the averages with load_from and '
+                'no resuming'
             )
         checkpoint['meta'].pop('config', None)  # mmengine would run it, for a number of GPUs
         self._resumed = checkpoint['meta']
@@ -108,7 +107,7 @@ class DurableHook(Hook):
         Raises:
             CheckpointError: processes have resumed from different checkpoints.
         """
-        require_same_on_all_ranks(runner._load_from, self._resumed)
+        require_same_on_all_ranks(compat.loaded_file(runner), self._resumed)
         if is_main_process():
             for part in Path(runner.work_dir).glob(f'*{PART}'):
                 part.unlink()
@@ -157,7 +156,7 @@ class DurableHook(Hook):
                 f'an epoch had {before} batches and has {now} now: epoch {loop.epoch + 1} starts '
                 'with its first one'
             )
-            loop._iter = loop.epoch * now
+            compat.set_iteration(loop, loop.epoch * now)
 
 
 class ValidateAgainHook(Hook):
@@ -174,7 +173,7 @@ class ValidateAgainHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
-        if not runner._resume or runner.val_loop is None or not can_follow(runner):
+        if not compat.resumes(runner) or runner.val_loop is None or not can_follow(runner):
             return
         done, end = (
             (loop.iter, loop.max_iters) if is_endless(loop) else (loop.epoch, loop.max_epochs)
@@ -182,7 +181,7 @@ class ValidateAgainHook(Hook):
         in_epoch = not is_endless(loop) and iterations_into_epoch(loop)
         if not done or in_epoch:
             return
-        loop._decide_current_val_interval()
+        compat.decide_val_interval(loop)
         if done >= loop.val_begin and (done % loop.val_interval == 0 or done == end):
             restore(self._randomness.current())
             runner.val_loop.run()

@@ -22,6 +22,7 @@ from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.checkpoint.reading import examples
 from vitbackbones.registry import HOOKS, register
 
+from . import mmengine_compat as compat
 from .resume_point import newest_checkpoint
 
 # Losses are scaled up so that small gradients do not vanish; scales below 1 serve nothing. At this
@@ -137,7 +138,7 @@ class NonFiniteHook(Hook):
         """How the losses are scaled, if another scale does not make gradients finite."""
         for wrapper in self._scaled:
             scale = wrapper.loss_scaler.get_scale()
-            if wrapper._scale_update_param is None:
+            if not compat.has_fixed_loss_scale(wrapper):
                 if scale < LOWEST_SCALE:
                     return f'gradients overflow at a loss scale of {scale:.1e}'
             elif wrapper.should_update() and not self._stepped:

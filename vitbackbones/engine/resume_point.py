@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from vitbackbones.checkpoint.reading import examples
 
 from .atomic import PART
 
-NEEDED = ('state_dict', 'optimizer', 'meta')
+_NEEDED = ('state_dict', 'optimizer', 'meta')
 
 
 class _Found(NamedTuple):
@@ -23,6 +23,28 @@ class _Found(NamedTuple):
     content: dict[str, Any]
     iteration: int
     written: int  # nanoseconds
+
+
+def resume_point(work_dir: str | Path, tell: Callable[[str], None]) -> str | None:
+    """The file that a training goes on from if none is named; None starts from the beginning.
+
+    Args:
+        tell: gets a line for each file that was skipped, and one if there is no checkpoint.
+
+    Raises:
+        CheckpointError: there are some, but none is whole.
+    """
+    newest, skipped = newest_checkpoint(work_dir)
+    for line in skipped:
+        tell(f'not resumed from {line}')
+    if newest is None:
+        tell(f'no checkpoint in {work_dir} to resume from: starting from the beginning')
+    return None if newest is None else str(newest)
+
+
+def missing_for_resuming(content: Mapping[str, Any]) -> str:
+    """What a checkpoint lacks to be resumed from, in words; '' if nothing."""
+    return ' and no '.join(key for key in _NEEDED if key not in content)
 
 
 def newest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
@@ -113,9 +135,9 @@ def _newest_first(found: list[_Found], named: Path | None) -> list[_Found]:
 
 def _damage(one: _Found) -> str | None:
     """Why a readable file is not to be resumed from."""
-    missing = [key for key in NEEDED if key not in one.content]
+    missing = missing_for_resuming(one.content)
     if missing:
-        return f'holds no {" and no ".join(missing)}'
+        return f'holds no {missing}'
     if zipfile.is_zipfile(one.path):  # torch does not look at the checksums that it writes
         with zipfile.ZipFile(one.path) as archive:
             wrong = archive.testzip()

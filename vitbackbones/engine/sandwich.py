@@ -26,7 +26,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from vitbackbones.registry import LOOPS, register
+
+from . import mmengine_compat as compat
 
 # As published: 128, 160, 192 and 224 of 224 pixels, and the keeping rates of training.
 SCALES = (8 / 14, 10 / 14, 12 / 14, 1.0)
@@ -123,11 +125,11 @@ def sandwich_step(
             distill = p.student and student_loss != 'task'
             # mmengine counts backward passes. For its accumulation over iterations, those of one
             # iteration are one.
-            optim_wrapper._inner_count = iteration
+            compat.set_inner_count(optim_wrapper, iteration)
             with at_point(backbone, p.scale, p.keep_rate), _no_sync(model, unless=last):
                 with optim_wrapper.optim_context(model):
                     if task or (last and is_model_wrapper(model)):
-                        loss, log = module.parse_losses(model._run_forward(data, mode='loss'))
+                        loss, log = module.parse_losses(_losses(model, data))
                     else:
                         loss, log = 0.0, {}
                         backbone(data['inputs'])
@@ -180,6 +182,18 @@ def _no_sync(model: BaseModel, unless: bool) -> AbstractContextManager[None]:
     return nullcontext() if unless or not hasattr(model, 'no_sync') else model.no_sync()
 
 
+def _losses(model: Any, data: Any) -> Any:
+    """What the model, wrapped or not, has for losses of a batch that has been preprocessed."""
+    if isinstance(data, Mapping):
+        return model(**data, mode='loss')
+    return model(*data, mode='loss')
+
+
+def _iterations(loop: Any) -> int:
+    """How many a loop has made; the mixin does not know which loop of mmengine's it is of."""
+    return loop.iter
+
+
 class PointsLoop:
     """What :class:`EpochBasedPointsLoop` and :class:`IterBasedPointsLoop` add to mmengine's loops.
 
@@ -205,7 +219,6 @@ class PointsLoop:
     """
 
     runner: Runner
-    _iter: int
 
     def __init__(
         self,
@@ -275,7 +288,7 @@ class PointsLoop:
     def train_step(self, data_batch: Any) -> dict[str, Tensor]:
         """Train on one batch with one optimiser step; returns what to log."""
         model, optim_wrapper = self.runner.model, self.runner.optim_wrapper
-        draw = random.Random(f'{self.runner.seed} {self._iter}')
+        draw = random.Random(f'{self.runner.seed} {_iterations(self)}')
         if self.train_points == 'sandwich':
             passes = sandwich_passes(draw, self.scales, self.keep_rates, self.small_weight)
             return sandwich_step(
@@ -293,7 +306,7 @@ class PointsLoop:
         call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
         outputs = self.train_step(data_batch)
         call_hook('after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
-        self._iter += 1
+        compat.set_iteration(self, _iterations(self) + 1)
 
 
 @register(LOOPS)
@@ -309,4 +322,4 @@ class IterBasedPointsLoop(PointsLoop, IterBasedTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` with the options of :class:`PointsLoop`."""
 
     def run_iter(self, data_batch: Any) -> None:
-        self.train_iter(self._iter, data_batch)
+        self.train_iter(_iterations(self), data_batch)

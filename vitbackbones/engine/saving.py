@@ -10,13 +10,14 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from . import mmengine_compat as compat
 from .atomic import AtomicBackend, write_atomically
 from .random_states import Randomness
 
 INTERRUPTED = 'interrupted.pth'
 
 
-class DurableCheckpointHook(CheckpointHook):
+class DurableCheckpointHook(compat.OpenCheckpointHook):
     """mmengine's ``CheckpointHook``, safe against being killed at any moment.
 
     mmengine writes into the final file, and makes room by deleting the oldest checkpoint before the
@@ -37,7 +38,8 @@ class DurableCheckpointHook(CheckpointHook):
         hook.randomness = randomness
 
     def before_train(self, runner: Runner) -> None:
-        self.resumed_from = Path(runner._load_from) if runner._resume else None
+        resumed = compat.loaded_file(runner) if compat.resumes(runner) else None
+        self.resumed_from = Path(resumed) if resumed else None
         folder = str(self.out_dir or runner.work_dir)
         if '://' not in folder and not self.backend_args and not self.file_client_args:
             self.backend_args = dict(backend=AtomicBackend.name)
@@ -52,7 +54,7 @@ class DurableCheckpointHook(CheckpointHook):
         self._write(runner, INTERRUPTED, meta, save_optimizer=True, save_param_scheduler=True)
         return self.last_ckpt
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+    def write_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated: list[int] = []
         if self.max_keep_ckpts > 0:
             kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
@@ -71,11 +73,11 @@ class DurableCheckpointHook(CheckpointHook):
         if self.resumed_from == Path(self._path(INTERRUPTED)):
             self._delete(str(self.resumed_from))
 
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+    def write_best(self, runner: Runner, metrics: dict[str, Any]) -> None:
         backend = self.file_backend
         self.file_backend = later = _DeleteLater(backend)
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            super().write_best(runner, metrics)
         finally:
             self.file_backend = backend
         best = {getattr(self, 'best_ckpt_path', None)}

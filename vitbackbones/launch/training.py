@@ -17,7 +17,11 @@ from vitbackbones.data.sources import as_list
 from vitbackbones.engine.non_finite import NonFiniteError
 from vitbackbones.engine.preflight import PreflightError
 from vitbackbones.engine.ranks import linked_ranks
-from vitbackbones.engine.resume_point import newest_checkpoint, require_same_on_all_ranks
+from vitbackbones.engine.resume_point import (
+    missing_for_resuming,
+    require_same_on_all_ranks,
+    resume_point,
+)
 from vitbackbones.errors import UserError, notice
 
 from .built import as_built, build_runner
@@ -142,13 +146,11 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
         source: of ``--resume``: 'auto', a file, or None, which leaves the config as it is.
     """
     if source == 'auto' or (source is None and cfg.get('resume') and not cfg.get('load_from')):
-        newest, skipped = newest_checkpoint(cfg.work_dir)
-        for line in skipped:
-            notice(f'not resumed from {line}')
-        if newest is None:
-            notice(f'no checkpoint in {cfg.work_dir} to resume from: starting from the beginning')
-        else:
-            cfg.resume, cfg.load_from = True, str(newest)
+        newest = resume_point(cfg.work_dir, notice)
+        if newest is not None:
+            cfg.resume, cfg.load_from = True, newest
+        elif not cfg.get('load_from'):
+            cfg.resume = False  # DurableHook would look for one again
     elif source is not None:
         cfg.resume, cfg.load_from = True, source
     path = cfg.get('load_from')
@@ -161,11 +163,11 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
             f'{path}: mmengine starts from files of torch; `vitbackbones convert {path} start.pth` '
             'makes one'
         )
-    missing = [key for key in ('state_dict', 'optimizer', 'meta') if key not in checkpoint]
+    missing = missing_for_resuming(checkpoint)
     if cfg.get('resume') and missing:
         raise UserError(
-            f'{path} holds no {" and no ".join(missing)}, which resuming needs; to start '
-            f'from its weights use --cfg-options load_from={path}'
+            f'{path} holds no {missing}, which resuming needs; to start from its weights use '
+            f'--cfg-options load_from={path}'
         )
     if cfg.get('resume'):
         keep_seed(cfg, checkpoint['meta'])
