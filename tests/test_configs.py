@@ -17,7 +17,7 @@ import torch
 from mmdet.registry import DATASETS as DET_DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -216,6 +216,47 @@ def test_its_pipelines_can_be_built_and_our_hooks_are_on(leaf: str) -> None:
 
 
 # ------------------------------------------------------------------------- what they say
+
+
+# Keys of the published configs: what has them in its name does not decay.
+PUBLISHED_KEYS = {
+    'sepvit': ('pos_block', 'norm'),
+    'gcvit': ('relative_position_bias_table', 'norm'),
+}
+WITH_KEYS = [
+    leaf
+    for leaf, path in LEAVES.items()
+    if re.search(r'/(adamw_3x|gcvit_3x|adamw_160k)\.py', path.read_text()) and 'shvit' not in leaf
+]
+
+
+@pytest.mark.parametrize('leaf', WITH_KEYS)
+def test_what_does_not_decay_is_what_the_published_keys_name(leaf: str) -> None:
+    cfg = load(leaf)
+    wrapper = cfg.optim_wrapper
+    assert wrapper.constructor == 'vitbackbones.NoWeightDecayOptimWrapperConstructor'
+    model = build(cfg, 'meta')
+    keys = PUBLISHED_KEYS[Path(leaf).name.split('_')[0].split('-')[0]]
+    if leaf == 'detection/gcvit_mask_rcnn':
+        keys = ('rpb', 'norm')  # the first is in no name
+    published = copy.deepcopy(wrapper)
+    published.pop('constructor')
+    custom = {key: dict(decay_mult=0.0) for key in keys}
+    published.paramwise_cfg = ConfigDict(custom_keys=custom)
+    assert groups(model, wrapper) == groups(model, published)
+
+
+def groups(model: Any, wrapper: ConfigDict) -> list[tuple[list[str], float, float]]:
+    """Names, learning rate and weight decay of each parameter group."""
+    names = {id(param): name for name, param in model.named_parameters()}
+    wrapper = copy.deepcopy(wrapper)
+    wrapper.type = 'OptimWrapper'  # mixed precision needs a GPU
+    wrapper.pop('loss_scale', None)
+    optimizer = build_optim_wrapper(model, wrapper).optimizer
+    return [
+        ([names[id(param)] for param in group['params']], group['lr'], group['weight_decay'])
+        for group in optimizer.param_groups
+    ]
 
 
 @each_leaf

@@ -131,9 +131,13 @@ def test_what_must_not_decay_exists(name: str) -> None:
     assert net.no_weight_decay() <= {key for key, _ in net.named_parameters()}
 
 
-def test_window_tokens_must_not_decay() -> None:
-    names = small('SepViT', window_token='learnable').no_weight_decay()
-    assert len(names) == sum(SMALL['SepViT']['depths'])
+def test_window_tokens_and_position_encodings_must_not_decay() -> None:
+    net = small('SepViT', window_token='learnable')
+    names = net.no_weight_decay()
+    encodings = {name for name, _ in net.named_parameters() if name.startswith('pos_block.')}
+    assert len(encodings) == 2 * len(SMALL['SepViT']['depths'])
+    assert encodings < names
+    assert len(names - encodings) == sum(SMALL['SepViT']['depths'])
 
 
 # -------------------------------------------------------------------------------- the rates
@@ -209,6 +213,27 @@ def test_without_decay_of_rates_the_options_mean_what_mmengine_makes_of_them(
     assert got.keys() == want.keys()
     for key, (lr, decay) in want.items():
         assert got[key] == pytest.approx((lr, 0 if key in exempt else decay))
+
+
+@every_backbone
+def test_the_exempting_constructor_is_mmengines_but_for_what_must_not_decay(name: str) -> None:
+    model = Detector(small(name))
+    exempt = {f'backbone.{key}' for key in model.backbone.no_weight_decay()}
+    for options in ({}, dict(custom_keys=dict(neck=dict(lr_mult=0.1)), bias_decay_mult=0.5)):
+        got = wrap(model, 'NoWeightDecay', **options)
+        want = settings(model, wrap(model, 'Default', **options))
+        assert len(got.optimizer.param_groups) == len(want)  # as checkpoints of either have them
+        for key, (lr, decay) in settings(model, got).items():
+            assert (lr, decay) == (want[key][0], 0.0 if key in exempt else want[key][1])
+
+
+def test_a_custom_key_decides_what_the_exempting_constructor_would() -> None:
+    model = Detector(small('SepViT'))
+    custom = {'pos_block.0': dict(decay_mult=0.5)}
+    got = settings(model, wrap(model, 'NoWeightDecay', custom_keys=custom))
+    decays = {key: decay for key, (_, decay) in got.items() if 'pos_block' in key}
+    assert {decay for key, decay in decays.items() if 'pos_block.0' in key} == {DECAY / 2}
+    assert {decay for key, decay in decays.items() if 'pos_block.0' not in key} == {0.0}
 
 
 def test_a_custom_rate_multiplies_that_of_the_layer() -> None:

@@ -9,5 +9,5 @@ model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     # The published key for position tables, 'rpb', is in no parameter's name: they do decay here.
-    paramwise_cfg=dict(custom_keys=dict(_delete_=True, norm=dict(decay_mult=0.0))),
+    paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=1.0))),
 )

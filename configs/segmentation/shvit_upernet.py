@@ -13,4 +13,6 @@ model = dict(
     auxiliary_head=dict(in_channels=256),
 )
 # As SHViT was published: everything decays.
-optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))
+optim_wrapper = dict(
+    constructor='DefaultOptimWrapperConstructor', paramwise_cfg=dict(_delete_=True)
+)

@@ -345,5 +345,6 @@ class SepViT(Backbone):
         return maps
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that decay would harm: learned window tokens."""
-        return {name for name, _ in self.named_parameters() if name.endswith('.win_token')}
+        """Names of parameters that decay would harm: position encodings, learned window tokens."""
+        names = (name for name, _ in self.named_parameters())
+        return {n for n in names if n.startswith('pos_block.') or n.endswith('.win_token')}

@@ -6,5 +6,10 @@ OpenCV, and ``import vitbackbones`` is to need nothing but torch and mmengine.
 
 from .amp import CPUAmpOptimWrapper
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .weight_decay import NoWeightDecayOptimWrapperConstructor
 
-__all__ = ['CPUAmpOptimWrapper', 'LayerDecayOptimWrapperConstructor']
+__all__ = [
+    'CPUAmpOptimWrapper',
+    'LayerDecayOptimWrapperConstructor',
+    'NoWeightDecayOptimWrapperConstructor',
+]

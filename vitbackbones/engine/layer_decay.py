@@ -16,6 +16,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from vitbackbones.registry import OPTIM_WRAPPER_CONSTRUCTORS, register
 
+from .weight_decay import exempt_names
+
 _OPTIONS = ('decay_rate', 'norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult', 'custom_keys')
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -93,12 +95,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Append the parameter groups of the whole model ``module`` to ``params``."""
         backbones = _find_backbones(module)
-        exempt = {
-            start + name
-            for start, backbone in backbones.items()
-            if hasattr(backbone, 'no_weight_decay')
-            for name in backbone.no_weight_decay()
-        }
+        exempt = exempt_names(backbones)
         names = [name for name, _ in module.named_parameters()]
         for key in self.paramwise_cfg.get('custom_keys', {}):
             if not any(key in name for name in names):

@@ -7,3 +7,5 @@ _base_ = [
     '../../_base_/backbones/gcvit-small.py',
 ]
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
+# The published keys, of a backbone without layer scales, name none: they do decay.
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(gamma=dict(decay_mult=1.0))))

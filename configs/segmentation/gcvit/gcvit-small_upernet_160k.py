@@ -10,3 +10,5 @@ model = dict(
     decode_head=dict(in_channels=_base_.channels),
     auxiliary_head=dict(in_channels=_base_.channels[2]),
 )
+# The published keys, of a backbone without layer scales, name none: they do decay.
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(gamma=dict(decay_mult=1.0))))

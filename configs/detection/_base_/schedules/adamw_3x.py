@@ -1,5 +1,5 @@
-# 36 epochs of 8 x 2 images, AdamW, as Swin's. SepViT's position encodings (pos_block), GC ViT's
-# position tables and the norms of both do not decay.
+# 36 epochs of 8 x 2 images, AdamW, as Swin's. Norms, and what the backbone's no_weight_decay()
+# names, do not decay: SepViT's position encodings, GC ViT's position tables.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 train_cfg = dict(max_epochs=36)
 param_scheduler = [
@@ -8,11 +8,6 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(
-        custom_keys=dict(
-            pos_block=dict(decay_mult=0.0),
-            relative_position_bias_table=dict(decay_mult=0.0),
-            norm=dict(decay_mult=0.0),
-        )
-    ),
+    constructor='vitbackbones.NoWeightDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
 )

@@ -1,15 +1,10 @@
-# 160k iterations of 8 x 2 crops, AdamW, as Swin's UPerNet. SepViT's position encodings
-# (pos_block), GC ViT's position tables and the norms of both do not decay.
+# 160k iterations of 8 x 2 crops, AdamW, as Swin's UPerNet. Norms, and what the backbone's
+# no_weight_decay() names, do not decay: SepViT's position encodings, GC ViT's position tables.
 _base_ = 'mmseg::_base_/schedules/schedule_160k.py'
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(
-        custom_keys=dict(
-            pos_block=dict(decay_mult=0.0),
-            relative_position_bias_table=dict(decay_mult=0.0),
-            norm=dict(decay_mult=0.0),
-        )
-    ),
+    constructor='vitbackbones.NoWeightDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
