@@ -7,17 +7,23 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import vitbackbones
+from vitbackbones.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'vitbackbones'
 MODULES = sorted(PACKAGE.rglob('*.py'))
 # What `import vitbackbones` must never need, and the rooms that may need it when they are used.
-FRAMEWORKS = {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'onnx', 'onnxruntime', 'matplotlib'}
+FRAMEWORKS = {
+    *('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'matplotlib'),
+    *('onnx', 'onnxruntime', 'onnxscript'),
+}
 OUTER = {'launch', 'data', 'inference', 'benchmark', 'deploy', 'cli'}
 
 
@@ -187,6 +193,87 @@ def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path, monkeypat
         'vitbackbones.backbones.sepvit',
         'vitbackbones.layers.Mlp',
     }
+
+
+# --------------------------------------------------------------------------------- rooms
+
+NAMES = {
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
+    for path in MODULES
+}
+# Against the direction of rooms, inside a function: weights of an `init_cfg` are loaded into the
+# network that has it.
+AGAINST = {('vitbackbones.backbones.base', 'vitbackbones.pretrained')}
+LARGEST_ROOM = 0.2  # of the lines of the package
+CLI_LINES, LINES_PER_NEW_COMMAND, COMMANDS_THEN = 2000, 120, 14
+LONGEST_COMMAND = 120
+
+
+def room(name):
+    """The folder of the package that a module lies in, or what stands next to the folders."""
+    return name.split('.')[1] if '.' in name else name
+
+
+def import_graph(everywhere):
+    """{module: modules of ours that it imports}."""
+    graph = {}
+    for name, path in NAMES.items():
+        found = set()
+        for target in imported(path, everywhere):
+            while target and target not in NAMES:  # what stands in a module
+                target = target.rpartition('.')[0]
+            found |= {target} - {'', name}
+        graph[name] = found
+    return graph
+
+
+def circle(graph):
+    """Nodes of a circle, the first again at the end; None if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+def lines(path):
+    return len(path.read_text(encoding='utf-8').splitlines())
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(import_graph(everywhere=False)) is None
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    rooms = {}
+    for name, targets in import_graph(everywhere=True).items():
+        for target in targets:
+            if room(target) != room(name) and (name, target) not in AGAINST:
+                rooms.setdefault(room(name), set()).add(room(target))
+    assert {'launch', 'data', 'inference'} <= rooms['benchmark']
+    assert circle(rooms) is None
+
+
+def test_a_circle_is_found():
+    assert circle({'a': {'b'}, 'b': {'c'}, 'c': set()}) is None
+    assert sorted({*circle({'a': {'b'}, 'b': {'c'}, 'c': {'b'}})}) == ['b', 'c']
+
+
+def test_no_room_is_larger_than_a_fifth_of_the_package():
+    sizes = Counter()
+    for name, path in NAMES.items():
+        sizes[room(name)] += lines(path)
+    largest, size = sizes.most_common(1)[0]
+    assert size <= LARGEST_ROOM * sizes.total(), largest
+
+
+def test_commands_are_thin():
+    paths = {path.stem: path for path in (PACKAGE / 'cli').glob('*.py')}
+    commands = {name.replace('-', '_') for name in COMMANDS}
+    assert {*paths} == commands | {'__init__', 'main', 'arguments'}
+    assert {name for name in commands if lines(paths[name]) > LONGEST_COMMAND} == set()
+    new = max(0, len(commands) - COMMANDS_THEN)
+    assert sum(map(lines, paths.values())) <= CLI_LINES + LINES_PER_NEW_COMMAND * new
 
 
 # ------------------------------------------------------------------------------ registry
