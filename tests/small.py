@@ -1,5 +1,13 @@
 """A small variant of every backbone, for tests of behaviour rather than of published numbers."""
 
+from __future__ import annotations
+
+import itertools
+
+from torch import nn
+
+from vitbackbones.backbones.base import Backbone
+
 SMALL = {
     'CASViT': {
         'dims': (8, 12, 16, 24),
@@ -33,3 +41,17 @@ SMALL = {
         'residual_scale': 0.5,
     },
 }
+
+
+def stem_weight(net: Backbone) -> str:
+    """The name of the first convolution's weight."""
+    return net.checkpoint_names.stem_weight(dict(net.named_parameters()))
+
+
+def stage_modules(net: Backbone) -> list[list[nn.Module]]:
+    """The modules of the stem, then of each stage, as ``frozen_stages`` counts them."""
+    parts = [*itertools.chain(*net.layers())]
+    return [
+        [part for of, part in parts if of == stage and isinstance(part, nn.Module)]
+        for stage in range(len(net.strides) + 1)
+    ]

@@ -6,6 +6,7 @@ import argparse
 import functools
 import hashlib
 import http.server
+import inspect
 import os
 import pickle
 import re
@@ -40,17 +41,17 @@ from tests.checkpoint_files import (
     to_timm,
     wrap,
 )
-from tests.small import SMALL
-from vitbackbones import checkpoint
+from tests.small import SMALL, stem_weight
+from vitbackbones import load_pretrained, pretrained
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint import (
     CheckpointError,
     LoadReport,
-    load_pretrained,
-    loading,
     read_checkpoint,
     register_safe_globals,
 )
+from vitbackbones.checkpoint import report as reporting
+from vitbackbones.checkpoint.names import LOADING_OPTIONS
 from vitbackbones.cli import convert
 from vitbackbones.errors import UserError
 from vitbackbones.launch.training import starting_point
@@ -89,9 +90,9 @@ def same(network: nn.Module, state: State) -> bool:
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[LoadReport]:
     """What ``init_weights`` loads from now on."""
     made: list[LoadReport] = []
-    original = checkpoint.load_pretrained
+    original = pretrained.load_pretrained
     monkeypatch.setattr(
-        checkpoint, 'load_pretrained', lambda *args, **kw: made.append(original(*args, **kw))
+        pretrained, 'load_pretrained', lambda *args, **kw: made.append(original(*args, **kw))
     )
     return made
 
@@ -100,7 +101,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[LoadReport]:
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(
-        loading, 'print_log', lambda line, logger: lines.append(f'{logger}: {line}')
+        reporting, 'print_log', lambda line, logger: lines.append(f'{logger}: {line}')
     )
     return lines
 
@@ -200,7 +201,7 @@ def test_the_log_says_in_one_line_what_was_done(tmp_path: Path, log: list[str]) 
 
 
 def test_a_non_commercial_licence_is_said_once(tmp_path: Path, log: list[str]) -> None:
-    loading._say_licence.cache_clear()
+    reporting.log_licence.cache_clear()
     for family in ('gcvit', 'gcvit', 'shvit'):
         net = small(family)
         load_pretrained(net, save(net.state_dict(), tmp_path / 'own.pth'))
@@ -217,7 +218,16 @@ def test_a_non_commercial_licence_is_said_once(tmp_path: Path, log: list[str]) -
 def test_backbones_declare_what_loading_needs(family: str) -> None:
     net = small(family, in_channels=5)
     assert net.family
-    assert net.state_dict()[net.stem_weight].shape[1] == 5
+    assert net.state_dict()[stem_weight(net)].shape[1] == 5
+
+
+def test_init_cfg_takes_the_options_of_load_pretrained() -> None:
+    parameters = inspect.signature(load_pretrained).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert named == list(LOADING_OPTIONS)
+    options = dict.fromkeys(named, None)
+    net = small('shvit', init_cfg={'type': 'Pretrained', 'checkpoint': 'x.pth', **options})
+    assert net.init_cfg.keys() == {'type', 'checkpoint', *named}
 
 
 @every_family
@@ -418,11 +428,11 @@ def test_rgb_stems_answer_a_constant_image_alike(
 ) -> None:
     rgb, other = small(family), small(family, in_channels=channels)
     report = load_pretrained(other, save(rgb.state_dict(), tmp_path / 'rgb.pth'))
-    weight, adapted = (net.state_dict()[net.stem_weight] for net in (rgb, other))
+    weight, adapted = (net.state_dict()[stem_weight(net)] for net in (rgb, other))
     torch.testing.assert_close(adapted.sum(1), weight.sum(1))
     if channels == 6:
         torch.testing.assert_close(adapted, weight.repeat(1, 2, 1, 1) / 2)
-    assert f'adapted 1 ({rgb.stem_weight} from RGB to {channels} channels)' in str(report)
+    assert f'adapted 1 ({stem_weight(rgb)} from RGB to {channels} channels)' in str(report)
 
 
 def test_other_stems_are_not_adapted(tmp_path: Path) -> None:
@@ -528,7 +538,7 @@ def test_another_family_is_refused_by_name(family: str, tmp_path: Path) -> None:
     assert f'The file fits type={given.cls.__name__!r}, arch={given.arch!r}' in message
 
 
-def test_a_missing_a_foreign_and_a_misshapen_tensor_are_named(tmp_path: Path) -> None:
+def test_a_missing_a_foreign_and_a_wrongly_shaped_tensor_are_named(tmp_path: Path) -> None:
     net = small('sepvit')
     state = dict(net.state_dict())
     del state['blocks.1.0.attn.proj.weight']

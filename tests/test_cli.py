@@ -17,7 +17,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from vitbackbones.backbones import SepViT
-from vitbackbones.checkpoint import CheckpointError, check_fits
+from vitbackbones.checkpoint import CheckpointError, require_exact_match
 from vitbackbones.cli.arguments import add_config_arguments
 from vitbackbones.cli.main import main
 from vitbackbones.data import demo as demo_data
@@ -424,7 +424,7 @@ def test_surplus_blocks_of_a_larger_variant_do_not_fit() -> None:
     with torch.device('meta'):
         tiny, small = SepViT('tiny'), SepViT('small')
     with pytest.raises(CheckpointError, match=r'0 of another shape, \d+ too many'):
-        check_fits(tiny, {'state_dict': small.state_dict()}, 'small.pth')
+        require_exact_match(tiny, {'state_dict': small.state_dict()}, 'small.pth')
 
 
 def test_a_converted_checkpoint_gives_the_same_metrics(trained: Path, place: Path) -> None:

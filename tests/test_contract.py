@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.small import SMALL
+from tests.small import SMALL, stage_modules, stem_weight
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.layers.blocks import DropPath
 
@@ -193,7 +193,7 @@ def test_a_image_gives_the_same_maps_alone_and_in_a_batch(
 
 def test_more_input_channels_work(case: Case) -> None:
     net = case.build_on_meta(in_channels=5).eval()
-    assert net.get_parameter(net.stem_weight).shape[1] == 5
+    assert net.get_parameter(stem_weight(net)).shape[1] == 5
     side = max(net.strides)
     assert len(net(torch.empty(1, 5, side, side, device='meta'))) == len(net.strides)
 
@@ -410,7 +410,7 @@ def test_frozen_stages_freeze_from_the_constructor_on(case: Case) -> None:
         trainable.append(sum(p.requires_grad for p in net.parameters()))
         for model in (net, net.train(), net.eval().train()):
             assert model is net
-            for module in itertools.chain(*net.stage_modules()[: frozen + 1]):
+            for module in itertools.chain(*stage_modules(net)[: frozen + 1]):
                 assert not any(p.requires_grad for p in module.parameters())
                 assert not any(m.training for m in module.modules())
     assert trainable[0] == len(list(net.parameters()))
@@ -554,7 +554,7 @@ def test_layers_are_numbered_from_the_stem_to_the_last_output(case: Case) -> Non
         assert min(layers) == 0
         assert set(layers) >= set(range(count - 1))
         assert max(layers) < count
-        assert depths[net.stem_weight] == (0, count)
+        assert depths[stem_weight(net)] == (0, count)
         assert net.get_layer_depth('head.weight', prefix='b.') == (count - 1, count)
         by_stage = [
             [depths[n][0] for n in depths if any(n.startswith(m) for m in names)]
@@ -583,7 +583,7 @@ def test_a_parameter_that_is_not_there_has_no_layer(net: Backbone) -> None:
 def stage_names(net: Backbone) -> list[list[str]]:
     """Prefixes of the parameters in the stem and in each stage."""
     names = {module: name for name, module in net.named_modules()}
-    return [[f'{names[m]}.' for m in part] for part in net.stage_modules()]
+    return [[f'{names[m]}.' for m in part] for part in stage_modules(net)]
 
 
 def test_parameters_without_decay_exist(net: Backbone) -> None:

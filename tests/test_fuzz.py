@@ -32,6 +32,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.small import stage_modules
 from vitbackbones.backbones import supervit
 from vitbackbones.backbones.base import Backbone
 
@@ -555,7 +556,7 @@ def check_training(case: Case, tally: collections.Counter[str]) -> None:
     check_maps(case, net, maps)
     sum(y.square().mean() for y in maps).backward()
     tally['trained'] += 1
-    frozen = {p for part in net.stage_modules()[: net.frozen_stages + 1] for p in parameters(part)}
+    frozen = {p for part in stage_modules(net)[: net.frozen_stages + 1] for p in parameters(part)}
     if net.frozen_stages >= 0:
         frozen.add(getattr(net, 'cls_token', None))
     for name, p in net.named_parameters():

@@ -17,8 +17,8 @@ from tests import torchvision_stub
 from tests.checkpoint_files import resized_table
 from tests.reference import refdata
 from tests.small import SMALL
+from vitbackbones import load_pretrained
 from vitbackbones.backbones.gcvit import ARCHS, Block, GCViT, SqueezeExcitation, conv_branch
-from vitbackbones.checkpoint import load_pretrained
 from vitbackbones.layers import attention
 from vitbackbones.layers.attention import BIAS_CACHE_ENTRIES
 from vitbackbones.layers.conv import residual_sequence

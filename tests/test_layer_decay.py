@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from tests.small import SMALL
+from tests.small import SMALL, stage_modules
 from vitbackbones.backbones.base import Backbone
 
 LR, DECAY, RATE = 1e-3, 0.05, 0.5
@@ -95,7 +95,7 @@ def test_every_parameter_is_in_one_of_the_layers_and_none_of_them_is_empty(name:
 @every_backbone
 def test_layers_rise_from_stage_to_stage(name: str) -> None:
     net = small(name)
-    parts = [layers(net, modules) for modules in net.stage_modules()]
+    parts = [layers(net, modules) for modules in stage_modules(net)]
     assert parts[0] == {0}
     for lower, upper in itertools.pairwise(parts):
         assert max(lower) < min(upper)

@@ -9,9 +9,9 @@ from mmengine.config import Config
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint.published import PUBLISHED
-from vitbackbones.factory import list_backbones
 from vitbackbones.launch.loading import load_config
 from vitbackbones.model_zoo import HOSTS, METRICS, page, read_index, task_of
+from vitbackbones.pretrained import list_backbones
 
 ROOT = Path(__file__).parents[1]
 COLLECTIONS, ENTRIES = read_index(ROOT / 'model-index.yml')
@@ -125,8 +125,8 @@ def test_addresses_that_messages_give_are_listed() -> None:
 def test_licences_are_those_the_classes_warn_of(family) -> None:
     (cls,) = [cls for cls in Backbone.registered().values() if cls.family == family['Name']]
     licence = family['Metadata']['Weights License']
-    assert ('NC' in licence) == (cls.weights_licence is not None)
-    assert cls.weights_licence is None or cls.weights_licence.startswith(licence)
+    assert ('NC' in licence) == (cls.checkpoint_names.licence is not None)
+    assert cls.checkpoint_names.licence is None or cls.checkpoint_names.licence.startswith(licence)
 
 
 def test_figures_measured_here_stand_apart_from_published_ones() -> None:

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from tests.checkpoint_files import Published, State, save, to_timm
 from tests.reference import refdata
 from tests.small import SMALL
-from vitbackbones.checkpoint import CheckpointError, load_whole
+from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.cli.main import main
 from vitbackbones.data import demo as demo_data
 from vitbackbones.launch.loading import load_config
+from vitbackbones.pretrained import load_model
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 Shapes = dict[str, tuple[int, ...]]
@@ -199,7 +200,7 @@ def build(config: Path) -> nn.Module:
 def test_every_tensor_of_a_published_file_has_its_place(case: Whole) -> None:
     state = case.zeros()
     model = build(case.config)
-    report = load_whole(model, wrap(state), 'model.pth')
+    report = load_model(model, wrap(state), 'model.pth')
     # RetinaNet reads strides 8 to 32: the norm of CAS-ViT's first output has no use there.
     unread = {'backbone.norm0.' if str(case).startswith('casvit') else ''}
     unread = unread if case.method == 'retinanet' else set()
@@ -296,7 +297,7 @@ def with_timm_names(state: State) -> State:
 
 def test_the_backbone_may_have_the_names_of_another_dialect(small: tuple[nn.Module, State]) -> None:
     model, state = small
-    report = load_whole(model, wrap(with_timm_names(state)), 'timm.pth')
+    report = load_model(model, wrap(with_timm_names(state)), 'timm.pth')
     assert same(model, state)
     assert report.description.startswith('RetinaNet with timm SHViT')
 
@@ -309,7 +310,7 @@ def test_transposed_convolutions_may_stand_in_a_layer(
     old, new = 'neck.extra_trans_convs.0.', f'neck.extra_trans_convs.0.{layer}.'
     renamed = {name.replace(old, new): value for name, value in state.items()}
     assert renamed.keys() != state.keys()
-    load_whole(model, wrap(renamed), 'renamed.pth')
+    load_model(model, wrap(renamed), 'renamed.pth')
     assert same(model, state)
 
 
@@ -320,7 +321,7 @@ def test_parallel_training_and_missing_batch_counters_change_nothing(
     renamed = {
         f'module.{name}': value for name, value in state.items() if value.is_floating_point()
     }
-    load_whole(model, wrap(renamed), 'parallel.pth')
+    load_model(model, wrap(renamed), 'parallel.pth')
     assert same(model, state)
 
 
@@ -367,14 +368,14 @@ def test_what_does_not_fit_changes_no_weight(small: tuple[nn.Module, State], cas
     (model, state), (change, message) = small, MISFITS[case]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=f'^file.pth .*{message}'):
-        load_whole(model, wrap(change(state)), 'file.pth')
+        load_model(model, wrap(change(state)), 'file.pth')
     assert same(model, before)
 
 
 def test_a_file_of_another_variant_is_named() -> None:
     model = build(Whole('casvit', 't', 'retinanet').config)
     with pytest.raises(CheckpointError, match=r"its backbone .*(?s:.*)The file fits arch='m'"):
-        load_whole(model, wrap(Whole('casvit', 'm', 'retinanet').zeros()), 'm.pth')
+        load_model(model, wrap(Whole('casvit', 'm', 'retinanet').zeros()), 'm.pth')
 
 
 # -------------------------------------------------------------------------------- fine-tuning

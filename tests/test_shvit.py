@@ -12,8 +12,8 @@ from torch import nn
 from tests import torchvision_stub
 from tests.reference import refdata
 from tests.small import SMALL
+from vitbackbones import load_pretrained
 from vitbackbones.backbones.shvit import ARCHS, Residual, SHViT
-from vitbackbones.checkpoint import load_pretrained
 from vitbackbones.layers.blocks import DropPath
 
 REFERENCE = Path(refdata.__file__).parent

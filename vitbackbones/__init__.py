@@ -12,8 +12,8 @@ import_error: Exception | None = None
 
 try:
     from . import backbones, checkpoint, engine, necks, registry
-    from .checkpoint import CheckpointError, load_pretrained
-    from .factory import create, list_backbones
+    from .checkpoint import CheckpointError
+    from .pretrained import create, list_backbones, load_pretrained
 except Exception as error:  # whatever a broken torch or mmengine raises
     if not is_our_command():
         raise

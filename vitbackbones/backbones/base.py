@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vitbackbones import checkpoint as weights
+from vitbackbones.checkpoint.names import CheckpointNames
 from vitbackbones.layers.door import Signature, fast_paths, unobserved_cpu_inference
 from vitbackbones.layers.heap import retain_heap
 from vitbackbones.layers.layout import channels_first
@@ -21,13 +19,10 @@ from vitbackbones.registry import MODELS
 
 from . import options as shared
 from .arch import Arch, parse_arch
-from .listing import Layer, depth_of, in_stage, parts_by_stage
+from .listing import Layer, depth_of, in_stage, parts_up_to
 from .options import Options
 
-__all__ = ['Backbone', 'Layer', 'Options', 'in_stage']
-
-#: What ``init_cfg`` may hold beside the file.
-_LOADING_OPTIONS = tuple(inspect.signature(weights.load_pretrained).parameters)[2:]
+__all__ = ['Backbone', 'CheckpointNames', 'Layer', 'Options', 'in_stage']
 
 
 class Backbone(BaseModule):
@@ -56,19 +51,9 @@ class Backbone(BaseModule):
     archs: ClassVar[Mapping[str, Arch]]
     arch_type: ClassVar[type[Arch]]
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
-    #: Published name -> ours, as (pattern, replacement) tried in order; None drops a key that a
-    #: backbone has no use for. Names that match nothing are already ours.
-    official_keys: ClassVar[tuple[tuple[str, str | None], ...]] = ()
-    #: The same for the names that timm gives the network, where timm has it.
-    timm_keys: ClassVar[tuple[tuple[str, str | None], ...]] = ()
-    #: Patterns of our names that a published classifier lacks; they keep their initial values.
-    absent_from_classifier: ClassVar[tuple[str, ...]] = ()
     #: The network's name as its paper writes it.
     family: ClassVar[str] = ''
-    #: Our name of the first convolution's weight, which adapts to ``in_channels``.
-    stem_weight: str = ''
-    #: Licence of the published weights where it forbids commercial use.
-    weights_licence: ClassVar[str | None] = None
+    checkpoint_names: ClassVar[CheckpointNames] = CheckpointNames()
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -96,14 +81,12 @@ class Backbone(BaseModule):
     ) -> None:
         shared.refuse_unknown(type(self), unknown)
         name, stages = type(self).__name__, len(self.strides)
-        super().__init__(init_cfg=shared.checked_init_cfg(name, init_cfg, _LOADING_OPTIONS))
+        super().__init__(init_cfg=shared.checked_init_cfg(name, init_cfg))
         self.arch = self.resolve_arch(arch)
         self.out_indices = shared.checked_out_indices(name, out_indices, stages)
         self.frozen_stages = shared.checked_frozen_stages(name, frozen_stages, stages)
         self.in_channels = shared.checked_in_channels(name, in_channels)
-        self.drop_path_rate = shared.checked_drop_path_rate(
-            name, self.arch.drop_path_rate if drop_path_rate is None else drop_path_rate
-        )
+        self.drop_path_rate = shared.checked_drop_path_rate(name, drop_path_rate, self.arch)
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.num_stages = max(self.out_indices) + 1  # stages that are built
@@ -152,11 +135,6 @@ class Backbone(BaseModule):
         at once, may stand in the last layer whatever their stage.
         """
         raise NotImplementedError(f'{type(self).__name__} must list its layers')
-
-    def stage_modules(self) -> list[list[nn.Module]]:
-        """The modules that ``frozen_stages`` speaks of: those of the stem, then of each stage."""
-        stages = parts_by_stage(self.layers(), len(self.strides))
-        return [[part for part in parts if isinstance(part, nn.Module)] for parts in stages]
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The layer of a parameter, 0 being the stem, and the number of layers.
@@ -210,11 +188,7 @@ class Backbone(BaseModule):
             return tuple(map(channels_first, self.feature_maps(x)))
 
     def check_input(self, x: Tensor) -> None:
-        """Whether ``x`` may be computed.
-
-        Raises:
-            ValueError: unless ``x`` is (B, in_channels, H, W) and large enough.
-        """
+        """ValueError unless ``x`` is (B, in_channels, H, W) and large enough."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f'{type(self).__name__}: expected an input of shape '
@@ -230,8 +204,7 @@ class Backbone(BaseModule):
     # ------------------------------------------------------------------- life-cycle
 
     def _freeze(self) -> None:
-        stages = parts_by_stage(self.layers(), len(self.strides))
-        for part in itertools.chain(*stages[: self.frozen_stages + 1]):
+        for part in parts_up_to(self.frozen_stages, self.layers()):
             part.requires_grad_(False)
             if isinstance(part, nn.Module):
                 part.eval()
@@ -254,17 +227,17 @@ class Backbone(BaseModule):
             CheckpointError: the file cannot be read or does not fit; no weight was changed then.
             ValueError: ``init_cfg`` was set to something else than the constructor takes.
         """
-        options = shared.checked_init_cfg(type(self).__name__, self.init_cfg, _LOADING_OPTIONS)
+        options = shared.checked_init_cfg(type(self).__name__, self.init_cfg)
         if options is not None:
-            del options['type']
-            weights.load_pretrained(self, options.pop('checkpoint'), **options)
+            from vitbackbones.pretrained import load_pretrained  # which knows the backbones
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any
-    ) -> None:
+            del options['type']
+            load_pretrained(self, options.pop('checkpoint'), **options)
+
+    def _load_from_state_dict(self, state: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
         """Where all loaders pass, torch's and mmengine's, which skips tensors of another shape."""
         self.has_loaded |= any(
-            prefix + name in state_dict and state_dict[prefix + name].shape == own.shape
+            prefix + name in state and state[prefix + name].shape == own.shape
             for name, own in self.named_parameters()
         )
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state, prefix, *args)

@@ -35,7 +35,7 @@ from vitbackbones.layers.initialisation import init_transformer
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, Options, in_stage
+from .base import Backbone, CheckpointNames, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,11 @@ ARCHS = {
 }
 
 # The classifier: its norm, and a second head where it was distilled.
-OFFICIAL_KEYS = ((r'norm\.', None), (r'head\.', None), (r'dist_head\.', None))
+CHECKPOINT_NAMES = CheckpointNames(
+    official=((r'norm\.', None), (r'head\.', None), (r'dist_head\.', None)),
+    absent_from_classifier=(r'norm[0246]\.',),
+    stem=('patch_embed.0.weight',),
+)
 
 
 class LocalPerception(Fusible):
@@ -217,10 +221,8 @@ class CASViT(Backbone):
 
     archs = ARCHS
     arch_type = CASViTArch
-    official_keys = OFFICIAL_KEYS
     family = 'CAS-ViT'
-    absent_from_classifier = (r'norm[0246]\.',)
-    stem_weight = 'patch_embed.0.weight'
+    checkpoint_names = CHECKPOINT_NAMES
     arch: CASViTArch
 
     def __init__(self, arch: str | Mapping[str, Any] = 't', **options: Unpack[Options]) -> None:

@@ -39,7 +39,7 @@ from vitbackbones.layers.window import Windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, int_tuple
-from .base import Backbone, Layer, Options, in_stage
+from .base import Backbone, CheckpointNames, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +99,6 @@ ARCHS = {
     ),
 }
 
-# The classifier, and the position index, which follows from the window size.
-OFFICIAL_KEYS = (
-    (r'norm\.', None),
-    (r'head\.', None),
-    (r'levels\.\d+\.blocks\.\d+\.attn\.relative_position_index$', None),
-)
-
 # timm counts a down-sampler to the level that follows it, and query layers from 1. The first table
 # says where residual convolutions are, the second what their layers are called.
 _CONV_BRANCHES = (
@@ -128,20 +121,30 @@ _CONV_LAYERS = (
     (r'se\.fc2', '2.fc.2'),
     (r'conv_pw', '3'),
 )
-TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
-    (r'head\.', None),
-    (r'stages\.3\.norm\.', None),
-    *(
-        (rf'{branch}\.{layer}\.', f'{our_branch}.{our_layer}.')
-        for branch, our_branch in _CONV_BRANCHES
-        for layer, our_layer in _CONV_LAYERS
+CHECKPOINT_NAMES = CheckpointNames(
+    official=(  # without the classifier, and the position index, which follows from the window size
+        (r'norm\.', None),
+        (r'head\.', None),
+        (r'levels\.\d+\.blocks\.\d+\.attn\.relative_position_index$', None),
     ),
-    (r'stem\.conv1\.', 'patch_embed.proj.'),
-    (r'stem\.down\.', 'patch_embed.conv_down.'),
-    *((rf'stages\.{i + 1}\.downsample\.', f'levels.{i}.downsample.') for i in range(3)),
-    (r'stages\.(\d)\.blocks\.(\d+)\.attn\.rel_pos\.', r'levels.\1.blocks.\2.attn.'),
-    (r'stages\.(\d)\.blocks\.(\d+)\.ls([12])\.gamma', r'levels.\1.blocks.\2.gamma\3'),
-    (r'stages\.(\d)\.blocks\.', r'levels.\1.blocks.'),
+    timm=(
+        (r'head\.', None),
+        (r'stages\.3\.norm\.', None),
+        *(
+            (rf'{branch}\.{layer}\.', f'{our_branch}.{our_layer}.')
+            for branch, our_branch in _CONV_BRANCHES
+            for layer, our_layer in _CONV_LAYERS
+        ),
+        (r'stem\.conv1\.', 'patch_embed.proj.'),
+        (r'stem\.down\.', 'patch_embed.conv_down.'),
+        *((rf'stages\.{i + 1}\.downsample\.', f'levels.{i}.downsample.') for i in range(3)),
+        (r'stages\.(\d)\.blocks\.(\d+)\.attn\.rel_pos\.', r'levels.\1.blocks.\2.attn.'),
+        (r'stages\.(\d)\.blocks\.(\d+)\.ls([12])\.gamma', r'levels.\1.blocks.\2.gamma\3'),
+        (r'stages\.(\d)\.blocks\.', r'levels.\1.blocks.'),
+    ),
+    absent_from_classifier=(r'norm\d\.',),
+    stem=('patch_embed.proj.weight',),
+    licence='CC BY-NC-SA 4.0, non-commercial',
 )
 
 # Residual convolutions of the query generator of each level.
@@ -381,12 +384,8 @@ class GCViT(Backbone):
 
     archs = ARCHS
     arch_type = GCViTArch
-    official_keys = OFFICIAL_KEYS
-    timm_keys = TIMM_KEYS
     family = 'GC ViT'
-    absent_from_classifier = (r'norm\d\.',)
-    stem_weight = 'patch_embed.proj.weight'
-    weights_licence = 'CC BY-NC-SA 4.0, non-commercial'
+    checkpoint_names = CHECKPOINT_NAMES
     arch: GCViTArch
 
     def __init__(

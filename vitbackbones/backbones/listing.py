@@ -19,13 +19,9 @@ def in_stage(stage: int | None, *parts: Part | None) -> Layer:
     return [(stage, part) for part in parts if part is not None]
 
 
-def parts_by_stage(layers: Iterable[Layer], stages: int) -> list[list[Part]]:
-    """What the stem and each of so many stages consist of."""
-    found: list[list[Part]] = [[] for _ in range(stages + 1)]
-    for stage, part in itertools.chain(*layers):
-        if stage is not None:
-            found[stage].append(part)
-    return found
+def parts_up_to(last: int, layers: Iterable[Layer]) -> list[Part]:
+    """What the stem, which is stage 0, and the stages up to ``last`` consist of."""
+    return [p for stage, p in itertools.chain(*layers) if stage is not None and stage <= last]
 
 
 def depth_of(name: str, network: nn.Module, layers: Sequence[Layer]) -> int:

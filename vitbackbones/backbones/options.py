@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from .arch import int_tuple, is_finite, is_whole
+from vitbackbones.checkpoint.names import LOADING_OPTIONS
+
+from .arch import Arch, int_tuple, is_finite, is_whole
 
 
 class Options(TypedDict, total=False):
@@ -93,16 +95,14 @@ def checked_in_channels(name: str, value: int) -> int:
     return value
 
 
-def checked_drop_path_rate(name: str, value: float) -> float:
+def checked_drop_path_rate(name: str, value: float | None, arch: Arch) -> float:
+    value = arch.drop_path_rate if value is None else value
     if not (is_finite(value) and 0 <= value < 1):
         raise ValueError(f'{name}: drop_path_rate={value!r} must be in [0, 1)')
     return value
 
 
-def checked_init_cfg(
-    name: str, value: Any, loading_options: Sequence[str]
-) -> dict[str, Any] | None:
-    """``loading_options`` are what ``init_cfg`` may hold beside the file."""
+def checked_init_cfg(name: str, value: Any) -> dict[str, Any] | None:
     if value is None:
         return None
     source = value.get('checkpoint') if isinstance(value, Mapping) else None
@@ -110,10 +110,10 @@ def checked_init_cfg(
         not isinstance(source, (str, os.PathLike))
         or not os.fspath(source)
         or value.get('type') != 'Pretrained'
-        or set(value) - {'type', 'checkpoint', *loading_options}
+        or set(value) - {'type', 'checkpoint', *LOADING_OPTIONS}
     ):
         raise ValueError(
             f"{name}: init_cfg must be None or dict(type='Pretrained', checkpoint=PATH_OR_URL), "
-            f'with {", ".join(loading_options)} if needed; got {value}'
+            f'with {", ".join(LOADING_OPTIONS)} if needed; got {value}'
         )
     return dict(value)

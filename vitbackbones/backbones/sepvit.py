@@ -33,7 +33,7 @@ from vitbackbones.layers.window import TokenGroup, TokenWindows, token_windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, Options, in_stage
+from .base import Backbone, CheckpointNames, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +92,21 @@ ARCHS = {
     ),
 }
 
-# The published dense network carries a classifier that it never uses. The classifier has a token
-# for every window of a block, where we have at most one per block.
-OFFICIAL_KEYS = (
-    (r'norm\.', None),
-    (r'head\.', None),
-    (r'(blocks\.\d+\.\d+)\.win_tokens$', r'\1.win_token'),
-)
-
-# The classifier has no norm between stages. At 224 x 224 its blocks of window 14 in the third
-# stage and those of the fourth see a single window, and have no attention between windows.
-ABSENT_FROM_CLASSIFIER = (
-    r'norm_list\.',
-    r'blocks\.(2\.\d*[13579]|3\.\d+)\.(attn\.(PSA_qk|win_tokens_norm)\.|win_token$)',
+CHECKPOINT_NAMES = CheckpointNames(
+    # The published dense network carries a classifier that it never uses. The classifier has a
+    # token for every window of a block, where we have at most one per block.
+    official=(
+        (r'norm\.', None),
+        (r'head\.', None),
+        (r'(blocks\.\d+\.\d+)\.win_tokens$', r'\1.win_token'),
+    ),
+    # The classifier has no norm between stages. At 224 x 224 its blocks of window 14 in the third
+    # stage and those of the fourth see a single window, and have no attention between windows.
+    absent_from_classifier=(
+        r'norm_list\.',
+        r'blocks\.(2\.\d*[13579]|3\.\d+)\.(attn\.(PSA_qk|win_tokens_norm)\.|win_token$)',
+    ),
+    stem=('patch_embeds.0.proj.weight',),
 )
 
 
@@ -238,10 +240,8 @@ class SepViT(Backbone):
 
     archs = ARCHS
     arch_type = SepViTArch
-    official_keys = OFFICIAL_KEYS
-    absent_from_classifier = ABSENT_FROM_CLASSIFIER
     family = 'SepViT'
-    stem_weight = 'patch_embeds.0.proj.weight'
+    checkpoint_names = CHECKPOINT_NAMES
     arch: SepViTArch
 
     def __init__(

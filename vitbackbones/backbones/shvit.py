@@ -30,7 +30,7 @@ from vitbackbones.layers.layout import to_map, to_tokens
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
-from .base import Backbone, Layer, Options, in_stage
+from .base import Backbone, CheckpointNames, Layer, Options, in_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +58,27 @@ ARCHS = {
     's4': SHViTArch(dims=(224, 336, 448), partial_dims=(48, 72, 96), depths=(4, 7, 6)),
 }
 
-# The classifier.
-OFFICIAL_KEYS = ((r'head\.', None),)
-
 # Entries that the down-sampling takes at the head of ``blocks2`` and ``blocks3``.
 DOWNSAMPLING = 3
 
-# timm holds those entries apart, with their parts in one list, and so counts the blocks from 0.
-TIMM_KEYS: tuple[tuple[str, str | None], ...] = (
-    (r'head\.', None),
-    (r'stages\.0\.blocks\.', 'blocks1.'),
-    *(
-        (rf'stages\.{k - 1}\.downsample\.{theirs}\.', f'blocks{k}.{ours}.')
-        for k in (2, 3)
-        for theirs, ours in enumerate(('0.0', '0.1', '1', '2.0', '2.1'))
+CHECKPOINT_NAMES = CheckpointNames(
+    official=((r'head\.', None),),  # the classifier
+    # timm holds those entries apart, with their parts in one list, and so counts blocks from 0.
+    timm=(
+        (r'head\.', None),
+        (r'stages\.0\.blocks\.', 'blocks1.'),
+        *(
+            (rf'stages\.{k - 1}\.downsample\.{theirs}\.', f'blocks{k}.{ours}.')
+            for k in (2, 3)
+            for theirs, ours in enumerate(('0.0', '0.1', '1', '2.0', '2.1'))
+        ),
+        *(
+            (rf'stages\.{k - 1}\.blocks\.{j}\.', f'blocks{k}.{j + DOWNSAMPLING}.')
+            for k in (2, 3)
+            for j in range(max(depth for arch in ARCHS.values() for depth in arch.depths))
+        ),
     ),
-    *(
-        (rf'stages\.{k - 1}\.blocks\.{j}\.', f'blocks{k}.{j + DOWNSAMPLING}.')
-        for k in (2, 3)
-        for j in range(max(depth for arch in ARCHS.values() for depth in arch.depths))
-    ),
+    stem=('patch_embed.0.c.weight',),
 )
 
 # Width of queries and keys in every variant.
@@ -242,10 +243,8 @@ class SHViT(Backbone):
     archs = ARCHS
     arch_type = SHViTArch
     strides = (16, 32, 64)
-    official_keys = OFFICIAL_KEYS
-    timm_keys = TIMM_KEYS
     family = 'SHViT'
-    stem_weight = 'patch_embed.0.c.weight'
+    checkpoint_names = CHECKPOINT_NAMES
     arch: SHViTArch
 
     def __init__(self, arch: str | Mapping[str, Any] = 's4', **options: Unpack[Options]) -> None:

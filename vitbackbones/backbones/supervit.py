@@ -35,7 +35,7 @@ from vitbackbones.layers.initialisation import init_transformer
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, int_tuple
-from .base import Backbone, Layer, Options, in_stage
+from .base import Backbone, CheckpointNames, Layer, Options, in_stage
 from .operating_point import OperatingPoint, put, select_tokens, take
 from .position_tables import GRIDS, PositionTables
 
@@ -82,7 +82,11 @@ ARCHS = {
 }
 
 # The classifier's heads; its final norm belongs to the trunk.
-OFFICIAL_KEYS = ((r'head\.', None), (r'aux_head\.', None))
+CHECKPOINT_NAMES = CheckpointNames(
+    official=((r'head\.', None), (r'aux_head\.', None)),
+    absent_from_classifier=(r'pyramid\.',),
+    stem=('patch_embed.conv1.weight', 'patch_embed.proj.weight'),
+)
 
 PATCH_SIZE = 16
 
@@ -300,9 +304,8 @@ class SuperViT(Backbone, Trunk):
 
     archs = ARCHS
     arch_type = SuperViTArch
-    official_keys = OFFICIAL_KEYS
     family = 'SuperViT'
-    absent_from_classifier = (r'pyramid\.',)
+    checkpoint_names = CHECKPOINT_NAMES
     arch: SuperViTArch
 
     def __init__(
@@ -318,7 +321,6 @@ class SuperViT(Backbone, Trunk):
         self.taps = self._resolve_taps(taps)
         self.operating_point = operating_point
         self.out_channels = (a.dim,) * len(self.out_indices)
-        self.stem_weight = f'patch_embed.{"proj" if a.stem_dim is None else "conv1"}.weight'
 
         (rates,) = self.drop_path_rates([a.depth])
         self.build_trunk(a, self.in_channels, rates[: max(self.taps) + 1])

@@ -1,36 +1,28 @@
-"""Reading published weights: safely, whatever they are wrapped in, all or nothing.
+"""Reading weight files: safely, whatever they are wrapped in, all or nothing.
 
 A file is read (:func:`read_checkpoint`), its state dict unwrapped (:func:`find_weights`), renamed
-by the backbone's own tables, compared with what the network needs, and loaded only if all of it
-fits (:func:`load_pretrained`, and :func:`load_whole` for a detector or segmentor around it). What
-differs between families is data and one method of the backbone: ``official_keys``, ``timm_keys``,
-``absent_from_classifier``, ``stem_weight``, ``weights_licence`` and ``adapt_state_dict``.
+by the tables that a network declares (:class:`CheckpointNames`) and compared with what the network
+needs (:func:`.matching.match_backbone`). No network is known here: what is needed of one is handed
+in, as :class:`.matching.Target`, by :mod:`vitbackbones.pretrained`, which loads what fits.
 """
 
-from .loading import LoadReport, load_pretrained
+from .allowed import register_safe_globals
 from .meta import dataset_meta, trained_classes
-from .reading import (
-    CheckpointError,
-    find_weights,
-    hash_in_name,
-    local_file,
-    read_checkpoint,
-    register_safe_globals,
-)
-from .whole import check_fits, load_whole, starting_weights
+from .model import require_exact_match
+from .names import CheckpointNames
+from .reading import CheckpointError, find_weights, hash_in_name, local_file, read_checkpoint
+from .report import LoadReport
 
 __all__ = [
     'CheckpointError',
+    'CheckpointNames',
     'LoadReport',
-    'check_fits',
     'dataset_meta',
     'find_weights',
     'hash_in_name',
-    'load_pretrained',
-    'load_whole',
     'local_file',
     'read_checkpoint',
     'register_safe_globals',
-    'starting_weights',
+    'require_exact_match',
     'trained_classes',
 ]

@@ -9,7 +9,7 @@ import torch
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.errors import UserError
-from vitbackbones.factory import list_backbones
+from vitbackbones.pretrained import list_backbones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,10 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.checkpoint import load_whole, read_checkpoint
+from vitbackbones.checkpoint import read_checkpoint
 from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.checks import build_backbone
+from vitbackbones.pretrained import load_model
 
 PARTS = ('backbone', 'backbone+neck')
 
@@ -61,7 +62,7 @@ def build_part(cfg: Config, name: str, checkpoint: str | None = None) -> Part:
         notice('no checkpoint: the weights are random')
     else:
         assert checkpoint is not None
-        load_whole(model, content, checkpoint)
+        load_model(model, content, checkpoint)
     return Part(model.backbone, model.neck if name == 'backbone+neck' else None).eval()
 
 

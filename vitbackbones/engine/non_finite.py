@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from vitbackbones.checkpoint import CheckpointError
-from vitbackbones.checkpoint.reading import examples
+from vitbackbones.checkpoint.reading import preview
 from vitbackbones.registry import HOOKS, register
 
 from . import mmengine_compat as compat
@@ -121,7 +121,7 @@ class NonFiniteHook(Hook):
             or overflow
             or ('a gradient is not finite' if self._skipped else 'it is so in another process')
         )
-        images = examples(dict.fromkeys(_image_paths(data_batch)), 16) or 'of unknown names'
+        images = preview(dict.fromkeys(_image_paths(data_batch)), 16) or 'of unknown names'
         if self._row < self.patience:
             runner.logger.warning(
                 f'{what}; {self._row} of {self.patience} in a row, images: {images}'
@@ -193,7 +193,7 @@ class _Watch:
         self.first = f'{name} ({type(module).__name__})'
         weights = [key for key, value in module.named_parameters() if not _finite(value)]
         if weights:
-            self.first += f', whose weights are not finite: {examples(weights)}'
+            self.first += f', whose weights are not finite: {preview(weights)}'
         elif not _finite(args):
             self.first += ', whose input was not finite'
 

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vitbackbones.checkpoint.meta import trained_classes
 from vitbackbones.checkpoint.published import PUBLISHED
-from vitbackbones.checkpoint.reading import examples
+from vitbackbones.checkpoint.reading import preview
 from vitbackbones.data.loading import annotation_problems, classes_of, order_problem
 from vitbackbones.registry import HOOKS, register
 
@@ -141,7 +141,7 @@ class PreflightHook(Hook):
             if idle:
                 runner.logger.warning(
                     f'{len(idle)} of {len(params)} parameters got no gradient in the first step: '
-                    f'{examples(idle, 20)}. They do not learn: no loss depends on them'
+                    f'{preview(idle, 20)}. They do not learn: no loss depends on them'
                 )
             names.clear()
             self._done.append(handle)

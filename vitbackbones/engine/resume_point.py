@@ -11,7 +11,7 @@ from mmengine.dist import all_gather_object
 from torch import Tensor
 
 from vitbackbones.checkpoint import CheckpointError, read_checkpoint
-from vitbackbones.checkpoint.reading import examples
+from vitbackbones.checkpoint.reading import preview
 
 from .atomic import PART
 
@@ -104,7 +104,7 @@ def require_same_on_all_ranks(path: str | None, meta: Mapping[str, Any]) -> None
     for rank, found in enumerate(all_gather_object(own)):
         ranks.setdefault(found, []).append(rank)
     if len(ranks) > 1:
-        lines = [f'rank {examples(numbers, 16)}: {found}' for found, numbers in ranks.items()]
+        lines = [f'rank {preview(numbers, 16)}: {found}' for found, numbers in ranks.items()]
         message = 'processes found different checkpoints to resume from:'
         remedy = 'Put the work directory on a disk that all machines share, or name the file'
         raise CheckpointError('\n  - '.join([message, *lines]) + f'\n{remedy}')

@@ -15,7 +15,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
-from vitbackbones.checkpoint import dataset_meta, load_whole, read_checkpoint, trained_classes
+from vitbackbones import pretrained
+from vitbackbones.checkpoint import dataset_meta, read_checkpoint, trained_classes
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import class_names, dataset_class, iter_datasets
@@ -77,7 +78,7 @@ def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Map
     """
     checkpoint = read_checkpoint(source)
     model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
-    load_whole(model, checkpoint, source)
+    pretrained.load_model(model, checkpoint, source)
     meta = dataset_meta(checkpoint)
     if meta is None or not meta.get('classes'):
         dataset = next(iter_datasets(cfg.test_dataloader.dataset))
@@ -147,5 +148,5 @@ def build_tester(written: Config, source: str) -> Runner:
     use_one_order(cfg, ('test',), trained_classes(checkpoint))
     check_annotations(cfg, ('test',), label_maps=0)
     runner = build_runner(as_built(cfg, ('test',)), written, training=False)
-    load_whole(runner.model, checkpoint, source)
+    pretrained.load_model(runner.model, checkpoint, source)
     return runner

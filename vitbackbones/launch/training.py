@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from vitbackbones.checkpoint import check_fits, local_file, read_checkpoint, starting_weights
+from vitbackbones.checkpoint import local_file, read_checkpoint, require_exact_match
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.nodes import type_name
 from vitbackbones.data.sources import as_list
@@ -23,6 +23,7 @@ from vitbackbones.engine.resume_point import (
     resume_point,
 )
 from vitbackbones.errors import UserError, notice
+from vitbackbones.pretrained import translate_for_finetuning
 
 from .built import as_built, build_runner
 from .checks import check_config, require, trains_ours
@@ -77,7 +78,7 @@ def _train(written: Config, cfg: Config, start: dict[str, Any] | None) -> None:
     check_annotations(cfg, SPLITS)
     runner = build_runner(as_built(cfg, SPLITS), written, training=True)
     if cfg.get('resume') and start is not None:
-        check_fits(runner.model, start, cfg.load_from)
+        require_exact_match(runner.model, start, cfg.load_from)
     elif cfg.get('load_from'):
         runner.register_hook(StartHook(cfg.load_from))
     try:
@@ -104,7 +105,7 @@ class StartHook(Hook):
         self.source = source
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        checkpoint['state_dict'] = starting_weights(runner.model, checkpoint, self.source)
+        checkpoint['state_dict'] = translate_for_finetuning(runner.model, checkpoint, self.source)
 
 
 def add_hooks(cfg: Config) -> None:

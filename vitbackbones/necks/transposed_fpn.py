@@ -16,6 +16,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitbackbones.checkpoint import CheckpointNames
 from vitbackbones.registry import MODELS, register
 
 #: As published. mmengine finds layers by the name of their class: transposed convolutions are none
@@ -50,8 +51,8 @@ class TransposedConvFPN(BaseModule):
 
     #: Names that a file may have -> ours. That the transposed convolutions stand in their list
     #: without a layer around them is how mmcv 1 builds them, but not certain of the published ones.
-    official_keys: ClassVar[tuple[tuple[str, str | None], ...]] = (
-        (r'extra_trans_convs\.(\d+)\.[^.]+\.(?=weight|bias)', r'extra_trans_convs.\1.'),
+    checkpoint_names: ClassVar[CheckpointNames] = CheckpointNames(
+        official=((r'extra_trans_convs\.(\d+)\.[^.]+\.(?=weight|bias)', r'extra_trans_convs.\1.'),)
     )
 
     def __init__(

@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .reading import CheckpointError, examples
-
-if TYPE_CHECKING:
-    from vitbackbones.backbones.base import Backbone
-
-Table = tuple[tuple[str, str | None], ...]
+from .names import CheckpointNames, KeyTable
+from .reading import CheckpointError, preview
 
 NOT_BUILT = 'stages and outputs not built'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class Target:
+    """A network that a file may be for: what matching has to know of it; ``str()`` is its name.
+
+    Attributes:
+        family: the network's name as its paper writes it.
+        variant: name of its arch.
+        names: what it declares of published files.
+        tensors: its state dict, of which names, shapes and types are read.
+        adapt: what a file holds, under our names -> the same changed to fit the network.
+        larger: makes the network with further outputs, those with most of them first.
+        others: makes whatever else a file may be for, each with what to set to have it.
+    """
+
+    family: str
+    variant: str
+    names: CheckpointNames
+    tensors: Mapping[str, Tensor]
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    larger: Callable[[], Iterable[Target]]
+    others: Callable[[], Iterable[tuple[str, Target]]]
+
+    def __str__(self) -> str:
+        return f'{self.family} {self.variant}'
+
+    @property
+    def stem_weight(self) -> str | None:
+        return self.names.stem_weight(self.tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateDictMatch:
     """How a state dict and a network go together."""
 
     dialect: str
@@ -34,55 +57,51 @@ class Fit:
     initialised: list[str]  # what the file may lack
     missing: list[str]
     unexpected: list[str]
-    misshapen: dict[str, str]  # name -> its shape in the file and in the network
+    shape_mismatch: dict[str, str]  # name -> its shape in the file and in the network
     adapted: dict[str, str]  # name -> what was changed
 
     @property
     def problems(self) -> int:
-        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+        return len(self.missing) + len(self.unexpected) + len(self.shape_mismatch)
 
 
-def fit_backbone(backbone: Backbone, state: dict[str, Tensor], complete: bool) -> Fit:
-    """The reading of ``state`` that fits ``backbone`` best, our own names first.
+def match_backbone(target: Target, state: dict[str, Tensor], complete: bool) -> StateDictMatch:
+    """The reading of ``state`` that fits ``target`` best, our own names first.
 
     ``complete`` says that the file is no classifier, so that nothing may be missing.
     """
-    fits: list[Fit] = []
-    tables = {'': (), 'official': backbone.official_keys, 'timm': backbone.timm_keys}
+    matches: list[StateDictMatch] = []
+    tables = {'': (), 'official': target.names.official, 'timm': target.names.timm}
     for dialect, table in tables.items():
-        if not fits or (fits[-1].problems and table):
-            fit = _fit_by(table, dialect, backbone, state, complete)
-            if fit.problems and not (fit.missing or fit.misshapen):
-                fit = _without_other_outputs(fit, table, backbone, state, complete)
-            fits.append(fit)
-    return min(fits, key=lambda fit: fit.problems)
+        if not matches or (matches[-1].problems and table):
+            match = _match_by(table, dialect, target, state, complete)
+            if match.problems and not (match.missing or match.shape_mismatch):
+                match = _without_other_outputs(match, table, target, state, complete)
+            matches.append(match)
+    return min(matches, key=lambda match: match.problems)
 
 
 def _without_other_outputs(
-    fit: Fit, table: Table, backbone: Backbone, state: dict[str, Tensor], complete: bool
-) -> Fit:
-    """``fit`` with what is only in the file dropped, if it all belongs to further outputs.
+    match: StateDictMatch, table: KeyTable, target: Target, state: dict[str, Tensor], complete: bool
+) -> StateDictMatch:
+    """``match`` with what is only in the file dropped, if it all belongs to further outputs.
 
     The first stages of two variants may be equal. So the file has to fit a network that has more
-    outputs than ``backbone`` and differs in nothing else: as a rule, all of them.
+    outputs than ``target`` and differs in nothing else: as a rule, all of them.
     """
-    arch = dataclasses.asdict(backbone.arch)
-    others = [i for i in range(len(backbone.strides)) if i not in backbone.out_indices]
-    for count in range(len(others), 0, -1):
-        for further in itertools.combinations(others, count):
-            larger = _sibling(backbone, arch, sorted({*backbone.out_indices, *further}))
-            if not _fit_by(table, fit.dialect, larger, state, complete).problems:
-                unused = dict.fromkeys(fit.unexpected, NOT_BUILT)
-                return dataclasses.replace(fit, dropped=fit.dropped | unused, unexpected=[])
-    return fit
+    for larger in target.larger():
+        if not _match_by(table, match.dialect, larger, state, complete).problems:
+            unused = dict.fromkeys(match.unexpected, NOT_BUILT)
+            return dataclasses.replace(match, dropped=match.dropped | unused, unexpected=[])
+    return match
 
 
-def _fit_by(
-    table: Table, dialect: str, backbone: Backbone, state: dict[str, Tensor], complete: bool
-) -> Fit:
-    wanted = backbone.state_dict()
+def _match_by(
+    table: KeyTable, dialect: str, target: Target, state: dict[str, Tensor], complete: bool
+) -> StateDictMatch:
+    wanted = target.tensors
     renamed, dropped, published = rename(state, table)
-    given = backbone.adapt_state_dict(renamed)
+    given = target.adapt(renamed)
     built = {tuple(name.split('.')[:2]) for name in wanted}
     dropped |= {
         key: part_of(key) if tuple(name.split('.')[:2]) in built else NOT_BUILT
@@ -90,39 +109,39 @@ def _fit_by(
         if name not in given
     }
 
-    pattern = re.compile('|'.join(backbone.absent_from_classifier) or '(?!)')
+    pattern = re.compile('|'.join(target.names.absent_from_classifier) or '(?!)')
     classifier = not complete and not any(map(pattern.match, given))
     absent = [name for name in wanted if classifier and pattern.match(name)]
 
-    tensors, misshapen, adapted = {}, {}, {}
+    tensors, shape_mismatch, adapted = {}, {}, {}
     for name in [name for name in wanted if name in given]:
         value, shape = given[name], wanted[name].shape
         if value.numel() != renamed.get(name, value).numel():
             adapted[name] = part_of(name)
         if {value.shape, shape} == {value.shape[:2], (*value.shape[:2], 1, 1)}:
             value = value.reshape(shape)  # a linear layer and a 1x1 convolution are the same
-        elif name == backbone.stem_weight and value.ndim == 4 and value.shape[1] == 3 != shape[1]:
+        elif name == target.stem_weight and value.ndim == 4 and value.shape[1] == 3 != shape[1]:
             value = _change_channels(value, shape[1])
             adapted[name] = f'{name} from RGB to {shape[1]} channels'
         if value.shape != shape:
-            misshapen[name] = f'{tuple(given[name].shape)} for {tuple(shape)}'
+            shape_mismatch[name] = f'{tuple(given[name].shape)} for {tuple(shape)}'
         tensors[name] = value
     # Batch counters, the only integers, were not saved by old versions of torch.
     needed = [name for name, value in wanted.items() if value.is_floating_point()]
-    return Fit(
+    return StateDictMatch(
         dialect=dialect,
         tensors=tensors,
         dropped=dropped,
         initialised=absent,
         missing=[name for name in needed if name not in given and name not in absent],
         unexpected=[published.get(name, name) for name in given if name not in wanted],
-        misshapen=misshapen,
+        shape_mismatch=shape_mismatch,
         adapted=adapted,
     )
 
 
 def rename(
-    state: dict[str, Tensor], table: Table
+    state: dict[str, Tensor], table: KeyTable
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
     """The tensors under our names, what the table drops, and the file's name of each of ours."""
     renamed, dropped, published = {}, {}, {}
@@ -151,57 +170,29 @@ def _change_channels(weight: Tensor, channels: int) -> Tensor:
     return torch.einsum('oihw,ci->ochw', weight, share / share.sum(0))
 
 
-def _sibling(backbone: Backbone, arch: Any, out_indices: Sequence[int] | None = None) -> Backbone:
-    """``arch`` with all outputs, or those, and the options of ``backbone``, without memory.
-
-    Sequences are left at their defaults: they belong to the outputs that ``backbone`` has.
-    """
-    cls = type(backbone)
-    stored = {name: getattr(backbone, name, None) for name in inspect.signature(cls).parameters}
-    options = {name: v for name, v in stored.items() if isinstance(v, (str, int, float))}
-    out_indices = out_indices or range(len(cls.strides))
-    with torch.device('meta'):
-        return cls(**{**options, 'arch': arch, 'out_indices': out_indices})
-
-
-def _others(backbone: Backbone) -> Iterator[tuple[str, Backbone]]:
-    """Every variant of every registered family, those of ``backbone``'s own family first."""
-    cls = type(backbone)
-    for arch in cls.archs:
-        yield f'arch={arch!r}', _sibling(backbone, arch)
-    for other in backbone.registered().values():
-        if other is not cls:
-            for arch in other.archs:
-                with torch.device('meta'):
-                    network = other(arch, in_channels=backbone.in_channels)
-                yield f'type={other.__name__!r}, arch={arch!r}', network
-
-
 # ----------------------------------------------------------------------------- what does not fit
 
 
-def variant(backbone: Backbone) -> str:
-    return next((k for k, v in backbone.archs.items() if v == backbone.arch), '(custom arch)')
-
-
-def explain(backbone: Backbone, state: dict[str, Tensor], fit: Fit, complete: bool) -> str:
+def explain(target: Target, state: dict[str, Tensor], match: StateDictMatch, complete: bool) -> str:
     """Both sides of what does not fit, and what the file would fit."""
-    lines = [f'does not fit {backbone.family} {variant(backbone)}; no weight was changed.']
+    lines = [f'does not fit {target}; no weight was changed.']
     for what, keys in (
-        ('Missing in the file', fit.missing),
-        ('Only in the file', fit.unexpected),
-        ('Of another shape', [f'{key} {shapes}' for key, shapes in fit.misshapen.items()]),
+        ('Missing in the file', match.missing),
+        ('Only in the file', match.unexpected),
+        ('Of another shape', [f'{key} {shapes}' for key, shapes in match.shape_mismatch.items()]),
     ):
         if keys:
-            lines.append(f'{what}: {len(keys)} ({examples(keys)}).')
-    return '\n'.join([*lines, _what_fits(backbone, state, fit, complete)])
+            lines.append(f'{what}: {len(keys)} ({preview(keys)}).')
+    return '\n'.join([*lines, _what_fits(target, state, match, complete)])
 
 
-def _what_fits(backbone: Backbone, state: dict[str, Tensor], fit: Fit, complete: bool) -> str:
-    if fit.problems == 1 and backbone.stem_weight in fit.misshapen:
+def _what_fits(
+    target: Target, state: dict[str, Tensor], match: StateDictMatch, complete: bool
+) -> str:
+    if match.problems == 1 and target.stem_weight in match.shape_mismatch:
         return 'The file is for another number of in_channels.'
-    for label, other in _others(backbone):
-        if not fit_backbone(other, state, complete).problems:
+    for label, other in target.others():
+        if not match_backbone(other, state, complete).problems:
             return f'The file fits {label}: set that, or choose another file.'
     return 'The file fits no variant of any registered backbone: choose another file.'
 
@@ -229,14 +220,16 @@ def check_dense(state: dict[str, Tensor], source: str) -> None:
         names = [name for name, value in state.items() if applies(value)]
         if names:
             raise CheckpointError(
-                f'{source} holds tensors that are {kind}: {len(names)} ({examples(names)}); save '
+                f'{source} holds tensors that are {kind}: {len(names)} ({preview(names)}); save '
                 'them as plain arrays. No weight was changed.'
             )
 
 
-def converted(tensors: dict[str, Tensor], network: nn.Module, source: str) -> dict[str, Tensor]:
-    """``tensors`` in the types of the network, so that nothing is left that could fail."""
-    own, result = network.state_dict(), {}
+def converted(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """``tensors`` in the types of a network's ``own``, so that nothing is left that could fail."""
+    result = {}
     for name, value in tensors.items():
         try:
             result[name] = value.to(own[name].dtype)

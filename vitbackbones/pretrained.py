@@ -1,0 +1,230 @@
+"""Backbones with weights: by name, from files of their own, and in detectors and segmentors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .backbones.base import Backbone
+from .checkpoint.matching import Target, check_dense, converted, explain, match_backbone
+from .checkpoint.model import require_same_tensors, translate, unwrapped
+from .checkpoint.reading import CheckpointError, find_weights, preview, read_checkpoint
+from .checkpoint.report import LoadReport, choice_of, describe, log_licence
+
+# ----------------------------------------------------------------------------- backbones by name
+
+
+def _variants() -> dict[str, tuple[type[Backbone], str]]:
+    return {
+        f'{cls.__name__.lower()}_{arch}': (cls, arch)
+        for cls in Backbone.registered().values()
+        for arch in cls.archs
+    }
+
+
+def list_backbones() -> list[str]:
+    """The names that :func:`create` knows: ``'gcvit_tiny'``, ``'sepvit_lite'``, ..."""
+    return sorted(_variants())
+
+
+def create(name: str, pretrained: str | os.PathLike[str] | None = None, **options: Any) -> Backbone:
+    """Build a published variant: ``create('gcvit_tiny', out_indices=(1, 2, 3))``.
+
+    Args:
+        name: lower-case class name, underscore, name of the variant; see :func:`list_backbones`.
+        pretrained: path or URL of weights to load.
+        options: arguments of the class.
+
+    Raises:
+        ValueError: unknown name, or an option outside its choices.
+        CheckpointError: ``pretrained`` cannot be read or is not of this variant.
+    """
+    variants = _variants()
+    if name not in variants:
+        close = difflib.get_close_matches(name.lower(), variants, n=3)
+        choices = ', '.join(close or variants)
+        raise ValueError(f'unknown backbone {name!r}, choose from {choices}')
+    cls, arch = variants[name]
+    backbone = cls(arch, **options)
+    if pretrained is not None:
+        load_pretrained(backbone, pretrained)
+    return backbone
+
+
+# --------------------------------------------------------------------------------------- loading
+
+
+def load_pretrained(
+    backbone: Backbone,
+    source: str | os.PathLike[str],
+    *,
+    weights: str = 'auto',
+    prefix: str | None = None,
+    sha256: str | None = None,
+    allow_pickle: bool = False,
+    map_location: Any = 'cpu',
+) -> LoadReport:
+    """Load a published file, or one of ours, into ``backbone`` and log what was done.
+
+    The file may be the classifier or the dense backbone of the network's authors, timm's, a
+    detector or segmentor that contains the backbone, or a state dict of the backbone itself.
+
+    Args:
+        prefix: where the backbone is in the file; ``'backbone'`` is found without it. What is
+            under a prefix was trained with the backbone, so nothing may be missing there.
+        weights: trained or averaged weights, see :func:`~vitbackbones.checkpoint.find_weights`.
+        source, sha256, allow_pickle, map_location: see
+            :func:`~vitbackbones.checkpoint.read_checkpoint`.
+
+    Raises:
+        CheckpointError: the file cannot be read, or it is not of this network; no weight was
+            changed then.
+    """
+    source = os.fspath(source)
+    content = read_checkpoint(
+        source, sha256=sha256, allow_pickle=allow_pickle, map_location=map_location
+    )
+    state, holder = find_weights(content, weights, source=source)
+    outside = []
+    if prefix is None and any(key.startswith('backbone.') for key in state):
+        prefix = 'backbone'
+    if prefix:
+        prefix = prefix.removesuffix('.') + '.'
+        outside = [key for key in state if not key.startswith(prefix)]
+        state = _under(prefix, state, source)
+    check_dense(state, source)
+    complete = bool(prefix)  # what contains the backbone was trained with all of it
+    target = as_target(backbone)
+    match = match_backbone(target, state, complete)
+    if match.problems:
+        raise CheckpointError(f'{source} {explain(target, state, match, complete)}')
+    backbone.load_state_dict(converted(match.tensors, target.tensors, source), strict=False)
+
+    report = LoadReport(
+        source=source,
+        description=describe(target, match, in_detector=prefix == 'backbone.'),
+        loaded=tuple(match.tensors),
+        total=len(target.tensors) - len(match.initialised),
+        dropped=match.dropped | {key: key.partition('.')[0] for key in outside},
+        initialised=tuple(match.initialised),
+        adapted=match.adapted,
+        choice=choice_of(content, holder),
+    )
+    report.log()
+    if target.names.licence:
+        log_licence(target.family, target.names.licence)
+    return report
+
+
+def _under(prefix: str, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix``, without it."""
+    chosen = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not chosen:
+        tops = dict.fromkeys(key.partition('.')[0] for key in state)
+        raise CheckpointError(f'{source} holds nothing under {prefix!r}, only {preview(tops)}')
+    return chosen
+
+
+def load_model(model: nn.Module, content: Mapping[str, Any], source: str) -> LoadReport:
+    """Load all of a detector or segmentor into ``model``, and log what was done.
+
+    Args:
+        content: of a file that mmengine, or mmcv before it, saved for such a model.
+        source: name of the file for messages.
+
+    Raises:
+        CheckpointError: a tensor is missing, differs in shape or belongs to nothing in the model;
+            none was changed then.
+    """
+    model = unwrapped(model)
+    tensors, report = translate(model, _backbones_in(model), content, source)
+    require_same_tensors(tensors, model, source)
+    model.load_state_dict(converted(tensors, model.state_dict(), source), strict=False)
+    report.log()
+    return report
+
+
+def translate_for_finetuning(
+    model: nn.Module, content: Mapping[str, Any], source: str
+) -> dict[str, Tensor]:
+    """The tensors of a detector or segmentor under the names of ``model``, to start training from.
+
+    A backbone of ours has to be there completely. Necks and heads may differ: other classes have
+    other heads. mmengine reports what it then leaves out.
+
+    Raises:
+        CheckpointError: the file holds no backbone that fits, or nothing of the model.
+    """
+    model = unwrapped(model)
+    tensors, report = translate(model, _backbones_in(model), content, source)
+    if tensors.keys().isdisjoint(model.state_dict()):
+        raise CheckpointError(f'{source} holds nothing of the model, only {preview(tensors)}')
+    print_log(f'starting from {report.description} of {source}', logger='current')
+    return tensors
+
+
+# ------------------------------------------------------------------- what matching needs to know
+
+
+def _backbones_in(model: nn.Module) -> dict[str, Target]:
+    return {
+        name: as_target(part) for name, part in model.named_modules() if isinstance(part, Backbone)
+    }
+
+
+def as_target(backbone: Backbone) -> Target:
+    """``backbone`` as something that a file may be for."""
+    arch = backbone.arch
+    return Target(
+        family=backbone.family,
+        variant=next((k for k, v in backbone.archs.items() if v == arch), '(custom arch)'),
+        names=backbone.checkpoint_names,
+        tensors=backbone.state_dict(),
+        adapt=backbone.adapt_state_dict,
+        larger=functools.partial(_with_further_outputs, backbone),
+        others=functools.partial(_other_variants, backbone),
+    )
+
+
+def _with_further_outputs(backbone: Backbone) -> Iterator[Target]:
+    arch = dataclasses.asdict(backbone.arch)
+    others = [i for i in range(len(backbone.strides)) if i not in backbone.out_indices]
+    for count in range(len(others), 0, -1):
+        for further in itertools.combinations(others, count):
+            yield as_target(_sibling(backbone, arch, sorted({*backbone.out_indices, *further})))
+
+
+def _other_variants(backbone: Backbone) -> Iterator[tuple[str, Target]]:
+    """Every variant of every registered family, those of ``backbone``'s own family first."""
+    cls = type(backbone)
+    for arch in cls.archs:
+        yield f'arch={arch!r}', as_target(_sibling(backbone, arch))
+    for other in backbone.registered().values():
+        if other is not cls:
+            for arch in other.archs:
+                with torch.device('meta'):
+                    network = other(arch, in_channels=backbone.in_channels)
+                yield f'type={other.__name__!r}, arch={arch!r}', as_target(network)
+
+
+def _sibling(backbone: Backbone, arch: Any, out_indices: Sequence[int] | None = None) -> Backbone:
+    """``arch`` with all outputs, or those, and the options of ``backbone``, without memory.
+
+    Sequences are left at their defaults: they belong to the outputs that ``backbone`` has.
+    """
+    cls = type(backbone)
+    stored = {name: getattr(backbone, name, None) for name in inspect.signature(cls).parameters}
+    options = {name: v for name, v in stored.items() if isinstance(v, (str, int, float))}
+    out_indices = out_indices or range(len(cls.strides))
+    with torch.device('meta'):
+        return cls(**{**options, 'arch': arch, 'out_indices': out_indices})
