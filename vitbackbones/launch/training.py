@@ -29,14 +29,8 @@ from .built import as_built, build_runner
 from .checks import check_config, require, trains_ours
 from .classes import check_start, use_one_order
 from .device import let_processes_meet
+from .loading import config_path
 
-# What every training runs, whether its config says so or not; the first with our backbones only.
-HOOKS = (
-    'vitbackbones.PreflightHook',
-    'vitbackbones.DurableHook',
-    'vitbackbones.NonFiniteHook',
-    'vitbackbones.ZeroLossHook',
-)
 # Names of version 0.1 that configs may still have; they go in 0.3.
 FORMER_HOOKS = {'BadNumbersHook': 'NonFiniteHook'}
 SPLITS = ('train', 'val')
@@ -109,12 +103,16 @@ class StartHook(Hook):
 
 
 def add_hooks(cfg: Config) -> None:
-    """Add those of :data:`HOOKS` that the config does not name."""
+    """Add those of our hooks that the config does not name; preflight with our backbones only.
+
+    Which these are is said once, in the file that all our configs inherit.
+    """
     hooks = cfg.get('custom_hooks') or []
     named = {FORMER_HOOKS.get(name, name) for name in map(type_name, hooks)}
-    wanted = HOOKS if trains_ours(cfg.get('model')) else HOOKS[1:]
-    missing = [dict(type=name) for name in wanted if name.rpartition('.')[2] not in named]
-    cfg.custom_hooks = [*hooks, *missing]
+    if not trains_ours(cfg.get('model')):
+        named.add('PreflightHook')
+    shipped = Config.fromfile(config_path('vitbackbones::_base_/hooks.py')).custom_hooks
+    cfg.custom_hooks = [*hooks, *(hook for hook in shipped if type_name(hook) not in named)]
 
 
 def add_import(cfg: Config) -> None:
