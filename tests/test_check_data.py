@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 
 from vitbackbones.cli.main import main
 from vitbackbones.data.annotations import read_coco
+from vitbackbones.data.configs import check_files_as_they_come
 from vitbackbones.data.findings import KINDS
 from vitbackbones.data.loading import DataError, annotation_problems
 from vitbackbones.data.masks import run_lengths
-from vitbackbones.data.sources import check_files_as_they_come
 from vitbackbones.data.survey import CHUNK
 from vitbackbones.launch.loading import load_config
 

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from pycocotools import mask as coco_mask
 
 from vitbackbones.cli.main import main
-from vitbackbones.data.sources import as_list, wants_masks
+from vitbackbones.data.configs import as_list, wants_masks
 from vitbackbones.engine.preflight import PreflightError, PreflightHook
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built

@@ -16,9 +16,9 @@ from PIL import Image
 from vitbackbones.cli.main import main
 from vitbackbones.data import before_training
 from vitbackbones.data.annotations import read_coco
+from vitbackbones.data.configs import check_files_as_they_come
 from vitbackbones.data.counts import count_objects, trained_labels
 from vitbackbones.data.loading import DataError, annotation_problems
-from vitbackbones.data.sources import check_files_as_they_come
 from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.loading import load_config
 

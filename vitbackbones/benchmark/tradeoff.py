@@ -26,8 +26,8 @@ from rich.progress import Progress
 
 from vitbackbones import files, tables
 from vitbackbones.backbones.operating_point import OperatingPoint
+from vitbackbones.data.configs import as_list, metrics_of, number_of_datasets
 from vitbackbones.data.nodes import type_name
-from vitbackbones.data.sources import as_list, metrics_of, number_of_datasets
 from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import build_backbone

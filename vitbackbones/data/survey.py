@@ -20,10 +20,11 @@ from vitbackbones.errors import UserError
 from vitbackbones.progress import progress_bar
 
 from . import verdicts
+from .configs import needs_annotations, number_of_datasets
 from .counts import ObjectCounts, PixelCounts, count_pixels, trained_labels
 from .findings import Finding
 from .images import check_file, check_image, check_label_map, image_size, wrong_labels
-from .sources import ImageFile, Source, needs_annotations, number_of_datasets, sources
+from .sources import ImageFile, Source, sources
 
 CHUNK = 64  # images that a process gets at a time
 

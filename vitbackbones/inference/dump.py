@@ -18,8 +18,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from vitbackbones.data.configs import iter_datasets, place
 from vitbackbones.data.loading import is_coco, iter_built_datasets
-from vitbackbones.data.sources import iter_datasets, place
 from vitbackbones.errors import UserError
 
 from .coco import AnnotationIds, image_ids, results_of

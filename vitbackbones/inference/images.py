@@ -15,7 +15,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 
-from vitbackbones.data.sources import format_of, iter_datasets
+from vitbackbones.data.configs import format_of, iter_datasets
 from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.device import adapt_to_device

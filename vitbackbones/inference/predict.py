@@ -18,8 +18,8 @@ from mmengine.runner import Runner
 from vitbackbones import pretrained
 from vitbackbones.checkpoint import dataset_meta, read_checkpoint, trained_classes
 from vitbackbones.data.before_training import check_annotations
+from vitbackbones.data.configs import class_names, dataset_class, iter_datasets
 from vitbackbones.data.nodes import type_name
-from vitbackbones.data.sources import class_names, dataset_class, iter_datasets
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require

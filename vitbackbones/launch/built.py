@@ -17,7 +17,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from vitbackbones.data.sources import check_files_as_they_come
+from vitbackbones.data.configs import check_files_as_they_come
 from vitbackbones.errors import UserError
 
 from .device import adapt_to_device

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.data.sources import datasets, metrics_of
+from vitbackbones.data.configs import datasets, metrics_of
 from vitbackbones.errors import UserError
 
 from .classes import check_classes

@@ -10,10 +10,9 @@ from typing import Any, cast
 from mmengine.config import Config, ConfigDict
 
 from vitbackbones.checkpoint import trained_classes
-from vitbackbones.data.loading import in_file_order
-from vitbackbones.data.sources import (
+from vitbackbones.data.categories import coco_class_names
+from vitbackbones.data.configs import (
     class_names,
-    coco_class_names,
     dataset_class,
     datasets,
     format_of,
@@ -21,6 +20,7 @@ from vitbackbones.data.sources import (
     read_annotations,
     step_of,
 )
+from vitbackbones.data.loading import in_file_order
 from vitbackbones.data.values import as_one_writes_them, in_another_order, is_list_of_colours
 from vitbackbones.errors import UserError, notice
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from vitbackbones.data.sources import format_of, metrics_of, place
+from vitbackbones.data.configs import format_of, metrics_of, place
 from vitbackbones.errors import UserError
 
 

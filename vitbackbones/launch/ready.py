@@ -13,10 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
 from vitbackbones.data.annotations import fixed_copy, read_coco
-from vitbackbones.data.fixing import VERSION
-from vitbackbones.data.loading import in_file_order
-from vitbackbones.data.nodes import base_names
-from vitbackbones.data.sources import (
+from vitbackbones.data.configs import (
     as_list,
     class_names,
     dataset_class,
@@ -26,6 +23,9 @@ from vitbackbones.data.sources import (
     place,
     wants_masks,
 )
+from vitbackbones.data.fixing import VERSION
+from vitbackbones.data.loading import in_file_order
+from vitbackbones.data.nodes import base_names
 from vitbackbones.errors import UserError, notice
 
 FOLDER = 'annotations'  # of the work directory

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.data.sources import as_list
+from vitbackbones.data.configs import as_list
 from vitbackbones.errors import UserError
 
 from .checks import build_backbone

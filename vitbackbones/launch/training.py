@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 
 from vitbackbones.checkpoint import local_file, read_checkpoint, require_exact_match
 from vitbackbones.data.before_training import check_annotations
+from vitbackbones.data.configs import as_list
 from vitbackbones.data.nodes import type_name
-from vitbackbones.data.sources import as_list
 from vitbackbones.engine.non_finite import NonFiniteError
 from vitbackbones.engine.preflight import PreflightError
 from vitbackbones.engine.ranks import linked_ranks
