@@ -130,6 +130,24 @@ def test_the_base_of_backbones_knows_no_backbone():
         assert only(path.with_name(f'{name}.py'), {'torch'}, inner) == set()
 
 
+#: Lines that are not blank, at most: beyond that a file wants to be split.
+BUDGETS = {
+    'arch': 110,
+    'base': 200,
+    'casvit': 250,
+    'gcvit': 430,
+    'sepvit': 350,
+    'shvit': 250,
+    'supervit': 400,
+}
+
+
+@pytest.mark.parametrize(('name', 'most'), BUDGETS.items())
+def test_backbones_keep_to_their_budgets(name, most):
+    text = (PACKAGE / 'backbones' / f'{name}.py').read_text(encoding='utf-8')
+    assert len([line for line in text.splitlines() if line.strip()]) <= most
+
+
 def test_an_arch_is_data():
     assert only(PACKAGE / 'backbones' / 'arch.py', set(), set()) == set()
 
