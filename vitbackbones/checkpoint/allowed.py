@@ -121,7 +121,6 @@ def register_safe_globals() -> None:
     """Let ``torch.load(..., weights_only=True)`` read the checkpoints of mmengine's Runner.
 
     mmengine 0.10.7 calls ``torch.load`` without further arguments, which torch >= 2.6 takes to
-    mean ``weights_only=True``. Older versions than torch 2.4 know no such list: nothing is done.
+    mean ``weights_only=True``.
     """
-    if hasattr(torch.serialization, 'add_safe_globals'):
-        torch.serialization.add_safe_globals(list(_SAFE_GLOBALS))
+    torch.serialization.add_safe_globals(list(_SAFE_GLOBALS))
