@@ -75,7 +75,7 @@ def _bar(head: Any) -> float | None:
     """The overlap that an object needs with an anchor for one to be taught it; None: no bar."""
     assigner: Any = getattr(head, 'assigner', None)
     generator = getattr(head, 'prior_generator', None)
-    # Guided anchors move, and what their kin of assigners measures is not one anchor's overlap.
+    # Guided anchors move, and what assigners of their kind measure is not one anchor's overlap.
     guided = hasattr(head, 'approx_anchor_generator')
     if type(assigner).__name__ != 'MaxIoUAssigner' or guided:
         return None

@@ -24,7 +24,7 @@ _MODEL_ZOOS = ('modelzoo', 'torchvision', 'open-mmlab', 'openmmlab', 'mmcls', 'j
 
 
 def check_config(cfg: Config, splits: Sequence[str]) -> None:
-    """Find the user's slips before mmengine trips over them.
+    """Find mistakes in a config before mmengine fails on them.
 
     Args:
         splits: those of 'train', 'val', 'test' that are about to be used.
