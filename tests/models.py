@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -282,3 +284,15 @@ def checked(model: nn.Module, **runner: Any) -> tuple[tuple[str, ...], list[str]
 def problems(model: nn.Module, wrapper: OptimWrapper | None = None) -> tuple[str, ...]:
     """What the hook stops for."""
     return checked(model, optim_wrapper=wrapper or adamw(model))[0]
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """What happens to a model in here leaves weights, modes, gradients and random numbers alone."""
+    modes = {name: module.training for name, module in model.named_modules()}
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    yield
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(param.grad is None for param in model.parameters())

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
+from tests import parity
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones import CASViT
 
-REFERENCE = Path(refdata.__file__).parent
-GOLDEN = sorted((REFERENCE / 'golden/casvit').glob('*_det_*.json'))
+GOLDEN = parity.goldens('casvit')
 SUBSETS = [c for n in range(1, 5) for c in itertools.combinations(range(4), n)]
 
 
 def manifest(arch: str) -> dict:
-    return refdata.load_json(REFERENCE / f'manifests/casvit/{arch}_det.json')
+    return parity.manifest('casvit', f'{arch}_det')
 
 
 @functools.lru_cache(maxsize=1)
@@ -40,14 +40,9 @@ def test_all_dense_golden_files_are_there() -> None:
 
 
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda path: path.stem)
+@torch.no_grad()
 def test_maps_equal_the_published_ones(path: Path) -> None:
-    golden = refdata.load_json(path)
-    net = published(path.name.partition('_')[0])
-    with torch.no_grad():
-        maps = net(refdata.input_tensor(**golden['input']))
-    for x, want in zip(maps, golden['outputs'], strict=True):
-        ok, _, message = refdata.compare_digest(refdata.digest(x), want, rtol=1e-4)
-        assert ok, message
+    parity.assert_maps_equal(published(path.name.partition('_')[0]), refdata.load_json(path))
 
 
 @pytest.mark.parametrize('arch', CASViT.archs)

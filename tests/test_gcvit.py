@@ -13,7 +13,7 @@ import torch
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
-from tests import torchvision_stub
+from tests import parity, torchvision_stub
 from tests.checkpoint_files import resized_table
 from tests.reference import refdata
 from tests.small import SMALL
@@ -25,7 +25,6 @@ from vitbackbones.layers.conv import residual_sequence
 from vitbackbones.layers.door import fast_paths
 from vitbackbones.layers.window import Windows
 
-REFERENCE = Path(refdata.__file__).parent
 PRETRAINING_WINDOWS = (7, 7, 14, 7)
 TABLE = '.relative_position_bias_table'
 LARGE = 60_000_000  # parameters
@@ -35,18 +34,19 @@ def manifests() -> list[Any]:
     """Every published dense network: all variants, with dense and with pre-training windows."""
     return [
         pytest.param(path.stem, id=path.stem)
-        for path in sorted((REFERENCE / 'manifests/gcvit').glob('*_det*.json'))
+        for path in sorted((parity.REFERENCE / 'manifests/gcvit').glob('*_det*.json'))
     ]
 
 
 def manifest(name: str) -> dict[str, Any]:
-    return refdata.load_json(REFERENCE / f'manifests/gcvit/{name}.json')
+    return parity.manifest('gcvit', name)
 
 
 def goldens() -> list[Any]:
     cases = []
-    for path in sorted((REFERENCE / 'golden/gcvit').glob('*_det*.json')):
-        large = refdata.load_json(REFERENCE / refdata.load_json(path)['manifest'])['params'] > LARGE
+    for path in parity.goldens('gcvit'):
+        name = Path(refdata.load_json(path)['manifest']).stem
+        large = manifest(name)['params'] > LARGE
         cases.append(pytest.param(path, id=path.stem, marks=[pytest.mark.large] if large else []))
     return cases
 
@@ -76,10 +76,7 @@ def test_outputs_equal_the_published_ones(path: Path) -> None:
     loaded = 'tensors' if path.stem.endswith('_post') else 'tensors_at_load'
     net = build(name).eval()
     net.load_state_dict(refdata.build_state_dict(manifest(name), key=loaded))
-    maps = net(refdata.input_tensor(**golden['input']))
-    for got, want in zip(maps, golden['outputs'], strict=True):
-        ok, _, message = refdata.compare_digest(refdata.digest(got), want, rtol=1e-4)
-        assert ok, message
+    parity.assert_maps_equal(net, golden)
 
 
 @pytest.mark.parametrize('path', [pytest.param(case.values[0], id=case.id) for case in goldens()])

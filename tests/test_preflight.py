@@ -36,6 +36,7 @@ from tests.models import (
     several_heads,
     shvit_retinanet,
     two_necks,
+    unchanged,
     upernet,
 )
 from vitbackbones import load_pretrained
@@ -250,13 +251,8 @@ def test_the_list_is_readable() -> None:
 def test_trying_the_neck_changes_nothing() -> None:
     model = build(channel_mapper())
     model.neck.convs[1].eval()  # a mode of its own must stay, too
-    modes = {name: module.training for name, module in model.named_modules()}
-    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    assert problems(model) == ()
-    assert {name: module.training for name, module in model.named_modules()} == modes
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(param.grad is None for param in model.parameters())
+    with unchanged(model):
+        assert problems(model) == ()
 
 
 def test_a_neck_of_another_type_of_numbers_is_tried_in_it() -> None:

@@ -21,6 +21,7 @@ from tests.models import (
     problems,
     retinanet,
     semantic_fpn,
+    unchanged,
     upernet,
 )
 
@@ -293,13 +294,8 @@ def test_trying_heads_changes_nothing() -> None:
     model = build(retinanet())
     model.bbox_head = Drawing()
     model.bbox_head.conv.eval()  # a mode of its own must stay, too
-    modes = {name: module.training for name, module in model.named_modules()}
-    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    assert problems(model) == ()
-    assert {name: module.training for name, module in model.named_modules()} == modes
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(param.grad is None for param in model.parameters())
+    with unchanged(model):
+        assert problems(model) == ()
 
 
 # -------------------------------------------------------------------- maps that nobody reads

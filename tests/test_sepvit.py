@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests import parity
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones import SepViT
@@ -17,13 +18,12 @@ from vitbackbones.layers import fast
 from vitbackbones.layers.door import fast_paths
 from vitbackbones.layers.window import TokenWindows, invert, window_groups
 
-REFERENCE = Path(refdata.__file__).parent
-GOLDEN = sorted((REFERENCE / 'golden/sepvit').glob('*_det_*.json'))
+GOLDEN = parity.goldens('sepvit')
 UNUSED = ('norm.', 'head.')  # the classifier that the published dense network carries along
 
 
 def manifest(arch: str) -> dict:
-    return refdata.load_json(REFERENCE / f'manifests/sepvit/{arch}_det.json')
+    return parity.manifest('sepvit', f'{arch}_det')
 
 
 @functools.lru_cache(maxsize=1)
@@ -44,14 +44,9 @@ def test_all_dense_golden_files_are_there() -> None:
 
 
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda path: path.stem)
+@torch.no_grad()
 def test_maps_equal_the_published_ones(path: Path) -> None:
-    golden = refdata.load_json(path)
-    net = published(path.name.partition('_')[0])
-    with torch.no_grad():
-        maps = net(refdata.input_tensor(**golden['input']))
-    for x, want in zip(maps, golden['outputs'], strict=True):
-        ok, _, message = refdata.compare_digest(refdata.digest(x), want, rtol=1e-4)
-        assert ok, message
+    parity.assert_maps_equal(published(path.name.partition('_')[0]), refdata.load_json(path))
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
@@ -67,7 +62,7 @@ def test_parameters_and_norm_eps_are_the_published_ones(arch: str) -> None:
 
 def test_the_lite_classifier_s_trunk_has_the_published_shapes() -> None:
     """No dense lite was published: what its classifier shares is compared instead."""
-    rows = refdata.load_json(REFERENCE / 'manifests/sepvit/lite_cls.json')['tensors']
+    rows = parity.manifest('sepvit', 'lite_cls')['tensors']
     with torch.device('meta'):
         state = SepViT('lite').state_dict()
     for name, shape, _ in rows:

@@ -9,19 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from tests import torchvision_stub
+from tests import parity, torchvision_stub
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones import load_pretrained
 from vitbackbones.backbones.shvit import ARCHS, Residual, SHViT
 from vitbackbones.layers.blocks import DropPath
 
-REFERENCE = Path(refdata.__file__).parent
-GOLDENS = sorted((REFERENCE / 'golden/shvit').glob('*_det*.json'))
+GOLDENS = parity.goldens('shvit')
 
 
 def manifest(arch: str) -> dict[str, Any]:
-    return refdata.load_json(REFERENCE / f'manifests/shvit/{arch}_det.json')
+    return parity.manifest('shvit', f'{arch}_det')
 
 
 def build_on_meta(arch: str) -> SHViT:
@@ -39,14 +38,10 @@ def small(**options: Any) -> SHViT:
 @pytest.mark.parametrize('path', GOLDENS, ids=lambda path: path.stem)
 @torch.no_grad()
 def test_outputs_equal_the_published_ones(path: Path) -> None:
-    golden = refdata.load_json(path)
     arch = path.stem.partition('_')[0]
     net = SHViT(arch).eval()
     net.load_state_dict(refdata.build_state_dict(manifest(arch)))
-    maps = net(refdata.input_tensor(**golden['input']))
-    for got, want in zip(maps, golden['outputs'], strict=True):
-        ok, _, message = refdata.compare_digest(refdata.digest(got), want, rtol=1e-4)
-        assert ok, message
+    parity.assert_maps_equal(net, refdata.load_json(path))
 
 
 @pytest.mark.parametrize('arch', ARCHS)

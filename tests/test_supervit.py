@@ -12,17 +12,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests import parity
 from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones.backbones import SuperViT
 from vitbackbones.backbones.supervit import SuperViTClassifier, select_tokens
 
-REFERENCE = Path(refdata.__file__).parent
-GOLDEN = sorted((REFERENCE / 'golden/supervit').glob('*.json'))
+GOLDEN = parity.goldens('supervit', '*.json')
 
 
 def manifest(arch: str) -> dict:
-    return refdata.load_json(REFERENCE / f'manifests/supervit/{arch}_cls.json')
+    return parity.manifest('supervit', f'{arch}_cls')
 
 
 @functools.lru_cache(maxsize=1)
@@ -67,9 +67,7 @@ def test_logits_choices_and_tokens_equal_the_published_ones(path: Path) -> None:
         origin = origin.gather(1, kept)
         assert (origin[:, 1:] - 1).tolist() == want
     order = origin.argsort(dim=1)[..., None].expand_as(tokens)
-    for got, want in zip((logits, tokens, tokens.gather(1, order)), golden['outputs'], strict=True):
-        ok, _, message = refdata.compare_digest(refdata.digest(got), want, rtol=1e-4)
-        assert ok, message
+    parity.assert_equal((logits, tokens, tokens.gather(1, order)), golden['outputs'])
 
 
 @pytest.mark.parametrize('arch', SuperViT.archs)
