@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 # in them that are not: they start processes, or build more than small networks. All together they
 # may take a minute on two cores; what is to come in is measured first, with --durations=0.
 FAST: dict[str, tuple[str, ...]] = {
+    'test_architecture': (),
     'test_attention': (),
     'test_check_data': (),
     'test_contract': ('ViT-', 'process'),

@@ -394,6 +394,11 @@ def test_wheel_says_what_it_needs_and_that_it_has_types(unpacked):
     assert (unpacked / 'vitbackbones/py.typed').is_file()
 
 
+def test_the_citation_is_of_this_version():
+    lines = (ROOT / 'CITATION.cff').read_text(encoding='utf-8').splitlines()
+    assert f'version: {vitbackbones.__version__}' in lines
+
+
 def test_building_imports_nothing_but_setuptools():
     names = {name.split('.')[0] for name in imported(ROOT / 'setup.py')}
     assert names - sys.stdlib_module_names == {'setuptools'}
