@@ -179,7 +179,7 @@ def save(content: Any, path: Path, **options: Any) -> str:
 def resized_table(table: Tensor, window_size: int) -> Tensor:
     """A table of position biases, (side * side, heads), for another window.
 
-    By the definition: each head's table is a picture; its pixels lie at the centres of equal
+    By the definition: each head's table is an image; its pixels lie at the centres of equal
     cells, and a new one is the sum of the four nearest in either direction, weighed by Keys'
     cubic kernel with a = -0.75. Beyond the edge the pixels of the edge are repeated.
     """
@@ -192,8 +192,8 @@ def resized_table(table: Tensor, window_size: int) -> Tensor:
             near = 1.25 * d**3 - 2.25 * d**2 + 1
             far = -0.75 * d**3 + 3.75 * d**2 - 6 * d + 3
             weights[row, min(max(pixel, 0), side - 1)] += near if d <= 1 else far
-    pictures = table.numpy().astype(np.float64).T.reshape(-1, side, side)
-    return torch.from_numpy((weights @ pictures @ weights.T).reshape(-1, own_side**2).T).float()
+    images = table.numpy().astype(np.float64).T.reshape(-1, side, side)
+    return torch.from_numpy((weights @ images @ weights.T).reshape(-1, own_side**2).T).float()
 
 
 # The same tensors under timm's names. The rules are those of reference/golden/NOTES.md, written in

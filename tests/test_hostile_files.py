@@ -116,7 +116,7 @@ def older(
     return b''.join([*parts, pickled(body), listed, stored])
 
 
-def beside(value: bytes) -> bytes:
+def alongside(value: bytes) -> bytes:
     """A state dict with tensors, and ``value`` among them."""
     return mapping(op('a'), tensor(), op('x'), value)
 
@@ -142,8 +142,8 @@ def code(canary: str) -> Iterator[tuple[str, bytes]]:
     for number, extension in enumerate((b'\x82\x01', b'\x83\x01\x00', b'\x84\x01\x00\x00\x00')):
         yield f'extension-{number}.pth', archive(extension + op((command,)) + b'R')
     loud = named('logging.handlers.SocketHandler') + b')\x81' + op({'host': 'x'}) + b'b'
-    yield 'build.pth', archive(beside(loud))
-    yield 'build-setstate.pth', archive(beside(build(named('os.system'), op(command))))
+    yield 'build.pth', archive(alongside(loud))
+    yield 'build-setstate.pth', archive(alongside(build(named('os.system'), op(command))))
     yield 'exec.pth', archive(execute)
     yield 'exec-py2.pth', archive(call('__builtin__.eval', op(f'open({canary!r}, "w")')))
     yield 'getattr.pth', archive(call('builtins.getattr', named('os.path'), op('os')))
@@ -152,7 +152,7 @@ def code(canary: str) -> Iterator[tuple[str, bytes]]:
     yield 'torch-hub.pth', archive(call('torch.hub.load', op('x/y'), op('z')))
     yield 'torch-load.pth', archive(call('torch.load', op(canary)))
     yield 'numpy-load.pth', archive(call('numpy.load', op(canary), op(None), op(True)))
-    yield 'in-state-dict.pth', archive(mapping(op('state_dict'), beside(system)))
+    yield 'in-state-dict.pth', archive(mapping(op('state_dict'), alongside(system)))
     yield (
         'in-state-dict-older.pth',
         older(
@@ -170,13 +170,13 @@ def code(canary: str) -> Iterator[tuple[str, bytes]]:
     )
     yield (
         'in-tensor-hooks.pth',
-        archive(beside(call('torch._utils._rebuild_parameter', tensor(), op(True), system))),
+        archive(alongside(call('torch._utils._rebuild_parameter', tensor(), op(True), system))),
     )
     typed = call('torch._tensor._rebuild_from_type_v2', named('os.system'), named('torch.Tensor'))
-    yield 'in-tensor-type.pth', archive(beside(typed[:-2] + op((command,)) + op({}) + b'tR'))
-    yield 'in-persistent-id.pth', archive(beside(b'(' + op('storage') + system + b'tQ'))
-    yield 'module-persistent-id.pth', archive(beside(b'(' + op('module') + system + b'tQ'))
-    yield 'text-persistent-id.pth', archive(beside(f'P{command}\n'.encode()))
+    yield 'in-tensor-type.pth', archive(alongside(typed[:-2] + op((command,)) + op({}) + b'tR'))
+    yield 'in-persistent-id.pth', archive(alongside(b'(' + op('storage') + system + b'tQ'))
+    yield 'module-persistent-id.pth', archive(alongside(b'(' + op('module') + system + b'tQ'))
+    yield 'text-persistent-id.pth', archive(alongside(f'P{command}\n'.encode()))
     yield 'in-sys-info.pth', older().replace(op({'little_endian': True}), system, 1)
     yield 'in-storage-keys.pth', older(keys=None, data=b'').replace(op(['0']), system)
     yield 'before-magic-number.pth', pickled(system) + older()
@@ -215,41 +215,47 @@ def memory() -> Iterator[tuple[str, bytes]]:
     """Small files that take memory or the stack of the process, or wait for ever."""
     big = 40 * GIB
     for name, size in (('some', 4 * GIB), ('more', 1 << 45)):
-        yield f'bytearray-{name}.pth', archive(beside(call('builtins.bytearray', op(size))))
-    yield 'bytearray-py2.pth', archive(beside(call('__builtin__.bytearray', op(big))))
-    yield 'bytearray-new.pth', archive(beside(named('builtins.bytearray') + op((big,)) + b'\x81'))
+        yield f'bytearray-{name}.pth', archive(alongside(call('builtins.bytearray', op(size))))
+    yield 'bytearray-py2.pth', archive(alongside(call('__builtin__.bytearray', op(big))))
+    yield (
+        'bytearray-new.pth',
+        archive(alongside(named('builtins.bytearray') + op((big,)) + b'\x81')),
+    )
     typed = (named('builtins.bytearray'), named('torch.Tensor'), op((big,)), op({}))
     yield (
         'bytearray-typed.pth',
-        archive(beside(call('torch._tensor._rebuild_from_type_v2', *typed))),
+        archive(alongside(call('torch._tensor._rebuild_from_type_v2', *typed))),
     )
     unpacked = named('builtins.bytearray') + b'](' + op(big) + b'eR'
-    yield 'bytearray-list.pth', archive(beside(unpacked))
+    yield 'bytearray-list.pth', archive(alongside(unpacked))
     numpy = call('numpy.core.multiarray.scalar', call('numpy.dtype', op('i8')), op(b'\0' * 8))
-    yield 'bytearray-index.pth', archive(beside(call('builtins.bytearray', numpy)))
+    yield 'bytearray-index.pth', archive(alongside(call('builtins.bytearray', numpy)))
     for kind in ('torch.Tensor', 'torch.FloatTensor', 'torch.storage.UntypedStorage'):
-        yield f'{kind}.pth', archive(beside(call(kind, op(1 << 45))))
+        yield f'{kind}.pth', archive(alongside(call(kind, op(1 << 45))))
     lengthened = op('x' * 64)
     for _ in range(40):
         lengthened = call('_codecs.encode', lengthened, op('hex'))
-    yield 'codec.pth', archive(beside(lengthened))
-    yield 'bytearray-build.pth', archive(beside(build(named('builtins.bytearray'), op(big))))
+    yield 'codec.pth', archive(alongside(lengthened))
+    yield 'bytearray-build.pth', archive(alongside(build(named('builtins.bytearray'), op(big))))
     setter = mapping(op('set_'), named('builtins.bytearray'))
     typed = (named('torch._utils._rebuild_tensor_v2'), named('torch.Tensor'))
     parts = b'(' + storage() + op(0) + op((4,)) + op((1,)) + op(False) + op({}) + b't'
     shadowed = call('torch._tensor._rebuild_from_type_v2', *typed, parts, setter)
-    yield 'bytearray-set.pth', archive(beside(shadowed + op((big,)) + b'b'))
+    yield 'bytearray-set.pth', archive(alongside(shadowed + op((big,)) + b'b'))
     wrapper = (named('torch.Tensor'), named('torch.float32'), op((4,)), op((1,)), op(0))
     wrapper = (*wrapper, call('torch.serialization._get_layout', op('torch.strided')))
     wrapper = (*wrapper, call('torch.device', op('cpu')), op(False))
-    yield 'wrapper.pth', archive(beside(call('torch._utils._rebuild_wrapper_subclass', *wrapper)))
-    nested = (tensor(), *[beside(op(1))] * 3)
-    yield 'nested.pth', archive(beside(call('torch._utils._rebuild_nested_tensor', *nested)))
+    yield (
+        'wrapper.pth',
+        archive(alongside(call('torch._utils._rebuild_wrapper_subclass', *wrapper))),
+    )
+    nested = (tensor(), *[alongside(op(1))] * 3)
+    yield 'nested.pth', archive(alongside(call('torch._utils._rebuild_nested_tensor', *nested)))
     deep = op(())
     yield 'deep-key.pth', archive(mapping(op('a'), tensor(), deep + b'\x85' * 300_000, op(1)))
     yield (
         'deep-set.pth',
-        archive(beside(call('builtins.set', b'](' + deep + b'\x85' * 300_000 + b'e'))),
+        archive(alongside(call('builtins.set', b'](' + deep + b'\x85' * 300_000 + b'e'))),
     )
     doubled = op(()) + b'q\x64' + b'h\x64\x86q\x64' * 60
     yield 'doubled-key.pth', archive(mapping(op('a'), tensor(), doubled, op(1)))
@@ -258,23 +264,25 @@ def memory() -> Iterator[tuple[str, bytes]]:
         ('dicts', b'}', mapping(op('a')[:-2], b'h\x64', op('b')[:-2], b'h\x64')),
     ):
         levels = b'](' + empty + b'q\x64' + (double + b'q\x64') * 60 + b'e'
-        yield f'doubled-{name}.pth', archive(beside(levels))
+        yield f'doubled-{name}.pth', archive(alongside(levels))
         config = call('mmengine.config.config.ConfigDict', mapping(op('c'), levels))
-        yield f'doubled-config-{name}.pth', archive(beside(config))
+        yield f'doubled-config-{name}.pth', archive(alongside(config))
         yield f'doubled-{name}-older.pth', older(mapping(op('a'), older_tensor(), op('x'), levels))
-    yield 'filled-later.pth', archive(beside(filled_later(40)))
+    yield 'filled-later.pth', archive(alongside(filled_later(40)))
     often = b'](' + op(bytes(100_000)) + b'q\x64' + b'h\x64' * 1000 + b'e'
-    yield 'repeated-bytes.pth', archive(beside(often))
-    yield 'in-itself-list.pth', archive(beside(b']q\x64h\x64a'))
-    yield 'in-itself-dict.pth', archive(beside(b'}q\x64' + op('b') + b'h\x64s'))
-    yield 'in-itself-tuple.pth', archive(beside(b']q\x64h\x64\x85a'))
+    yield 'repeated-bytes.pth', archive(alongside(often))
+    yield 'in-itself-list.pth', archive(alongside(b']q\x64h\x64a'))
+    yield 'in-itself-dict.pth', archive(alongside(b'}q\x64' + op('b') + b'h\x64s'))
+    yield 'in-itself-tuple.pth', archive(alongside(b']q\x64h\x64\x85a'))
     yield (
         'in-itself-attribute.pth',
         archive(
-            beside(call('collections.OrderedDict') + b'q\x64' + mapping(op('b'), b'h\x64') + b'b')
+            alongside(
+                call('collections.OrderedDict') + b'q\x64' + mapping(op('b'), b'h\x64') + b'b'
+            )
         ),
     )
-    yield 'deep-lists.pth', archive(beside(b']' * 20_000 + b'a' * 19_999))
+    yield 'deep-lists.pth', archive(alongside(b']' * 20_000 + b'a' * 19_999))
     yield 'deep-list.pth', archive(b']' * 20_000 + b'a' * 19_999)
     yield 'deep-marks.pth', archive(b'(' * 50_000)
     for name, opcode in (
@@ -288,7 +296,7 @@ def memory() -> Iterator[tuple[str, bytes]]:
         yield f'length-{name}.pth', archive(mapping(op('a'), opcode))
         yield f'length-{name}-older.pth', older(mapping(op('a'), opcode))
         yield f'length-{name}-bare.pth', pickled(opcode)
-    yield 'memo.pth', archive(beside(op(1)[:1] + b'\x01r\xff\xff\xff\xffj\xff\xff\xff\x7f'))
+    yield 'memo.pth', archive(alongside(op(1)[:1] + b'\x01r\xff\xff\xff\xffj\xff\xff\xff\x7f'))
     yield (
         'bomb.pth',
         archive(
@@ -468,8 +476,8 @@ def others(canary: str) -> Iterator[tuple[str, bytes]]:
     yield 'config-as.pth', b'_base_ = []\n' + run.encode()
     yield 'config.json', b'{"model": {"type": "SHViT"}}'
     yield 'config.yaml', b'model: !!python/object/apply:os.system ["touch canary"]\n'
-    yield 'picture.png', b'\x89PNG\r\n\x1a\n' + bytes(600)
-    yield 'picture.jpg', b'\xff\xd8\xff\xe0\0\x10JFIF' + bytes(600)
+    yield 'image.png', b'\x89PNG\r\n\x1a\n' + bytes(600)
+    yield 'image.jpg', b'\xff\xd8\xff\xe0\0\x10JFIF' + bytes(600)
     yield 'page.pth', b'\n<!DOCTYPE html><html><title>404 Not Found</title></html>'
     yield 'page-bom.safetensors', b'\xef\xbb\xbf<html></html>'
     yield 'pointer.pth', b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n'
@@ -510,12 +518,12 @@ def test_the_files_are_many_and_all_different(folder: Path, names: list[str]) ->
     [
         ('whole.pth', archive()),
         ('older.pth', older()),
-        ('bytes.pth', archive(beside(op([b'x', bytearray(b'y'), bytearray()])))),
+        ('bytes.pth', archive(alongside(op([b'x', bytearray(b'y'), bytearray()])))),
         ('whole.safetensors', safetensors()),
-        ('beside.pth', archive(beside(op({'epoch': (1, ('x', 2.0), [])})))),
-        ('shared.pth', archive(beside(b'](]q\x64' + b'](h\x64h\x64eq\x64' * 14 + b'e'))),
-        ('many.pth', archive(beside(op([0] * 1_100_000)))),
-        ('deep.pth', archive(beside(b']' * 90 + b'a' * 89))),
+        ('alongside.pth', archive(alongside(op({'epoch': (1, ('x', 2.0), [])})))),
+        ('shared.pth', archive(alongside(b'](]q\x64' + b'](h\x64h\x64eq\x64' * 14 + b'e'))),
+        ('many.pth', archive(alongside(op([0] * 1_100_000)))),
+        ('deep.pth', archive(alongside(b']' * 90 + b'a' * 89))),
         # The length of its header begins like a pickle.
         ('pickle-like.safetensors', safetensors(json.dumps({'a': entry()}).encode().ljust(0x280))),
     ],

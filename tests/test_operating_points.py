@@ -233,7 +233,7 @@ def test_the_dense_network_keeps_the_published_tokens(path: Path) -> None:
 
 
 def slow_token_maps(net: SuperViT, x: Tensor, keep_rate: float) -> dict[int, Tensor]:
-    """The rule of dropping, for one picture of whole patches, token by token.
+    """The rule of dropping, for one image of whole patches, token by token.
 
     Attention matrices are formed in full, and the map is a dict of the last value of every token.
     """
@@ -295,7 +295,7 @@ def test_a_scale_is_rounded_to_whole_patches(side: int, scale: float, computed: 
 @every_arch
 @pytest.mark.parametrize('keep_rate', [1.0, 0.6])
 @pytest.mark.parametrize('size', [(96, 160), (90, 150)], ids=str)
-def test_the_padded_picture_is_resized_before_and_the_tokens_after(arch, keep_rate, size) -> None:
+def test_the_padded_image_is_resized_before_and_the_tokens_after(arch, keep_rate, size) -> None:
     net = small(arch, operating_point={'scale': 0.8, 'keep_rate': keep_rate}, out_indices=(1, 2))
     x = image(*size, batch=2)
     got = net(x)
@@ -304,7 +304,7 @@ def test_the_padded_picture_is_resized_before_and_the_tokens_after(arch, keep_ra
     small_x = F.interpolate(
         padded, tuple(16 * n for n in grid), mode='bilinear', align_corners=True
     )
-    # What a plain network makes of the small picture, up to its pyramid.
+    # What a plain network makes of the small image, up to its pyramid.
     net.operating_point = {'keep_rate': keep_rate}
     maps = net._token_maps(small_x).values()
     assert all(y.shape[2:] == grid for y in maps)
@@ -327,7 +327,7 @@ def test_strides_and_sizes_are_the_same_at_all_points(point: dict, size: tuple[i
 
 @every_arch
 @every_point
-def test_every_picture_of_a_batch_keeps_its_own_tokens(arch: str, point: dict) -> None:
+def test_every_image_of_a_batch_keeps_its_own_tokens(arch: str, point: dict) -> None:
     net = small(arch, operating_point=point)
     x = image(80, 96, batch=3)
     kept = choices(net)
