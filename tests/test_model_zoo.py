@@ -8,9 +8,9 @@ import pytest
 from mmengine.config import Config
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.checkpoint.published import PUBLISHED
 from vitbackbones.launch.loading import load_config
-from vitbackbones.model_zoo import HOSTS, METRICS, page, read_index, task_of
+from vitbackbones.metafiles import published_weights, read_index, task_of
+from vitbackbones.model_zoo import HOSTS, METRICS, page
 from vitbackbones.pretrained import list_backbones
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +118,8 @@ def test_backbones_start_from_weights_that_are_listed(entry) -> None:
 
 def test_addresses_that_messages_give_are_listed() -> None:
     listed = {entry.get(key, '').removesuffix('/view') for entry in BACKBONES for key in WEIGHTS}
-    assert {url for variants in PUBLISHED.values() for url in variants.values()} <= listed
+    for name in Backbone.registered():
+        assert {*(published_weights(name) or {}).values()} <= listed
 
 
 @pytest.mark.parametrize('family', COLLECTIONS, ids=lambda family: family['Name'])

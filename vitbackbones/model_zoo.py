@@ -5,18 +5,14 @@ The metafiles are those that model-index.yml imports, which OpenMIM reads too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import torch
-from mmengine.fileio import load
 
 import vitbackbones
+from vitbackbones.metafiles import Entry, task_of
 from vitbackbones.tables import markdown
-
-INDEX = Path(__file__).parent / '.mim' / 'model-index.yml'
 
 HEAD = """\
 # Model zoo
@@ -72,15 +68,6 @@ HOSTS = {
 }
 NONE = '-'
 
-Entry = Mapping[str, Any]
-
-
-def read_index(path: Path) -> tuple[list[Entry], list[Entry]]:
-    """Collections and models of all metafiles that a model index imports, in its order."""
-    files = [load(path.parent / name) for name in load(path)['Import']]
-    collections = [entry for file in files for entry in file['Collections']]
-    return collections, [entry for file in files for entry in file['Models']]
-
 
 def page(collections: Sequence[Entry], models: Sequence[Entry]) -> str:
     """The page as Markdown."""
@@ -114,11 +101,6 @@ def page(collections: Sequence[Entry], models: Sequence[Entry]) -> str:
     if notes:
         parts.append(''.join(f'[^{number}]: {text}\n' for text, number in notes.items()))
     return '\n'.join(parts)
-
-
-def task_of(model: Entry) -> str:
-    """'detection', 'segmentation' or, for weights of a backbone, '_base_': where its config is."""
-    return str(model['Config']).split('/')[1]
 
 
 def _whole_model(model: Entry, notes: dict[str, int]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import nn
 
 import vitbackbones
 from vitbackbones.errors import UserError
-from vitbackbones.model_zoo import INDEX, Entry, read_index, task_of
+from vitbackbones.metafiles import INDEX, Entry, read_index, task_of
 
 from .flops import count_flops
 

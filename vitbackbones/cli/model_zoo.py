@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from vitbackbones.model_zoo import INDEX, page, read_index
+from vitbackbones.metafiles import INDEX, read_index
+from vitbackbones.model_zoo import page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from vitbackbones.checkpoint.meta import trained_classes
-from vitbackbones.checkpoint.published import PUBLISHED
 from vitbackbones.checkpoint.reading import preview
 from vitbackbones.data.loading import annotation_problems, classes_of, order_problem
+from vitbackbones.metafiles import published_weights
 from vitbackbones.registry import HOOKS, register
 
 from .anchors import unmatched_objects
@@ -238,7 +238,7 @@ def _unread_text(unread: Unread, *, parallel: bool) -> str:
 def _random_start(network: Network) -> str:
     """One line: what starts from random weights, and where published ones are."""
     path, _, backbone = network
-    variants = PUBLISHED.get(type(backbone).__name__)
+    variants = published_weights(type(backbone).__name__)
     arch = next((name for name, arch in backbone.archs.items() if arch == backbone.arch), None)
     name = f'{backbone.family} {arch or "of a custom arch"}'
     if variants is None:
