@@ -14,7 +14,7 @@ from tests.small import SMALL
 from vitbackbones.backbones import GCViT, SepViT, gcvit
 from vitbackbones.benchmark.memory import peak_memory, saved_memory
 from vitbackbones.layers import attention
-from vitbackbones.layers.attention import BiasCache, attention_with_bias
+from vitbackbones.layers.attention import attention_with_bias
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Any, *_: Any) -> Tensor:
@@ -22,7 +22,8 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Any, 
 
 
 def biased_attention(*args: Any) -> Tensor:
-    return attention_with_bias(*args, BiasCache(), None)
+    *inputs, build = args
+    return attention_with_bias(*inputs, functools.partial(build))
 
 
 def inputs() -> tuple[Tensor, ...]:

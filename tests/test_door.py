@@ -7,8 +7,11 @@ stays as it was.
 from __future__ import annotations
 
 import copy
+import functools
 import io
+import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,18 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.nn.utils import prune
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.small import SMALL
 from vitbackbones import backbones
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.deploy import fuse
 from vitbackbones.layers import door
-from vitbackbones.layers.blocks import Mlp
+from vitbackbones.layers.blocks import DropPath, Mlp
 
 NAMES = sorted(SMALL)
 every_backbone = pytest.mark.parametrize('name', NAMES)
@@ -260,6 +267,34 @@ def test_it_opens_again_when_a_change_is_taken_back(name: str) -> None:
 
 
 @every_backbone
+@torch.no_grad()
+def test_it_opens_again_when_pruning_is_undone(name: str) -> None:
+    net = build(name)
+    *_, layer = (m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    prune.l1_unstructured(layer, 'weight', 0.5)
+    assert not is_open_to(net)
+    prune.remove(layer, 'weight')
+    assert is_open_to(net)
+    assert_close(net(IMAGE), plainly(net))
+
+
+@every_backbone
+@pytest.mark.parametrize('change', ['another activation', 'an MLP of another kind', 'another norm'])
+@torch.no_grad()
+def test_a_network_that_was_altered_is_fused_as_it_is(name: str, change: str) -> None:
+    net = build(name)
+    CHANGES[change](net)
+    for module in net.modules():
+        if type(module).__name__ == 'Residual':
+            module.m = nn.Identity()
+    fused = fuse(net)
+    assert_close(fused(IMAGE), plainly(fused))
+    for one, other in zip(fused(IMAGE), plainly(net), strict=True):
+        error = (one - other).double().norm() / other.double().norm()
+        assert error < 1e-2  # without norms rounding grows
+
+
+@every_backbone
 @pytest.mark.parametrize('kind', [nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d, nn.GELU])
 @torch.no_grad()
 def test_a_class_that_is_patched_is_heard(name: str, kind: Any, monkeypatch: Any) -> None:
@@ -268,6 +303,91 @@ def test_a_class_that_is_patched_is_heard(name: str, kind: Any, monkeypatch: Any
     assert_close(net(IMAGE), plainly(net))
     late = build(name)  # built when the class was patched already
     assert_close(late(IMAGE), plainly(late))
+
+
+@every_backbone
+@pytest.mark.parametrize('late', [False, True])
+@torch.no_grad()
+def test_a_class_of_ours_that_is_patched_is_heard(name: str, late: bool, monkeypatch: Any) -> None:
+    net = None if late else build(name)
+    for cls in {type(m) for m in build(name).modules() if type(m) in (Mlp, DropPath)}:
+        own = cls.forward
+        patched = functools.wraps(own)(lambda self, x, own=own: 0.8 * own(self, x))
+        monkeypatch.setattr(cls, 'forward', patched)
+    net = build(name) if net is None else net
+    assert_close(net(IMAGE), plainly(net))
+
+
+PATCHES: dict[str, tuple[Any, str]] = {
+    'a call': (nn.Conv2d, '__call__'),
+    'how modules are called': (nn.Module, '_call_impl'),
+    'how convolutions compute': (nn.Conv2d, '_conv_forward'),
+    'a function': (F, 'linear'),
+}
+
+
+@every_backbone
+@pytest.mark.parametrize('patch', PATCHES)
+@torch.no_grad()
+def test_a_patch_elsewhere_is_heard(name: str, patch: str, monkeypatch: Any) -> None:
+    net, (place, attribute) = build(name), PATCHES[patch]
+    own = getattr(place, attribute)
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        y = own(*args, **kwargs)
+        return 0.8 * y if isinstance(y, Tensor) else y
+
+    monkeypatch.setattr(place, attribute, scaled)
+    if attribute in ('_call_impl', '_conv_forward', 'linear'):
+        assert_close(net(IMAGE), plainly(net))
+    assert not is_open_to(net)
+
+
+class Scaling(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        y = func(*args, **(kwargs or {}))
+        return 0.8 * y if func in (F.linear, F.conv2d, torch.conv2d) else y
+
+
+class Keeping(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        y = func(*args, **(kwargs or {}))
+        if isinstance(y, Tensor) and func in (
+            torch.ops.aten.addmm.default,
+            torch.ops.aten.gelu.default,
+        ):
+            self.kept.append((y, y.clone()))
+        return y
+
+
+@every_backbone
+@torch.no_grad()
+def test_modes_of_torch_are_heard(name: str) -> None:
+    net = build(name)
+    with Scaling():
+        assert_close(net(IMAGE), plainly(net))
+    with Keeping() as mode:
+        net(IMAGE)
+    assert all(torch.equal(one, other) for one, other in mode.kept)
+
+
+@every_backbone
+@torch.no_grad()
+def test_shallow_copies_and_new_tables_are_looked_at_themselves(name: str) -> None:
+    net = build(name)
+    net(IMAGE)
+    other = copy.copy(net)
+    other._modules = {key: copy.deepcopy(m) for key, m in net._modules.items()}
+    CHANGES['hooks that change outputs'](other)
+    assert_close(other(IMAGE), plainly(other))
+    assert is_open_to(net)
+    layer = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    layer._forward_hooks = OrderedDict({0: lambda m, inputs, y: 0.8 * y})
+    assert_close(net(IMAGE), plainly(net))
 
 
 @every_backbone
@@ -471,14 +591,17 @@ WORDS = (
     'is_autocast',
     'is_tracing',
     '_hooks',
-    'lru_cache',
+    'cache',
     'allowed()',
 )
 
 
-@every_backbone
-def test_no_condition_of_speed_stands_in_a_network(name: str) -> None:
-    source = Path(getattr(backbones, name).feature_maps.__code__.co_filename).read_text()
+NETWORKS = [p for p in Path(backbones.__file__).parent.glob('*.py') if p.stem != 'base']
+
+
+@pytest.mark.parametrize('path', NETWORKS, ids=lambda path: path.stem)
+def test_no_condition_of_speed_stands_in_a_network(path: Path) -> None:
+    source = path.read_text()
     assert [word for word in WORDS if word in source] == []
 
 
@@ -519,3 +642,58 @@ def test_exported_graphs_hold_operations_that_converters_know(name: str) -> None
 def test_mmengine_counts_the_work_of_a_network_in_training(name: str) -> None:
     found = get_model_complexity_info(build(name).train(), input_shape=(3, 128, 128))
     assert found['flops'] > 0
+
+
+@pytest.mark.parametrize('name', ['GCViT', 'SepViT'])
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@torch.no_grad()
+def test_a_trace_that_masks_padding_refuses_other_sizes(name: str) -> None:
+    net = build(name, mask_padding=True)
+    traced = torch.jit.trace(net, IMAGE, check_trace=False)
+    assert_close(traced(IMAGE), plainly(net))
+    for shape in ((1, 3, 128, 128), (1, 3, 72, 180), (1, 3, 144, 88)):
+        with pytest.raises(RuntimeError):
+            traced(torch.randn(shape))
+
+
+@torch.no_grad()
+def test_padding_may_be_masked_later() -> None:
+    net = build('GCViT')
+    net(IMAGE)
+    for module in net.modules():
+        if hasattr(module, 'mask_padding'):
+            module.mask_padding = True
+    assert_close(net(IMAGE), plainly(net))
+
+
+@torch.no_grad()
+def test_a_pass_of_fake_tensors_leaves_nothing() -> None:
+    net = build('SepViT')
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        net(torch.empty(1, 3, 72, 88))
+    assert_close(net(IMAGE), plainly(net))
+
+
+def test_threads_share_cached_biases() -> None:
+    net = build('GCViT')
+    failed: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for i in range(12):
+                with torch.no_grad():
+                    net(torch.randn(1, 3, 64 + 8 * ((seed + i) % 6), 72))
+        except BaseException as error:  # to be told by the test
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []

@@ -229,7 +229,7 @@ def test_the_exempting_constructor_is_mmengines_but_for_what_must_not_decay(name
 
 def test_a_custom_key_decides_what_the_exempting_constructor_would() -> None:
     model = Detector(small('SepViT'))
-    custom = {'pos_block.0': dict(decay_mult=0.5)}
+    custom = {'pos_block.0': dict(decay_mult=0.5), 'backbone': dict(lr_mult=0.1)}
     got = settings(model, wrap(model, 'NoWeightDecay', custom_keys=custom))
     decays = {key: decay for key, (_, decay) in got.items() if 'pos_block' in key}
     assert {decay for key, decay in decays.items() if 'pos_block.0' in key} == {DECAY / 2}

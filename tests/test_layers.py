@@ -160,12 +160,12 @@ def test_windows_kept_in_inference_are_few_and_do_not_meet_training() -> None:
         'window_sizes': ((3,), (3, 5), (3,), (3,)),
     }
     net = SepViT(arch, out_indices=(1,))
-    door._kept.cache_clear()
+    door._cached.cache_clear()
     sizes = [(32 + 8 * i, 40) for i in range(CACHE_ENTRIES)]
     with torch.inference_mode():  # whose tensors must not be part of a backward pass
         for size in sizes:
             net(torch.randn(1, 3, *size))
-    assert door._kept.cache_info().currsize == CACHE_ENTRIES
+    assert door._cached.cache_info().currsize == CACHE_ENTRIES
     net(torch.randn(1, 3, *sizes[-1]))[0].sum().backward()
 
 

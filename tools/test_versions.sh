@@ -6,7 +6,7 @@
 # Python (else python3); it is looked for in PATH. Each set of versions gets an environment of its
 # own from tools/setup_env.sh, where the tests run that need nothing it leaves out.
 # A line for each set tells the outcome, the versions and the counts. It is also added to
-# ENVIRONMENTS/results.txt, beside the logs; ENVIRONMENTS is a folder (.versions). The environments
+# ENVIRONMENTS/results.txt, next to the logs; ENVIRONMENTS is a folder (.versions). The environments
 # are removed again unless KEEP is set. The exit status is 1 unless all sets passed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

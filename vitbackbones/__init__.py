@@ -5,7 +5,7 @@ Importing the package registers everything it offers in mmengine's registries.
 
 from .installation.found import is_our_command
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 #: Why the rest could not be imported; only our command goes on then, to say so.
 import_error: Exception | None = None

@@ -58,7 +58,7 @@ class Backbone(BaseModule):
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
     has_loaded: bool = False
-    _signature = Signature(())  # of a network that never finished, or was saved by an older release
+    _signature = Signature(())  # of a network that never finished
 
     def __init_subclass__(cls) -> None:
         """Let the signature name the shared options where the constructor says ``**options``."""
@@ -118,6 +118,10 @@ class Backbone(BaseModule):
         network's own code does.
         """
         self._signature = Signature.of(self)
+
+    def is_as_built(self) -> bool:
+        """Whether its layers are those that it was built of, and nobody watches them."""
+        return self._signature.holds(self)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``.
@@ -184,7 +188,7 @@ class Backbone(BaseModule):
             retain_heap()
         if torch.compiler.is_compiling():  # which cannot look through the door, and need not
             return tuple(map(channels_first, self.feature_maps(x)))
-        with fast_paths(unobserved_cpu_inference(x) and self._signature.holds(self)):
+        with fast_paths(unobserved_cpu_inference(x) and self.is_as_built()):
             return tuple(map(channels_first, self.feature_maps(x)))
 
     def check_input(self, x: Tensor) -> None:

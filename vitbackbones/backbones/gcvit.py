@@ -15,6 +15,7 @@ for those cut off at the edge of the map), T = wh * ww, d channels of a head.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,18 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from vitbackbones.layers.attention import (
-    BiasCache,
-    attention_with_bias,
-    position_bias,
-    resize_table,
-)
+from vitbackbones.layers.attention import attention_with_bias, position_bias, resize_table
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.conv import channels_last, conv, residual_sequence
 from vitbackbones.layers.fast import add_mlp, linear, linear_with_zeros, multiply, residual_add
 from vitbackbones.layers.initialisation import init_stem_bias, init_transformer
-from vitbackbones.layers.layout import has_symbolic_size, to_map, to_tokens
-from vitbackbones.layers.window import Windows
+from vitbackbones.layers.layout import to_map, to_tokens
+from vitbackbones.layers.window import Windows, cut_windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, int_tuple
@@ -265,7 +261,6 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.qkv = nn.Linear(dim, (2 if global_query else 3) * dim)
         self.proj = nn.Linear(dim, dim)
-        self._biases = BiasCache()
 
     def forward(self, x: Tensor, query: Tensor | None, windows: Windows) -> Tensor:
         x, zeros = windows.split(x), None
@@ -298,12 +293,14 @@ class WindowAttention(nn.Module):
         else:  # no copy for a single image
             q = query[:, None, :, :wh, :ww].flatten(3, 4).to(k.dtype)
             q = q.expand(-1, n, -1, -1, -1).flatten(0, 1)
-
-        def bias(table: Tensor) -> Tensor:
-            return position_bias(table, self.window_size, wh, ww, with_padding_key=padded)
-
-        table = self.relative_position_bias_table
-        y = attention_with_bias(q, k, v, table, bias, self._biases, (wh, ww))
+        bias = functools.partial(
+            position_bias,
+            window_size=self.window_size,
+            height=wh,
+            width=ww,
+            with_padding_key=padded,
+        )
+        y = attention_with_bias(q, k, v, self.relative_position_bias_table, bias)
         return y.transpose(1, 2).reshape(b, n * wh * ww, heads * d)
 
 
@@ -453,13 +450,11 @@ class GCViT(Backbone):
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         x = self.patch_embed(x)  # (B, C, H', W')
-        # The number of groups would follow the size; but cut windows are how padding is masked.
-        pad = has_symbolic_size(x.shape[2], x.shape[3]) and not self.mask_padding
         maps = []
         for i, level in enumerate(self.levels):
             query = level.q_global_gen(x) if level.q_global_gen else None  # (B, heads, ws, ws, d)
             height, width = x.shape[2:]
-            windows = Windows(height, width, self.window_size[i], x.device, pad)
+            windows = cut_windows(x, self.window_size[i], mask_padding=self.mask_padding)
             tokens = to_tokens(x)
             for block in level.blocks:
                 tokens = self.run(block, tokens, query, windows)

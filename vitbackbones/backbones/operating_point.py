@@ -71,11 +71,11 @@ def select_tokens(scores: Tensor, keep_rate: float) -> Tensor:
     return F.pad(scores.topk(k).indices + 1, (1, 0))
 
 
-def take(tokens: Tensor, positions: Tensor) -> Tensor:
+def gather_tokens(tokens: Tensor, positions: Tensor) -> Tensor:
     """(B, N, C), (B, n) -> (B, n, C): of each image the tokens at its own positions."""
     return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
 
 
-def put(tokens: Tensor, positions: Tensor, changed: Tensor) -> Tensor:
+def scatter_tokens(tokens: Tensor, positions: Tensor, changed: Tensor) -> Tensor:
     """(B, N, C), (B, n), (B, n, C) -> (B, N, C): ``tokens`` with those at the positions changed."""
     return tokens.scatter(1, positions[..., None].expand_as(changed), changed)

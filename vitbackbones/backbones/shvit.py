@@ -217,7 +217,7 @@ class PatchMerging(nn.Module):
 
 
 def downsampling(dim: int, out_dim: int, drop_path: float) -> list[nn.Module]:
-    """The entries between two stages: patch merging amid local and pointwise mixing."""
+    """The entries between two stages: patch merging between local and pointwise mixing."""
     before, after = (
         nn.Sequential(Residual(depthwise(d), drop_path), Residual(FeedForward(d), drop_path))
         for d in (dim, out_dim)

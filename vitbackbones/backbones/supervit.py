@@ -36,7 +36,7 @@ from vitbackbones.registry import MODELS, register
 
 from .arch import Arch, int_tuple
 from .base import Backbone, CheckpointNames, Layer, Options, in_stage
-from .operating_point import OperatingPoint, put, select_tokens, take
+from .operating_point import OperatingPoint, gather_tokens, scatter_tokens, select_tokens
 from .position_tables import GRIDS, PositionTables
 
 
@@ -159,7 +159,7 @@ class Block(nn.Module):
         if scores is None:
             return self._add_mlp(x), None
         kept = select_tokens(scores, keep_rate)
-        return put(x, kept, self._add_mlp(take(x, kept))), kept
+        return scatter_tokens(x, kept, self._add_mlp(gather_tokens(x, kept))), kept
 
     def _add_mlp(self, x: Tensor) -> Tensor:
         return add_mlp(x, self.norm2, self.mlp, self.drop_path, self.residual_scale)
@@ -251,7 +251,7 @@ class SuperViTClassifier(Trunk):
         for i, block in enumerate(self.blocks):
             x, kept = block(x, keep_rate if i in DROPPING_BLOCKS else 1.0)
             if kept is not None:
-                x = take(x, kept)
+                x = gather_tokens(x, kept)
                 selections.append(kept)
         return self.norm(x), selections
 
@@ -410,9 +410,9 @@ class SuperViT(Backbone, Trunk):
         for i, block in enumerate(self.blocks):
             x, kept = self.run(block, x, keep_rate if i in DROPPING_BLOCKS else 1.0)
             if kept is not None or i in self.taps:
-                everything = x if positions is None else put(everything, positions, x)
+                everything = x if positions is None else scatter_tokens(everything, positions, x)
             if kept is not None:
-                x = take(x, kept)
+                x = gather_tokens(x, kept)
                 positions = kept if positions is None else positions.gather(1, kept)
             if i in self.taps:
                 y = self.norm(everything[:, 1:])  # (B, h * w, C)

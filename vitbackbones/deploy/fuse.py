@@ -92,6 +92,7 @@ def fuse(model: M) -> M:
     """
     names = _batch_norms(model)
     root = nn.ModuleList([copy.deepcopy(model).eval()])  # a place for what replaces the model
+    intact = [m for m in root.modules() if isinstance(m, Backbone) and m.is_as_built()]
     _fuse(root, {})
     fused = root[0]
     left = _batch_norms(fused)
@@ -100,9 +101,8 @@ def fuse(model: M) -> M:
     affine = [name for name in left if isinstance(fused.get_submodule(name), ChannelAffine)]
     if not isinstance(fused, InferenceOnly):
         fused.__class__ = cast(Any, _inference_only)(type(fused))
-    for module in fused.modules():
-        if isinstance(module, Backbone):
-            module.sign()
+    for backbone in intact:
+        backbone.sign()
     cast(InferenceOnly, fused).fusion_report = FusionReport(
         folded=tuple(name for name in names if name not in left),
         affine=tuple(affine),

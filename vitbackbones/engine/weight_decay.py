@@ -16,7 +16,8 @@ class NoWeightDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's default constructor, which asks the backbone what must not decay.
 
     What a part of the model names in ``no_weight_decay()``, as all backbones of ours do, has a
-    weight decay of 0. A key of ``custom_keys`` that is in such a name decides in its place::
+    weight decay of 0. A key of ``custom_keys`` with a ``decay_mult`` decides in its place, if it is
+    the one that mmengine goes by: the longest in the name::
 
         optim_wrapper = dict(
             constructor='vitbackbones.NoWeightDecayOptimWrapperConstructor',
@@ -46,15 +47,18 @@ class NoWeightDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if prefix:
             return  # a part: all groups are there when the whole model's turn ends
         parts = {f'{name}.' if name else '': part for name, part in module.named_modules()}
-        exempt = {
-            name
-            for name in exempt_names(parts)
-            if not any(key in name for key in self.paramwise_cfg['custom_keys'])
-        }
+        exempt = {name for name in exempt_names(parts) if not self._is_decided(name)}
         ids = {id(param) for name, param in module.named_parameters() if name in exempt}
         for group in params:
             if all(id(param) in ids for param in group['params']):
                 group['weight_decay'] = 0.0
+
+    def _is_decided(self, name: str) -> bool:
+        """Whether the key that mmengine goes by for a parameter says how it decays."""
+        custom: Mapping[str, Mapping[str, Any]] = self.paramwise_cfg['custom_keys']
+        keys = sorted(sorted(custom), key=len, reverse=True)
+        first = next((key for key in keys if key in name), None)
+        return first is not None and 'decay_mult' in custom[first]
 
 
 def exempt_names(parts: Mapping[str, Any]) -> set[str]:

@@ -6,8 +6,10 @@ between a query and a key of a window of ws x ws positions (Swin, arXiv 2103.140
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,63 +17,61 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .door import allowed
 
 #: Elements of attention matrices that are made at a time in the backward pass, to stay in the
 #: cache. Three such slices are held at a time, and one is no less than a head of a window.
 BACKWARD_ELEMENTS = 1 << 19
-#: Biases that a module keeps between passes: so many, and none of more elements.
+#: Biases of one table that are cached between passes: so many, and none of more elements.
 BIAS_CACHE_ENTRIES, BIAS_CACHE_MAX_ELEMENTS = 4, 1 << 22
 
+Build = functools.partial[Tensor]
 
-class BiasCache:
-    """Biases of one module, each of one shape of its windows, from one pass to the next.
 
-    A copy of the module starts without any, and so does one that was saved and loaded.
-    """
+class _BiasCache:
+    """Biases that were made of learned tables, from one pass to the next; no part of a module."""
 
     def __init__(self) -> None:
-        self._biases: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._biases = WeakIdKeyDictionary()
+        self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._biases)
+    def __getitem__(self, table: Tensor) -> dict[Any, tuple[Tensor, Tensor]]:
+        """What is there of a table: {how it is made: (values of the table, bias)}."""
+        return self._biases.get(table, {})
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> BiasCache:
-        return BiasCache()
+    def forget(self, table: Tensor) -> None:
+        """Drop what is there of a table."""
+        if self._biases:
+            with self._lock:
+                self._biases.pop(table, None)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BiasCache, ()
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._biases.clear()
-
-    def get(self, key: Any, table: Tensor, build: Callable[[Tensor], Tensor]) -> Tensor:
-        """``build(table)``, kept under ``key`` and compared by the values of ``table``.
+    def get(self, table: Tensor, build: Build) -> Tensor:
+        """``build(table)``, made again when the values of ``table`` are others.
 
         EMA hooks and others write to parameters in ways that leave no trace in torch's version
         counter.
         """
-        known, bias = self._biases.pop(key, (table[:0], table))
+        key = (build.func, build.args, *build.keywords.items())
+        with self._lock:
+            known, bias = self[table].get(key, (table[:0], table))
         if known.dtype != table.dtype or not torch.equal(known, table):
             known, bias = table.clone(), build(table)
         if bias.numel() <= BIAS_CACHE_MAX_ELEMENTS:
-            self._biases[key] = known, bias  # the latest last
-            if len(self._biases) > BIAS_CACHE_ENTRIES:
-                self._biases.pop(next(iter(self._biases)), None)
+            with self._lock:
+                own = self._biases.setdefault(table, {})
+                own.pop(key, None)
+                own[key] = known, bias  # the latest last
+                if len(own) > BIAS_CACHE_ENTRIES:
+                    own.pop(next(iter(own)))
         return bias
 
 
-def attention_with_bias(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    build: Callable[[Tensor], Tensor],
-    cache: BiasCache,
-    key: Any,
-) -> Tensor:
+_cache = _BiasCache()
+
+
+def attention_with_bias(q: Tensor, k: Tensor, v: Tensor, table: Tensor, build: Build) -> Tensor:
     """``softmax(q k^T / sqrt(d) + build(table)) v`` without storing attention matrices.
 
     Args:
@@ -79,17 +79,17 @@ def attention_with_bias(
         k: (N, heads, S, d).
         v: like ``k``.
         table: the learned parameters of the bias.
-        build: makes the bias (heads, T, S), the same for all N, from ``table``.
-        cache: keeps the bias under ``key`` where the door is open.
+        build: a partial of what makes the bias (heads, T, S), the same for all N, from ``table``.
     """
     if allowed():
-        bias = cache.get(key, table, build)
+        bias = _cache.get(table, build)
     else:
-        cache.clear()
         # torch's fused attention for CPUs gives no gradient of a bias and falls back to the plain
         # one. A compiler is left that one: it cannot trace a backward pass that calls autograd.
         learning = table.requires_grad and torch.is_grad_enabled()
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not traced:
+            _cache.forget(table)
         if q.is_cpu and learning and not traced:
             return _BiasedAttention.apply(q, k, v, table, build)
         bias = build(table)
@@ -139,7 +139,7 @@ class _BiasedAttention(torch.autograd.Function):
 
 
 def position_bias(
-    table: Tensor, window_size: int, height: int, width: int, *, with_padding_key: bool
+    table: Tensor, *, window_size: int, height: int, width: int, with_padding_key: bool
 ) -> Tensor:
     """The bias of every query (row) for every key (column): (heads, T, T), ``T = height * width``.
 

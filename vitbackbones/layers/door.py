@@ -2,7 +2,7 @@
 
 They may where nobody can tell: in :func:`unobserved_cpu_inference`, while the
 :class:`Signature` of the network holds. Then layers are what they were built as, so that their
-weights may be read beside them, and nobody holds what they return, so that it may be overwritten.
+weights may be read next to them, and nobody holds what they return, so that it may be overwritten.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import contextlib
 import functools
 import itertools
 import operator
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import NoneType
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules import module as global_hooks
 
 T = TypeVar('T')
 M = TypeVar('M', bound=nn.Module)
 
-#: Results that are kept between passes: so many, for maps of so many positions at most.
+#: Results that are cached between passes: so many, for maps of so many positions at most.
 CACHE_ENTRIES, CACHE_MAX_ELEMENTS = 16, 1 << 17
 
 
@@ -50,7 +53,7 @@ def allowed() -> bool:
 
 
 def unobserved_cpu_inference(x: Tensor) -> bool:
-    """Whether the numbers alone count: float32 on a CPU, no gradients, autocast or tracing."""
+    """Whether numbers alone count: float32 on a CPU, no gradients, autocast, tracing, modes."""
     return (
         type(x) is Tensor  # others may have their own idea of every operation
         and x.is_cpu
@@ -59,31 +62,33 @@ def unobserved_cpu_inference(x: Tensor) -> bool:
         and not torch.is_autocast_enabled('cpu')
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._len_torch_dispatch_stack()
         and not global_hooks._global_forward_hooks
         and not global_hooks._global_forward_pre_hooks
     )
 
 
-def kept(make: Callable[..., T], *key: Any, elements: int) -> T:
-    """``make(*key)``, kept from one fast pass to the next unless it is of too many elements."""
-    return (_kept if allowed() and elements <= CACHE_MAX_ELEMENTS else _made)(make, *key)
+def cached(make: Callable[..., T], *key: Any, elements: int) -> T:
+    """``make(*key)``, cached from one fast pass to the next unless it is of too many elements."""
+    return (_cached if allowed() and elements <= CACHE_MAX_ELEMENTS else _made)(make, *key)
 
 
 def _made(make: Callable[..., T], *key: Any) -> T:
     return make(*key)
 
 
-_kept = functools.lru_cache(CACHE_ENTRIES)(_made)
+_cached = functools.lru_cache(CACHE_ENTRIES)(_made)
 
-# What torch shipped, taken before anybody can put something else in its place.
-_SHIPPED = {
-    cls: cls.forward
-    for cls in vars(nn).values()
-    if isinstance(cls, type) and issubclass(cls, nn.Module)
-}
-_CALL, _NONE = nn.Module.__call__, nn.Module.forward
-_OURS = __name__.partition('.')[0] + '.'
 _PARAMETERS = {nn.Parameter, NoneType}
+#: Methods of a class of layers that say what it computes, and those that all of them share.
+_METHODS = operator.attrgetter('forward', '__call__', '_call_impl')
+#: What the layers of torch call, as it was at first.
+_FUNCTIONS = (F.linear, F.conv2d, F.layer_norm, F.gelu, nn.Conv2d._conv_forward)
+_FOLDERS = {
+    'torch.nn.': os.path.dirname(nn.__file__),
+    'vitbackbones.': os.path.dirname(os.path.dirname(__file__)),
+}
 
 
 class Signature:
@@ -96,81 +101,108 @@ class Signature:
 
     Args:
         types: of all modules in the network, in their order.
+        names: of the parameters that each of them has, and at last the network itself.
     """
 
-    def __init__(self, types: Sequence[type[nn.Module]]) -> None:
+    def __init__(
+        self, types: Sequence[type[nn.Module]], names: Sequence[frozenset[str]] = ()
+    ) -> None:
         self._types = [*types]
-        self._forwards = {cls: cls.forward for cls in self._types}
-        self._known = all(map(_is_known, self._forwards))
+        self._names = [*names]
+        self._methods = {cls: _METHODS(cls) for cls in self._types}
+        self._known = all(map(_is_known, self._methods))
         self._record: _Record | None = None
 
     @classmethod
     def of(cls, network: nn.Module) -> Signature:
         """The signature of a network as it is now."""
-        return cls([*map(type, _inner_modules(network))])
+        modules = _inner_modules(network)
+        return cls([*map(type, modules)], _parameter_names([*modules, network]))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Signature:
-        return Signature(self._types)  # the record is of the network that it was made for
+        return Signature(self._types, self._names)  # the record is of the network that it was of
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Signature, (self._types,)
+        return Signature, (self._types, self._names)
 
     def holds(self, network: nn.Module) -> bool:
         """Whether ``network`` is what it was built as, of layers that torch or we have written."""
-        if not self._known or nn.Module.__call__ is not _CALL:
+        if not self._known or _functions() != _FUNCTIONS:
             return False
         record = self._record
-        if record is None or not self._is_current(record):
+        if record is None or not self._is_current(record, network):
             record = self._record = self._look_at(network)
         return (
             record is not None
-            and not any(record.hooks)
+            and not any(map(_HOOKS, record.attributes))
+            and not any(map(_PRE_HOOKS, record.attributes))
             and not any(map(operator.contains, record.attributes, itertools.repeat('forward')))
-            and list(itertools.chain.from_iterable(record.parameters)) == record.names
-            and _PARAMETERS.issuperset(map(type, _values(record.parameters)))
-            and all(cls.forward is forward for cls, forward in self._forwards.items())
+            and not any(map(operator.contains, record.attributes, itertools.repeat(_COMPILED)))
+            and _PARAMETERS.issuperset(map(type, _values(_OWN_PARAMETERS, record.holders)))
+            and all(_METHODS(cls) == methods for cls, methods in self._methods.items())
         )
 
-    def _is_current(self, record: _Record) -> bool:
+    def _is_current(self, record: _Record, network: nn.Module) -> bool:
         return (
-            list(map(type, record.modules)) == self._types
-            and list(_values(record.children)) == record.child_modules
+            record.network() is network
+            and list(map(type, record.modules)) == self._types
+            and list(_values(_CHILDREN, record.parents)) == record.children
+            and list(itertools.chain.from_iterable(map(_OWN_PARAMETERS, record.holders)))
+            == record.names
         )
 
     def _look_at(self, network: nn.Module) -> _Record | None:
         modules = _inner_modules(network)
-        if [*map(type, modules)] != self._types:
+        everything = [*modules, network]
+        if [*map(type, modules)] != self._types or _parameter_names(everything) != self._names:
             return None
-        children = [m._modules for m in (network, *modules) if m._modules]
-        parameters = [m._parameters for m in (network, *modules) if m._parameters]
+        parents = [vars(m) for m in everything if m._modules]
+        holders = [vars(m) for m in everything if m._parameters]
         return _Record(
+            network=weakref.ref(network),
             modules=modules,
             attributes=[*map(vars, modules)],
-            hooks=[hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)],
-            children=children,
-            child_modules=[*_values(children)],
-            parameters=parameters,
-            names=[*itertools.chain.from_iterable(parameters)],
+            parents=parents,
+            children=[*_values(_CHILDREN, parents)],
+            holders=holders,
+            names=[*itertools.chain.from_iterable(map(_OWN_PARAMETERS, holders))],
         )
+
+
+_HOOKS, _PRE_HOOKS = map(operator.itemgetter, ('_forward_hooks', '_forward_pre_hooks'))
+_CHILDREN, _OWN_PARAMETERS = map(operator.itemgetter, ('_modules', '_parameters'))
+_COMPILED = '_compiled_call_impl'  # what Module.compile() sets
 
 
 class _Record(NamedTuple):
     """A network in flat lists: comparing them is all that a pass can afford."""
 
+    network: weakref.ref[nn.Module]
     modules: list[nn.Module]
-    attributes: list[dict[str, Any]]
-    hooks: list[dict[int, Any]]
-    children: list[dict[str, nn.Module | None]]
-    child_modules: list[nn.Module | None]
-    parameters: list[dict[str, nn.Parameter | None]]
+    attributes: list[dict[str, Any]]  # of all modules
+    parents: list[dict[str, Any]]  # attributes of those with children
+    children: list[nn.Module | None]
+    holders: list[dict[str, Any]]  # attributes of those with parameters
     names: list[str]
 
 
+def _functions() -> tuple[Any, ...]:
+    return F.linear, F.conv2d, F.layer_norm, F.gelu, nn.Conv2d._conv_forward
+
+
 def _is_known(cls: type[nn.Module]) -> bool:
-    if cls in _SHIPPED:
-        return cls.forward is _SHIPPED[cls]
-    own = cls.forward is _NONE or cls.forward.__module__.startswith(_OURS)
-    return own and cls.__module__.startswith(_OURS)
+    """Whether class and methods are written in torch's layers or here, not patched or replaced."""
+    return any(map(cls.__module__.startswith, _FOLDERS)) and all(
+        _file_of(method).startswith((*_FOLDERS.values(),)) for method in _METHODS(cls)
+    )
+
+
+def _file_of(method: Any) -> str:
+    return method.__code__.co_filename if hasattr(method, '__code__') else ''
+
+
+def _parameter_names(modules: list[nn.Module]) -> list[frozenset[str]]:
+    return [frozenset(module._parameters) for module in modules]
 
 
 def is_unmodified(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
@@ -192,5 +224,7 @@ def _inner_modules(network: nn.Module) -> list[nn.Module]:
     return [*network.modules()][1:]
 
 
-def _values(dicts: list[dict[str, T]]) -> Iterator[T]:
-    return itertools.chain.from_iterable(map(dict.values, dicts))
+def _values(
+    get: Callable[[dict[str, Any]], dict[str, T]], attributes: list[dict[str, Any]]
+) -> Iterator[T]:
+    return itertools.chain.from_iterable(map(dict.values, map(get, attributes)))

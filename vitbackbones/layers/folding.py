@@ -1,4 +1,4 @@
-"""Folding BatchNorm, in evaluation a scale and a shift per channel, into the layer beside it.
+"""Folding BatchNorm, in evaluation a scale and a shift per channel, into the layer next to it.
 
 Each function returns a new layer and changes none that it is given. C stands for channels.
 """

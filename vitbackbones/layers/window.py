@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .door import kept
+from .door import cached
 from .fast import take
 from .layout import has_symbolic_size
 
@@ -94,6 +94,26 @@ class Windows:
     def merge(self, x: Tensor) -> Tensor:
         """(B, R, C) -> (B, H * W, C)."""
         return x if self._in_order else take(x, self._inverse)
+
+
+def cut_windows(x: Tensor, size: int, *, mask_padding: bool) -> Windows:
+    """The windows of a map (B, C, H, W)."""
+    height, width = x.shape[2:]
+    return Windows(height, width, size, x.device, _are_padded(height, width, mask_padding))
+
+
+def _are_padded(height: int, width: int, mask_padding: bool) -> bool:
+    """Whether windows at the edge are padded, in a graph for any size, instead of cut off.
+
+    The number of groups would follow the size. But cut windows are how padding is masked: then a
+    graph is of one size, which a trace has to be told to look at.
+    """
+    if not has_symbolic_size(height, width):
+        return False
+    if mask_padding and torch.jit.is_tracing():
+        for side in (height, width):
+            torch._assert_async(torch.as_tensor(side == int(side)))
+    return not mask_padding
 
 
 @dataclass(frozen=True)
@@ -184,8 +204,6 @@ def token_windows(
 ) -> TokenWindows:
     """The windows of a map (B, C, H, W), which fast passes keep for the next image."""
     height, width = x.shape[2:]
-    # The number of groups would follow the size; but cut windows are how padding is masked.
-    pad = has_symbolic_size(height, width) and not mask_padding
-    options = (learned_token, mask_padding, pad)
+    options = (learned_token, mask_padding, _are_padded(height, width, mask_padding))
     key = (height, width, size, num_heads, x.device, *options)
-    return kept(TokenWindows, *key, elements=height * width)
+    return cached(TokenWindows, *key, elements=height * width)
