@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitbackbones.layers.blocks import with_zero_gradients
 from vitbackbones.layers.layout import has_symbolic_size
 
 # Sides of the square grids of patches that have a position table: 128 to 224 pixels.
@@ -53,12 +54,9 @@ class PositionTables(nn.Module):
         table = self.tables[index]
         if (h, w) != (GRIDS[index], GRIDS[index]):
             table = resize_positions(table, GRIDS[index], h, w)
-        if self.training:
-            # The other tables take part with weight 0, so that every parameter gets a gradient in
-            # every step and DDP needs no search for unused ones.
-            others = (t.sum() for i, t in enumerate(self.tables) if i != index)
-            table = table + 0 * sum(others)
-        return table
+        # Every parameter gets a gradient in every step: DDP need not search for unused ones.
+        others = [t for i, t in enumerate(self.tables) if i != index]
+        return with_zero_gradients(table, others)
 
     def _of_any_size(self, h: int, w: int) -> Tensor:
         """The same in an exported program, which learns the size when it runs."""

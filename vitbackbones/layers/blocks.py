@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor, nn
 
 from .layout import to_map, to_tokens
@@ -54,3 +57,8 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return to_map(super().forward(to_tokens(x)), *x.shape[2:])
+
+
+def with_zero_gradients(x: Tensor, unused: Iterable[Tensor]) -> Tensor:
+    """``x``, from which ``unused`` parameters get a gradient too, of zero."""
+    return x + 0 * sum(p.sum() for p in unused) if torch.is_grad_enabled() else x
