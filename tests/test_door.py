@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import io
 import sys
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -697,3 +699,17 @@ def test_threads_share_cached_biases() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert failed == []
+
+
+@every_backbone
+@torch.no_grad()
+def test_a_network_goes_with_its_last_user(name: str) -> None:
+    net = build(name)
+    net(IMAGE)
+    gone = weakref.ref(net)
+    gc.disable()
+    try:
+        del net
+        assert gone() is None
+    finally:
+        gc.enable()

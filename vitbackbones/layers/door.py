@@ -138,7 +138,9 @@ class Signature:
             and not any(map(_PRE_HOOKS, record.attributes))
             and not any(map(operator.contains, record.attributes, itertools.repeat('forward')))
             and not any(map(operator.contains, record.attributes, itertools.repeat(_COMPILED)))
-            and _PARAMETERS.issuperset(map(type, _values(_OWN_PARAMETERS, record.holders)))
+            and _PARAMETERS.issuperset(
+                map(type, _values(_OWN_PARAMETERS, [vars(network), *record.holders]))
+            )
             and all(_METHODS(cls) == methods for cls, methods in self._methods.items())
         )
 
@@ -146,26 +148,26 @@ class Signature:
         return (
             record.network() is network
             and list(map(type, record.modules)) == self._types
-            and list(_values(_CHILDREN, record.parents)) == record.children
-            and list(itertools.chain.from_iterable(map(_OWN_PARAMETERS, record.holders)))
-            == record.names
+            and list(_values(_CHILDREN, [vars(network), *record.parents])) == record.children
+            and _names([vars(network), *record.holders]) == record.names
         )
 
     def _look_at(self, network: nn.Module) -> _Record | None:
         modules = _inner_modules(network)
-        everything = [*modules, network]
-        if [*map(type, modules)] != self._types or _parameter_names(everything) != self._names:
+        if [*map(type, modules)] != self._types:
             return None
-        parents = [vars(m) for m in everything if m._modules]
-        holders = [vars(m) for m in everything if m._parameters]
+        if _parameter_names([*modules, network]) != self._names:
+            return None
+        parents = [vars(m) for m in modules if m._modules]
+        holders = [vars(m) for m in modules if m._parameters]
         return _Record(
             network=weakref.ref(network),
             modules=modules,
             attributes=[*map(vars, modules)],
             parents=parents,
-            children=[*_values(_CHILDREN, parents)],
+            children=[*_values(_CHILDREN, [vars(network), *parents])],
             holders=holders,
-            names=[*itertools.chain.from_iterable(map(_OWN_PARAMETERS, holders))],
+            names=_names([vars(network), *holders]),
         )
 
 
@@ -175,15 +177,18 @@ _COMPILED = '_compiled_call_impl'  # what Module.compile() sets
 
 
 class _Record(NamedTuple):
-    """A network in flat lists: comparing them is all that a pass can afford."""
+    """A network in flat lists: comparing them is all that a pass can afford.
+
+    Nothing in it leads back to the network, which would outlive its last user then.
+    """
 
     network: weakref.ref[nn.Module]
     modules: list[nn.Module]
     attributes: list[dict[str, Any]]  # of all modules
     parents: list[dict[str, Any]]  # attributes of those with children
-    children: list[nn.Module | None]
+    children: list[nn.Module | None]  # of the network, then of these
     holders: list[dict[str, Any]]  # attributes of those with parameters
-    names: list[str]
+    names: list[str]  # of parameters: the network's own, then those of these
 
 
 def _functions() -> tuple[Any, ...]:
@@ -222,6 +227,10 @@ def is_unmodified(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
 
 def _inner_modules(network: nn.Module) -> list[nn.Module]:
     return [*network.modules()][1:]
+
+
+def _names(attributes: list[dict[str, Any]]) -> list[str]:
+    return [*itertools.chain.from_iterable(map(_OWN_PARAMETERS, attributes))]
 
 
 def _values(
