@@ -26,7 +26,7 @@ __all__ = ['Backbone', 'CheckpointNames', 'Layer', 'Options', 'in_stage']
 
 
 class Backbone(BaseModule):
-    """Base of all backbones: options, freezing, checkpointing, weights, and the way of a pass.
+    """Base of all backbones: options, freezing, recomputation, weights, and the way of a pass.
 
     A subclass sets the class attributes, builds its layers in its constructor after calling
     ``super().__init__(arch, **options)`` and ends it with ``self.finish()``; :meth:`feature_maps`
@@ -126,8 +126,7 @@ class Backbone(BaseModule):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> one (B, C, H', W') map per entry of ``out_indices``.
 
-        Mathematics alone: where it can be computed faster, the functions of
-        :mod:`vitbackbones.layers` know, and ask nobody but the door that ``forward`` has opened.
+        Mathematics alone: the faster ways are in :mod:`vitbackbones.layers`, behind the door.
         """
         raise NotImplementedError(f'{type(self).__name__} must say what it computes')
 
