@@ -24,7 +24,8 @@ MODULES = [path for path in sorted(PACKAGE.rglob('*.py')) if path != ONLY]
 # Underscored attributes that are not mmengine's: of the standard library's and of torch's.
 OTHERS = {'_asdict', '_exit', '_replace', '_iterator', '_modules', '_parameters'}
 OTHERS |= {'_forward_hooks', '_forward_pre_hooks', '_load_from_state_dict'}
-OTHERS |= {'_global_forward_hooks', '_global_forward_pre_hooks'}
+OTHERS |= {'_global_forward_hooks', '_global_forward_pre_hooks', '_conv_forward', '_assert_async'}
+OTHERS |= {'_C', '_len_torch_function_stack', '_len_torch_dispatch_stack'}  # torch names no others
 
 
 def is_private(name: str) -> bool:
