@@ -108,17 +108,3 @@ def fold_identity(conv: nn.Module) -> nn.Module | None:
     folded = copy.deepcopy(conv)
     folded.weight.add_(nn.init.dirac_(torch.empty_like(conv.weight), conv.groups))
     return folded
-
-
-@torch.no_grad()
-def split(conv: nn.Conv2d, parts: int) -> list[nn.Conv2d]:
-    """Convolutions that make the parts of what ``conv``, without groups, makes."""
-    biases = [None] * parts if conv.bias is None else conv.bias.chunk(parts)
-    convs = []
-    for weight, bias in zip(conv.weight.chunk(parts), biases, strict=True):
-        part = copy.deepcopy(conv)
-        part.out_channels = len(weight)
-        part.weight = nn.Parameter(weight.clone())
-        part.bias = None if bias is None else nn.Parameter(bias.clone())
-        convs.append(part)
-    return convs

@@ -21,7 +21,8 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # done while a compiler looks, and no part of the graph
+# Done while a compiler looks, and no part of the graph.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def retain_heap() -> None:
     """Let the process keep memory that a pass frees for the next one, where it has glibc.
 
