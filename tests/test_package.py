@@ -22,9 +22,9 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # What `import vitbackbones` must never need, and the rooms that may need it when they are used.
 FRAMEWORKS = {
     *('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'matplotlib'),
-    *('onnx', 'onnxruntime', 'onnxscript'),
+    *('onnx', 'onnxruntime', 'onnxscript', 'supervision'),
 }
-OUTER = {'launch', 'data', 'inference', 'benchmark', 'deploy', 'cli'}
+OUTER = {'launch', 'data', 'inference', 'benchmark', 'deploy', 'cli', 'formats', 'authoring'}
 
 
 def run_python(code, cwd, **environment):

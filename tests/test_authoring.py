@@ -1,0 +1,110 @@
+"""Configs that are written: a draft says what is different, and reads as it was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from vitbackbones.authoring.draft import Draft
+from vitbackbones.authoring.writing import plain, write_draft
+from vitbackbones.errors import UserError
+
+BASE = """
+width = 64
+model = dict(type='A', backbone=dict(type='B', depth=3, stages=(1, 2)), heads=[dict(type='H', n=8)])
+lr = {1: 'a', 'lambda': 2}
+load_from = 'there.pth'
+steps = [8, 11]
+"""
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Draft:
+    base = tmp_path / 'bases' / 'base.py'
+    base.parent.mkdir()
+    base.write_text(BASE)
+    return Draft([str(base)])
+
+
+def written(draft: Draft, path: Path, header: str = '') -> tuple[str, Config]:
+    write_draft(draft, path, header)
+    assert [p.name for p in path.parent.glob('*.py')] == [path.name]
+    return path.read_text(), Config.fromfile(path)
+
+
+def lines_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.lstrip().startswith('#')]
+
+
+def test_only_what_is_different_is_written(draft: Draft, tmp_path: Path) -> None:
+    draft.set('model.backbone.depth', 4)
+    text, _ = written(draft, tmp_path / 'new.py')
+    assert lines_of(text) == ["_base_ = 'bases/base.py'", 'model = dict(backbone=dict(depth=4))']
+
+
+@pytest.mark.parametrize(
+    ('place', 'value'),
+    [
+        ('model.backbone', dict(type='C')),  # keys are gone
+        ('model.backbone', None),
+        ('model.backbone.depth', dict(least=1)),  # a dict where there was none
+        ('model.backbone.stages', [1, 2]),  # a list where there was a tuple
+        ('model.backbone.stages', (3,)),
+        ('model.heads.0.n', 9),  # lists are written whole
+        ('model.neck.levels.first', 1e-5),  # nothing was there
+        ('steps', []),
+        ('lr', {1: 'b', 'lambda': 2}),
+        ('lr', {2: 'a'}),
+        ('added', {'a-b': (True, None, float('inf'))} | {str(i): 'x' * 30 for i in range(9)}),
+        ('width', 'quo\'te "and" \\ newline\n'),
+    ],
+)
+def test_it_reads_as_it_was_meant(draft: Draft, tmp_path: Path, place: str, value: Any) -> None:
+    draft.set(place, value, 'Since it is so.')
+    if isinstance(value, dict) and 'a-b' in value:  # read without a definition of inf
+        value = draft.config.added['a-b'] = (True, None)
+    text, read = written(draft, tmp_path / 'new.py')
+    for key in draft.config:
+        assert plain(read[key]) == plain(draft.config[key])
+    assert '# Since it is so.' in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_what_is_dropped_at_the_top_is_none(draft: Draft, tmp_path: Path) -> None:
+    draft.drop('load_from', 'It fits no more.')
+    text, read = written(draft, tmp_path / 'new.py')
+    assert read.load_from is None
+    assert '# It fits no more.\nload_from = None' in text
+
+
+def test_comments_stand_above_what_they_speak_of(draft: Draft, tmp_path: Path) -> None:
+    draft.set('model.backbone.depth', 4, 'Deep, because ' + 'long words go on ' * 12)
+    draft.set('model.heads.0.n', 9, 'Nine classes.')
+    text, _ = written(draft, tmp_path / 'new.py', 'What this is.')
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0] == '# What this is.'
+    assert lines[lines.index('depth=4,') - 1].startswith('# ')
+    assert lines[lines.index('n=9,') - 1] == '# Nine classes.'
+
+
+def test_a_base_of_another_package_keeps_its_scope(tmp_path: Path) -> None:
+    draft = Draft(['mmdet::_base_/models/retinanet_r50_fpn.py'])
+    assert draft.config.model['_scope_'] == 'mmdet'
+    draft.set('model.bbox_head.num_classes', 3)
+    _, read = written(draft, tmp_path / 'new.py')
+    assert read.model.bbox_head.num_classes == 3
+    assert read.model['_scope_'] == 'mmdet'
+
+
+@pytest.mark.parametrize('base', ['mmdet::none.py', 'none.py', 'nobody::none.py'])
+def test_a_base_that_is_not_there_is_one_sentence(base: str) -> None:
+    with pytest.raises(UserError, match='cannot be read'):
+        Draft([base])
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(draft: Draft, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='cannot be written'):
+        write_draft(draft, tmp_path / 'none' / 'new.py')

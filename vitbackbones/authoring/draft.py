@@ -1,0 +1,98 @@
+"""A config on its way from the one it inherits to the one that is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from vitbackbones.errors import UserError
+
+#: Keys and indices from the top of a config to a value.
+Place = tuple[str | int, ...]
+
+
+class Draft:
+    """A config that is being changed, and why.
+
+    Attributes:
+        bases: what the file inherits: ``package::path`` or a file's absolute path.
+        original: what they amount to; nobody changes it.
+        config: what the file is to amount to.
+        reasons: one comment for each place that has one, for the reader of the file.
+        said: one line for each rule that acted, for whoever runs the command.
+    """
+
+    def __init__(self, bases: Sequence[str]) -> None:
+        """Read what is inherited.
+
+        Raises:
+            UserError: a base is missing or fails.
+        """
+        self.bases = tuple(base if '::' in base else str(Path(base).absolute()) for base in bases)
+        self.original = original = inherited(self.bases)
+        self.config = copy.deepcopy(original)
+        self.reasons: dict[Place, str] = {}
+        self.said: list[str] = []
+
+    def get(self, place: str, default: Any = None) -> Any:
+        """What stands at a dotted place; ``default`` if nothing does."""
+        node: Any = self.config
+        for key in as_place(place):
+            try:
+                node = node[key]
+            except (KeyError, IndexError, TypeError):
+                return default
+        return node
+
+    def set(self, place: str, value: Any, why: str = '') -> None:
+        """Put a value at a dotted place, which need not be there yet, nor what it is in.
+
+        Args:
+            why: the comment above it; of two for one place the later one is kept.
+        """
+        keys = as_place(place)
+        node: Any = self.config
+        for key in keys[:-1]:
+            if isinstance(key, str) and not isinstance(node.get(key), (dict, list, tuple)):
+                node[key] = ConfigDict()
+            node = node[key]
+        node[keys[-1]] = ConfigDict(value) if isinstance(value, dict) else value
+        self._say(keys, why)
+
+    def drop(self, place: str, why: str = '') -> None:
+        """Take away what stands at a dotted place, if anything does."""
+        keys = as_place(place)
+        node = self.get('.'.join(map(str, keys[:-1]))) if keys[:-1] else self.config
+        if isinstance(node, (dict, Config)) and keys[-1] in node:
+            node.pop(keys[-1])
+            self._say(keys[:-1] or keys, why)
+
+    def _say(self, place: Place, why: str) -> None:
+        if why:
+            self.reasons[place] = why
+
+
+def inherited(bases: Sequence[str]) -> Config:
+    """What a config amounts to that says nothing but ``_base_``.
+
+    Read directly, a base of another package would lack the scope that its parts are looked up in.
+
+    Raises:
+        UserError: a base is missing or fails.
+    """
+    try:
+        return Config.fromstring(f'_base_ = {list(bases)!r}\n', '.py')
+    except Exception as error:  # a config is a program of the user's: whatever it raises is theirs
+        names = ', '.join(bases)
+        raise UserError(
+            f'config {names} cannot be read: {type(error).__name__}: {error}'
+        ) from error
+
+
+def as_place(dotted: str) -> Place:
+    """``model.decode_head.0.in_channels`` as keys; digits are indices."""
+    return tuple(int(key) if key.isdigit() else key for key in dotted.split('.') if key)

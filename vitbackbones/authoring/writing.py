@@ -1,0 +1,181 @@
+"""The file of a draft: what it inherits and only what is different, with comments that say why."""
+
+from __future__ import annotations
+
+import keyword
+import os
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from vitbackbones import files
+from vitbackbones.errors import UserError
+
+from .draft import Draft, Place
+
+WIDTH = 100  # of a line
+DELETE = '_delete_'
+
+
+def as_text(draft: Draft, folder: Path, header: str = '') -> str:
+    """The content of the file.
+
+    Args:
+        folder: where it will be.
+        header: comment at its top, wrapped here.
+    """
+    names = [
+        base if '::' in base else Path(os.path.relpath(base, folder)).as_posix()
+        for base in draft.bases
+    ]
+    bases = names[0] if len(names) == 1 else names
+    lines = [*_comment(header, 0), *_assignment('_base_', bases, (), {}, 0, ' = ')]
+    lines[-1] = lines[-1].removesuffix(',')
+    changes = difference(draft.original, draft.config)
+    for key, value in changes.items():
+        if lines[-1] != '' and _has_comment((key,), draft.reasons):
+            lines.append('')
+        lines += _assignment(key, value, (key,), draft.reasons, 0, ' = ')
+        lines[-1] = lines[-1].removesuffix(',')
+    return '\n'.join(lines) + '\n'
+
+
+def write_draft(draft: Draft, path: Path, header: str = '') -> None:
+    """Write the file, and see that reading it gives what was meant.
+
+    Raises:
+        UserError: it cannot be written.
+        RuntimeError: it reads otherwise, which is a fault of this package; nothing is left behind.
+    """
+    trial = path.with_name(f'{path.stem}_part.py')  # beside it, since `_base_` may be relative
+    try:
+        files.write(trial, as_text(draft, path.parent, header))
+        read = Config.fromfile(trial)
+        for key in {*read, *draft.config}:
+            if plain(read.get(key)) != plain(draft.config.get(key)):
+                raise RuntimeError(
+                    f'{key} of {path} would read {read.get(key)!r} in the place of '
+                    f'{draft.config.get(key)!r}'
+                )
+        trial.replace(path)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror}') from error
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What a child config says to make ``new`` of ``old``; a dict that lost a key is said whole.
+
+    mmengine merges dicts key by key and replaces all else. What is gone at the top is None.
+    """
+    found = {key: None for key in old if key not in new and old[key] is not None}
+    for key in new:
+        if key not in old:
+            found[key] = plain(new[key])
+        elif plain(new[key]) != plain(old[key]):
+            found[key] = _change(old[key], new[key])
+    return found
+
+
+def _change(old: Any, new: Any) -> Any:
+    if not isinstance(new, Mapping):
+        return plain(new)
+    if isinstance(old, Mapping) and set(old) <= set(new):
+        return difference(old, new)
+    return {DELETE: True, **plain(new)}
+
+
+def plain(node: Any) -> Any:
+    """A config's value in Python's own types."""
+    if isinstance(node, Mapping):
+        return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(map(plain, node))
+    return node
+
+
+# ------------------------------------------------------------------------------------- the words
+
+
+def _assignment(
+    name: str, value: Any, place: Place, reasons: Mapping[Place, str], indent: int, sign: str = '='
+) -> list[str]:
+    """``name=value,`` in as many lines as it needs, below its comment."""
+    start = f'{" " * indent}{name}{sign}'
+    return [
+        *_comment(reasons.get(place, ''), indent),
+        *_value(start, value, place, reasons, indent),
+    ]
+
+
+def _value(
+    start: str, value: Any, place: Place, reasons: Mapping[Place, str], indent: int
+) -> list[str]:
+    one = f'{start}{_words(value)},'
+    inside = _has_comment(place, {key: '' for key in reasons if key != place})
+    if len(one) <= WIDTH and not inside:
+        return [one]
+    if isinstance(value, dict) and value and all(_is_keyword(key) for key in value):
+        opening, closing = 'dict(', ')'
+        lines = [
+            line
+            for key, each in value.items()
+            for line in _assignment(key, each, (*place, key), reasons, indent + 4)
+        ]
+    elif isinstance(value, dict) and value:
+        opening, closing = '{', '}'
+        lines = [
+            line
+            for key, each in value.items()
+            for line in _assignment(repr(key), each, (*place, key), reasons, indent + 4, ': ')
+        ]
+    elif isinstance(value, (list, tuple)) and value:
+        opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
+        lines = []
+        for i, each in enumerate(value):
+            lines += _comment(reasons.get((*place, i), ''), indent + 4)
+            lines += _value(' ' * (indent + 4), each, (*place, i), reasons, indent + 4)
+    else:
+        return [one]
+    return [start + opening, *lines, ' ' * indent + closing + ',']
+
+
+def _words(value: Any) -> str:
+    """A value in one line."""
+    if isinstance(value, dict):
+        if all(map(_is_keyword, value)):
+            return f'dict({", ".join(f"{key}={_words(each)}" for key, each in value.items())})'
+        return f'{{{", ".join(f"{key!r}: {_words(each)}" for key, each in value.items())}}}'
+    if isinstance(value, tuple):
+        return f'({", ".join(map(_words, value))}{"," if len(value) == 1 else ""})'
+    if isinstance(value, list):
+        return f'[{", ".join(map(_words, value))}]'
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        return _short(value)
+    return repr(value)
+
+
+def _short(value: float) -> str:
+    """``6e-05`` as ``6e-5``."""
+    mantissa, _, exponent = repr(value).partition('e')
+    return f'{mantissa}e{int(exponent)}' if exponent else mantissa
+
+
+def _is_keyword(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+
+
+def _has_comment(place: Place, reasons: Mapping[Place, str]) -> bool:
+    return any(key[: len(place)] == place for key in reasons)
+
+
+def _comment(text: str, indent: int) -> Iterator[str]:
+    lead = ' ' * indent + '# '
+    for paragraph in text.splitlines():
+        yield from textwrap.wrap(
+            paragraph, WIDTH, initial_indent=lead, subsequent_indent=lead, break_long_words=False
+        )

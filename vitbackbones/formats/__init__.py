@@ -1,0 +1,1 @@
+"""Folders of images and annotations as people have them, made ready for mmdet and mmseg."""

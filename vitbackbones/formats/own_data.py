@@ -1,0 +1,67 @@
+"""What a folder of images and annotations turned out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Task = Literal['boxes', 'masks', 'labels']
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one purpose.
+
+    Attributes:
+        images: the folder that the names of their files are below.
+        annotations: a file in COCO's format; of label maps the folder that they are below.
+        number: of images.
+        names: of label maps, a text file with the names of the images, one in a line and without
+            suffix; None if all of the folder belong to it.
+    """
+
+    images: Path
+    annotations: Path
+    number: int
+    names: Path | None = None
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A folder of a user's, ready to be read by mmdet's CocoDataset or mmseg's BaseSegDataset.
+
+    Attributes:
+        folder: the user's.
+        form: its format, in words.
+        task: what its annotations teach: boxes, masks of instances, or label maps.
+        classes: their names, in the order of their labels.
+        palette: a colour (R, G, B) for each class.
+        splits: by 'train', 'val' and, where there is one, 'test'.
+        image_sizes: (N, 2) width and height of the training images, in pixels.
+        objects: (M, 3) width and height of the training's objects, in pixels, and the index of
+            their image in ``image_sizes``; of label maps (0, 3).
+        image_suffix: of label maps' images, such as '.jpg'.
+        label_suffix: of label maps, such as '_labels.png'.
+        ignored: the label that is not learnt, of label maps.
+        written: the folder of what was written beside the config; None if nothing had to be.
+        said: what was found, what was left out and what was made, one line each.
+    """
+
+    folder: Path
+    form: str
+    task: Task
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    splits: Mapping[str, Split]
+    image_sizes: NDArray[np.int64]
+    objects: NDArray[Any]
+    image_suffix: str = '.jpg'
+    label_suffix: str = '.png'
+    ignored: int = 255
+    written: Path | None = None
+    said: tuple[str, ...] = ()
