@@ -83,8 +83,14 @@ _cached = functools.lru_cache(CACHE_ENTRIES)(_made)
 _PARAMETERS = {nn.Parameter, NoneType}
 #: Methods of a class of layers that say what it computes, and those that all of them share.
 _METHODS = operator.attrgetter('forward', '__call__', '_call_impl')
-#: What the layers of torch call, as it was at first.
-_FUNCTIONS = (F.linear, F.conv2d, F.layer_norm, F.gelu, nn.Conv2d._conv_forward)
+
+
+def _functions() -> tuple[Any, ...]:
+    """What the layers of torch call."""
+    return F.linear, F.conv2d, F.layer_norm, F.gelu, nn.Conv2d._conv_forward
+
+
+_FUNCTIONS = _functions()  # as torch ships them
 _FOLDERS = {
     'torch.nn.': os.path.dirname(nn.__file__),
     'vitbackbones.': os.path.dirname(os.path.dirname(__file__)),
@@ -189,10 +195,6 @@ class _Record(NamedTuple):
     children: list[nn.Module | None]  # of the network, then of these
     holders: list[dict[str, Any]]  # attributes of those with parameters
     names: list[str]  # of parameters: the network's own, then those of these
-
-
-def _functions() -> tuple[Any, ...]:
-    return F.linear, F.conv2d, F.layer_norm, F.gelu, nn.Conv2d._conv_forward
 
 
 def _is_known(cls: type[nn.Module]) -> bool:
