@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Task = Literal['boxes', 'masks', 'labels']
+Form = Literal['coco', 'yolo', 'voc', 'label-maps']
 
 
 @dataclass(frozen=True)

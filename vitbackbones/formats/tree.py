@@ -1,0 +1,114 @@
+"""The files of a user's folder, listed once."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vitbackbones.errors import UserError
+
+IMAGE_SUFFIXES = frozenset(
+    ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.jp2')
+)
+_JUNK = frozenset(('__MACOSX', 'Thumbs.db', 'desktop.ini'))
+_PURPOSES = {
+    'train': ('train', 'training', 'trainval'),
+    'val': ('val', 'valid', 'validation', 'minival', 'dev'),
+    'test': ('test', 'testing'),
+}
+_PURPOSE_OF = {word: split for split, words in _PURPOSES.items() for word in words}
+_CONTENT = re.compile('(annot|annotations?|labels?|masks?|images?|imgs?)$')  # trainannot
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder, and what is below it.
+
+    Attributes:
+        root: the folder, absolute.
+        files: their paths below it, with slashes, sorted.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+
+    @cached_property
+    def all(self) -> frozenset[str]:
+        return frozenset(self.files)
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        return self.ending(*IMAGE_SUFFIXES)
+
+    def ending(self, *suffixes: str) -> tuple[str, ...]:
+        """Files with one of these suffixes, in small letters, whatever theirs are in."""
+        return tuple(f for f in self.files if posixpath.splitext(f)[1].lower() in suffixes)
+
+    def full(self, file: str) -> str:
+        """Its absolute path."""
+        return posixpath.join(self.root.as_posix(), file)
+
+    def content(self) -> str:
+        """What there is, in words: how many files of each suffix, with an example."""
+        examples: dict[str, str] = {}
+        for file in self.files:
+            examples.setdefault(posixpath.splitext(file)[1].lower(), file)
+        numbers = Counter(posixpath.splitext(file)[1].lower() for file in self.files)
+        few = [f'{n} {s or "without suffix"} ({examples[s]})' for s, n in numbers.most_common(5)]
+        return ', '.join(few) + (' ...' if len(numbers) > 5 else '')
+
+
+def list_tree(folder: Path) -> Tree:
+    """List a folder; one that holds a single folder and nothing else is as if it were that one.
+
+    Raises:
+        UserError: it is not there, no folder, or empty.
+    """
+    if not folder.is_dir():
+        what = 'a file, not a folder' if folder.exists() else 'not there'
+        raise UserError(f'{folder} is {what}: name the folder of images and annotations')
+    root = Path(os.path.abspath(folder))
+    while True:
+        inside = [name for name in os.listdir(root) if _is_of_interest(name)]
+        if len(inside) != 1 or not (root / inside[0]).is_dir():
+            break
+        root /= inside[0]
+    files: list[str] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # links in a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(_is_of_interest, folders))
+        below = Path(place).relative_to(root).as_posix()
+        prefix = '' if below == '.' else f'{below}/'
+        files += [prefix + name for name in names if _is_of_interest(name)]
+    if not files:
+        raise UserError(f'{folder} is empty')
+    return Tree(root, tuple(sorted(files)))
+
+
+def purpose(path: str) -> str | None:
+    """The split that a path names: 'train', 'val', 'test'; None if none, the last part counts."""
+    for part in reversed(path.split('/')):
+        for word in re.split('[^a-z]+', part.lower()):
+            split = _PURPOSE_OF.get(word) or _PURPOSE_OF.get(_CONTENT.sub('', word))
+            if split:
+                return split
+    return None
+
+
+def stem(file: str) -> str:
+    """The last part of a path without its suffix."""
+    return posixpath.splitext(posixpath.basename(file))[0]
+
+
+def _is_of_interest(name: str) -> bool:
+    return not name.startswith('.') and name not in _JUNK
