@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 # may take a minute on two cores; what is to come in is measured first, with --durations=0.
 FAST: dict[str, tuple[str, ...]] = {
     'test_architecture': (),
+    'test_authoring': (),
     'test_attention': (),
     'test_check_data': (),
     'test_contract': ('ViT-', 'process'),

@@ -106,6 +106,35 @@ def test_parameters_have_the_published_names() -> None:
     }
 
 
+# Of levels at 2 finer strides, at those of three maps, and at a coarser one.
+@pytest.mark.parametrize(
+    ('levels', 'maps_read', 'layers'),
+    [
+        ((0, 1, 2, 3, 4, 5), 3, 10),
+        ((1, 2, 3), 3, 3 + 2 + 2),  # strides 8, 16 and 32 of 16, 32 and 64
+        ((0,), 3, 3 + 2 + 1),
+        ((3, 4), 2, 2 + 2),
+        ((2, 5), 3, 3 + 2),  # pooled from what the last map gives
+        ((5,), 1, 1 + 1),
+    ],
+)
+def test_levels_are_chosen_and_nothing_is_built_for_others(
+    levels: tuple[int, ...], maps_read: int, layers: int
+) -> None:
+    every, inputs = neck(), maps('rounded up')
+    chosen = TransposedConvFPN(IN_CHANNELS, 4, 6, 2, out_levels=levels)
+    names = chosen.state_dict().keys()
+    assert len({name.rpartition('.')[0] for name in names}) == layers
+    chosen.load_state_dict({name: every.state_dict()[name] for name in names})
+    inputs = [x.requires_grad_() for x in inputs]
+    want, got = every(inputs), chosen(inputs)
+    assert len(got) == len(levels)
+    assert all(torch.equal(x, want[i]) for x, i in zip(got, levels, strict=True))
+    sum(x.square().sum() for x in got).backward()
+    assert all(param.grad is not None for param in chosen.parameters())
+    assert [x.grad is not None for x in inputs] == [False] * (3 - maps_read) + [True] * maps_read
+
+
 @pytest.mark.parametrize('package', ['mmengine', 'vitbackbones', 'mmdet', 'mmseg'])
 @pytest.mark.parametrize('name', ['TransposedConvFPN', 'vitbackbones.TransposedConvFPN'])
 def test_configs_of_every_package_find_it(package: str, name: str) -> None:
@@ -186,6 +215,10 @@ def test_strides_are_those_of_the_maps(finer: int, outs: int, strides: tuple[int
         (dict(out_channels=0), r'out_channels=0 must be at least 1'),
         (dict(num_trans_convs=-1), r'num_trans_convs=-1 must not be negative'),
         (dict(num_outs=4), r'num_outs=4 must be at least 5: 2 finer levels by num_trans_convs'),
+        (dict(out_levels=()), r'out_levels=\(\) must name levels below num_outs=5'),
+        (dict(out_levels=(3, 5)), r'out_levels=\(3, 5\) must name levels below num_outs=5'),
+        (dict(out_levels=(-1,)), r'out_levels=\(-1,\) must name'),
+        (dict(out_levels=[2, 1]), r'out_levels=\[2, 1\] must name .* in rising order'),
     ],
 )
 def test_wrong_options_are_named(options: dict, message: str) -> None:

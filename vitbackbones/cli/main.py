@@ -15,6 +15,7 @@ from vitbackbones.errors import UserError
 
 # Only the chosen command is imported: `doctor` must run where nothing else does.
 COMMANDS = {
+    'new': 'write a config: a detector or segmentor with one of our backbones',
     'train': 'train a detector or segmentor',
     'check-data': 'find what is wrong with images and annotations before training',
     'test': 'measure a checkpoint on the test set',

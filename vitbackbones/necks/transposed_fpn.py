@@ -41,9 +41,11 @@ class TransposedConvFPN(BaseModule):
     Args:
         in_channels: channels of each map, finest first.
         out_channels: channels of every output.
-        num_outs: number of outputs, finer and coarser ones included.
+        num_outs: number of levels, finer and coarser ones included.
         num_trans_convs: how many of them are finer than the finest input.
         init_cfg: as mmengine's; None stands for the published one, Xavier uniform.
+        out_levels: which levels are handed on, 0 being the finest; None stands for all. Layers that
+            none of them needs are not built, so that every parameter gets a gradient.
 
     Raises:
         ValueError: an option outside its choices, or another number of maps than ``in_channels``.
@@ -62,6 +64,7 @@ class TransposedConvFPN(BaseModule):
         num_outs: int,
         num_trans_convs: int = 0,
         init_cfg: Mapping[str, Any] | list[Any] | None = None,
+        out_levels: Sequence[int] | None = None,
     ) -> None:
         super().__init__(init_cfg=XAVIER if init_cfg is None else init_cfg)
         name = type(self).__name__
@@ -79,36 +82,61 @@ class TransposedConvFPN(BaseModule):
                 f'{name}: num_outs={num_outs} must be at least {least}: {num_trans_convs} finer '
                 f'levels by num_trans_convs and one per entry of in_channels={tuple(in_channels)}'
             )
+        levels = tuple(range(num_outs)) if out_levels is None else tuple(out_levels)
+        if not levels or list(levels) != sorted({*levels} & {*range(num_outs)}):
+            raise ValueError(
+                f'{name}: out_levels={out_levels} must name levels below num_outs={num_outs}, each '
+                'once, in rising order'
+            )
         self.in_channels = tuple(in_channels)
         self.out_channels = out_channels
         self.num_outs = num_outs
         self.num_trans_convs = num_trans_convs
+        self.out_levels = levels
 
-        c = out_channels
-        finer = range(num_trans_convs)
-        self.lateral_convs = nn.ModuleList(_conv(dim, c, 1) for dim in in_channels)
-        self.fpn_convs = nn.ModuleList(_conv(c, c, 3) for _ in in_channels)
+        c, last = out_channels, len(in_channels) - 1
+        # A layer keeps its number, and so its published name, where others before it are not built.
+        self._first_map = min(max(levels[0] - num_trans_convs, 0), last)
+        wanted = {min(level - num_trans_convs, last) for level in levels}  # negative: finer levels
+        finer = range(max(num_trans_convs - levels[0], 0))
+        self.lateral_convs = nn.ModuleList(
+            _conv(dim, c, 1) if i >= self._first_map else nn.Identity()
+            for i, dim in enumerate(in_channels)
+        )
+        self.fpn_convs = nn.ModuleList(
+            _conv(c, c, 3) if i in wanted else nn.Identity() for i in range(len(in_channels))
+        )
         self.extra_trans_convs = nn.ModuleList(nn.ConvTranspose2d(c, c, 2, 2) for _ in finer)
-        self.extra_fpn_convs = nn.ModuleList(_conv(c, c, 3) for _ in finer)
+        self.extra_fpn_convs = nn.ModuleList(
+            _conv(c, c, 3) if -1 - i in wanted else nn.Identity() for i in finer
+        )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps (B, in_channels[i], H_i, W_i) -> ``num_outs`` maps (B, C, H', W'), finest first."""
+        """Maps (B, in_channels[i], H_i, W_i) -> (B, C, H', W') for each level, finest first."""
         if len(inputs) != len(self.in_channels):
             raise ValueError(
                 f'{type(self).__name__}: expected {len(self.in_channels)} maps, one per entry of '
                 f'in_channels={self.in_channels}, got {len(inputs)}'
             )
-        maps = [conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)]
+        first = self._first_map
+        maps = [conv(x) for conv, x in zip(self.lateral_convs[first:], inputs[first:], strict=True)]
         for i in range(len(maps) - 1, 0, -1):
             # To the size of the finer map, which is not twice the coarser one's where it is odd.
             maps[i - 1] = maps[i - 1] + F.interpolate(maps[i], size=maps[i - 1].shape[2:])
 
-        finer: list[Tensor] = []
+        outputs = {
+            level: conv(x)
+            for level, (conv, x) in enumerate(
+                zip(self.fpn_convs[first:], maps, strict=True), self.num_trans_convs + first
+            )
+        }
         x = maps[0]  # (B, C, H, W)
-        for upsample, conv in zip(self.extra_trans_convs, self.extra_fpn_convs, strict=True):
+        for i, (upsample, conv) in enumerate(
+            zip(self.extra_trans_convs, self.extra_fpn_convs, strict=True)
+        ):
             x = upsample(x)  # (B, C, 2H, 2W)
-            finer.insert(0, conv(x))
-        outputs = [*finer, *(conv(x) for conv, x in zip(self.fpn_convs, maps, strict=True))]
-        while len(outputs) < self.num_outs:
-            outputs.append(F.max_pool2d(outputs[-1], 1, stride=2))  # (B, C, ceil(H/2), ceil(W/2))
-        return tuple(outputs)
+            outputs[self.num_trans_convs - 1 - i] = conv(x)
+        for level in range(max(outputs) + 1, self.num_outs):
+            # (B, C, ceil(H/2), ceil(W/2))
+            outputs[level] = F.max_pool2d(outputs[level - 1], 1, stride=2)
+        return tuple(outputs[level] for level in self.out_levels)

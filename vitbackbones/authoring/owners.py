@@ -1,0 +1,54 @@
+"""Which part of a model's config has the backbone that another one takes the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vitbackbones.errors import UserError
+
+from .draft import Draft
+
+#: Networks beside the detector that look at what is cut out of images, and keep their backbone.
+ASIDE = ('reid',)
+
+
+def owner_of(draft: Draft) -> str:
+    """The dotted place of the one part of the model that has a backbone.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    if draft.get('model') is None:
+        raise UserError(f'{_name(draft)} describes no model, only: {", ".join(draft.config)}')
+    places = list(_owners(draft.config.model, 'model'))
+    if not places:
+        raise UserError(
+            f'{_name(draft)} has no backbone that another one could take the place of: '
+            f'model.type={draft.config.model.get("type")!r} has {", ".join(draft.config.model)}'
+        )
+    chosen = [place for place in places if place.rpartition('.')[2] not in ASIDE]
+    if len(chosen) != 1:
+        raise UserError(
+            f'{_name(draft)} has several networks with a backbone, {", ".join(places)}, such as '
+            'teacher and student, which must fit each other: change it by hand'
+        )
+    aside = [place for place in places if place not in chosen]
+    if aside:
+        draft.said.append(f'owner: {chosen[0]}; {", ".join(aside)} keeps its backbone')
+    return chosen[0]
+
+
+def _owners(node: Any, place: str) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get('backbone'), Mapping):
+            yield place
+        for key, value in node.items():
+            yield from _owners(value, f'{place}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _owners(value, f'{place}.{i}')
+
+
+def _name(draft: Draft) -> str:
+    return f'config {draft.bases[0]}'

@@ -1,0 +1,71 @@
+"""Pixel statistics: those that the weights of our backbones know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vitbackbones.data.nodes import type_name
+from vitbackbones.engine.pixels import MEAN, STD
+
+from .draft import Draft
+
+CLOSE = 0.5  # grey levels that do not matter
+
+
+def set_pixels(draft: Draft) -> None:
+    """Means and deviations of ImageNet in red, green and blue, wherever a config normalises.
+
+    Images of other than three channels are left alone.
+    """
+    parts = [
+        part
+        for part in _parts(draft.config.model, 'model')
+        if part[0].rpartition('.')[2] == 'data_preprocessor'
+    ]
+    if not parts and draft.get('data_preprocessor'):  # where mmengine's Runner looks for it, too
+        parts = [('data_preprocessor', draft.config.data_preprocessor)]
+    pipelines = [key for key in draft.config if key.endswith(('dataloader', 'pipeline'))]
+    steps = [
+        part
+        for key in pipelines
+        for part in _parts(draft.config[key], key)
+        if type_name(part[1]) == 'Normalize'
+    ]
+    for place, node in steps or parts:  # what a pipeline has normalised is not done again
+        _set(draft, place, node, 'to_rgb' if steps else 'bgr_to_rgb')
+
+
+def _set(draft: Draft, place: str, node: Mapping[str, Any], order: str) -> None:
+    mean, std = node.get('mean'), node.get('std')
+    if mean is None and 'data_preprocessor' in node:  # of several branches: the one inside
+        return
+    if mean is not None and len(mean) != len(MEAN):
+        draft.said.append(f'pixels: {place} has {len(mean)} channels, and is left as it is')
+        return
+    fits = all(
+        own is not None and all(abs(a - b) < CLOSE for a, b in zip(own, known, strict=True))
+        for own, known in ((mean, MEAN), (std, STD))
+    )
+    if fits and node.get(order):
+        return
+    draft.said.append(f'pixels: {place} had mean={mean} std={std} {order}={node.get(order)}')
+    why = "ImageNet's pixels, which weights of this backbone know."
+    if not fits:
+        draft.set(f'{place}.mean', list(MEAN), why)
+        draft.set(f'{place}.std', list(STD))
+        why = ''
+    if not node.get(order):
+        draft.set(f'{place}.{order}', True, why)
+    if node.get('rgb_to_bgr'):
+        draft.set(f'{place}.rgb_to_bgr', False)
+
+
+def _parts(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        yield place, node
+        for key, value in node.items():
+            yield from _parts(value, f'{place}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _parts(value, f'{place}.{i}')

@@ -1,0 +1,275 @@
+"""Another backbone in any config of mmdet or mmseg.
+
+What heads read stays what it was: channels and strides after the neck, or without one the strides
+of the maps. Everything else follows from that, each rule in a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vitbackbones.errors import UserError
+
+from . import maps as choosing
+from .channels import Rewiring, positions_read
+from .draft import Draft
+from .maps import Choice
+from .measuring import Map, Measured, MeasuringError, NeckError, measure, measure_neck, words
+from .methods import check_method
+from .ours import Network, Recipe, network, recipe
+from .owners import owner_of
+from .pixels import set_pixels
+from .rates import set_rates
+from .weights import Start, choose_weights
+
+
+def swap(draft: Draft, backbone: str, weights: str = 'auto') -> None:
+    """Put a backbone of ours in the place of the one that a config has, and all that follows.
+
+    Args:
+        backbone: a name that :func:`~vitbackbones.create` knows.
+        weights: 'auto' for published ones if they can be had, 'none', a file or an address.
+
+    Raises:
+        UserError: there is no such backbone, or the config has none whose place it could take.
+        CheckpointError: ``weights`` cannot be read, or are of another network.
+    """
+    new = network(backbone)
+    check_method(draft)
+    place = owner_of(draft)
+    scope = draft.get(f'{place}._scope_') or draft.get('model._scope_')
+    scope = scope or draft.get('default_scope') or 'mmdet'
+    task = 'segmentation' if scope == 'mmseg' else 'detection'
+    owner = draft.get(place)
+    published = recipe(new, task, in_two_stages='roi_head' in owner)
+    start = choose_weights(new, weights, owner['backbone'].get('in_channels', 3))
+
+    old = _measured(draft, place, scope)
+    _wire(draft, place, scope, old, new, start, published)
+    for key in _places_above(place):
+        _drop_weights_of_others(draft, key)
+    if draft.get('load_from'):
+        draft.said.append(f'load_from: {draft.get("load_from")} is of another model: dropped')
+        draft.set('load_from', None, 'That was another model.')
+    set_rates(draft, published, new.cls.family, from_random=start.is_random)
+    set_pixels(draft)
+    draft.said.append(f'weights: {start.reason}')
+
+
+def _measured(draft: Draft, place: str, scope: str) -> Measured:
+    """What the old backbone and neck give; guessed where they cannot be built here.
+
+    Raises:
+        UserError: nor can it be guessed.
+    """
+    owner = draft.get(place)
+    kind = owner['backbone'].get('type')
+    try:
+        return measure(owner, scope)
+    except NeckError as error:
+        raise UserError(
+            f'config {draft.bases[0]} fails as it is: {place}.neck does not take the maps of '
+            f'{place}.backbone ({kind}): {error}'
+        ) from error
+    except MeasuringError as error:
+        reason = error
+    for reader in (owner.get('neck'), owner.get('decode_head'), owner.get('panoptic_head')):
+        first = reader[0] if isinstance(reader, (list, tuple)) and reader else reader
+        channels = first.get('in_channels') if isinstance(first, Mapping) else None
+        if not isinstance(channels, (list, tuple)) or len(channels) not in (3, 4):
+            continue
+        rising = sorted(channels)
+        maps = tuple(Map(c, 2.0 ** (6 - len(rising) + i)) for i, c in enumerate(rising))
+        draft.said.append(
+            f'guessed: {kind} cannot be built here ({reason}); by in_channels={list(channels)} it '
+            f'gives {words(maps)}'
+        )
+        levels, read = None, tuple(range(len(maps)))
+        if reader is owner.get('neck'):
+            levels, read = measure_neck(owner['neck'], scope, maps, 256)
+        return Measured(256, maps, levels, read)
+    raise UserError(
+        f'config {draft.bases[0]}: what {place}.backbone ({kind}) gives cannot be told: {reason}'
+    )
+
+
+def _wire(
+    draft: Draft,
+    place: str,
+    scope: str,
+    old: Measured,
+    new: Network,
+    start: Start,
+    published: Recipe,
+) -> None:
+    """The backbone and what reads its maps."""
+    owner = draft.get(place)
+    kind, neck = owner['backbone'].get('type'), owner.get('neck')
+    after = f'; after the neck {words(old.levels)}' if old.levels else ''
+    draft.said.append(f'old: {kind} {words(old.maps)}{after}')
+    maps, levels, read = old.maps, old.levels, old.read
+    if levels is not None and choosing.is_pyramid_of_tokens(maps, levels):
+        why = f'{neck.get("type")} made a pyramid of the tokens of a plain ViT.'
+        draft.said.append(f'neck: {why} It goes: {new.cls.family} has one')
+        draft.set(f'{place}.neck', None, why)
+        maps, levels, neck = levels, None, None
+    if neck is None:
+        read = positions_read(owner, len(maps))
+    elif not _may_leave_out(neck, read, len(maps)):
+        read = tuple(range(len(maps)))
+    choice = choosing.choose(new.stages, maps, read)
+    first = neck[0] if isinstance(neck, (list, tuple)) else neck
+    instead = choosing.in_place_of_fpn(first, new.stages, _levels_of(first, scope, old))
+    if instead is not None:
+        choice = Choice(tuple(range(len(new.stages))), new.stages, choice.positions)
+
+    _set_backbone(draft, place, new, start, published, choice)
+    output = [new.stages[i] for i in choice.stages]
+    if instead is not None:
+        why = f"FPN begins at its first map; {new.cls.family}'s own pyramid makes finer levels."
+        draft.said.append(f'neck: {why}')
+        draft.set(f'{place}.neck' + ('.0' if first is not neck else ''), instead, why)
+    else:
+        _rewire(draft, place, maps, choice)
+        if choice.pyramid is not None:
+            why = f'{choice.reason[0].upper()}{choice.reason[1:]}.'
+            _put_before(draft, f'{place}.neck', choice.pyramid, why)
+        if choice.reason:
+            draft.said.append(f'maps: {choice.reason}')
+    now = _check(draft, place, scope, old.side, output, levels, by_depth=choice.by_depth)
+    after = f'; after the neck {words(now)}' if now else ''
+    draft.said.append(f'new: {new.words} {words(output)}{after}')
+
+
+def _set_backbone(
+    draft: Draft, place: str, new: Network, start: Start, published: Recipe, choice: Choice
+) -> None:
+    options = dict(start.options)
+    if choice.stages != tuple(range(len(new.stages))):
+        options['out_indices'] = choice.stages
+    if 'taps' in published.backbone:  # of a plain ViT: all maps from its last block
+        arch: Any = new.cls.resolve_arch(new.arch)
+        options['taps'] = (arch.depth - 1,)
+    if draft.get(f'{place}.backbone.frozen_stages', -1) >= 0:
+        draft.said.append('frozen: the old backbone had frozen stages; of the new one all learn')
+    draft.set(f'{place}.backbone', options, start.reason)
+
+
+def _rewire(draft: Draft, place: str, maps: Sequence[Map], choice: Choice) -> None:
+    """Neck, or heads if there is none, take the new maps.
+
+    Raises:
+        UserError: nothing in them speaks of the old ones, and they are not all alike.
+    """
+    owner = draft.get(place)
+    wiring = Rewiring(draft, place, maps, choice.maps, choice.positions)
+    what = 'its heads'
+    if owner.get('neck') is not None:
+        wiring.neck()
+        what = f'{place}.neck'
+    elif 'roi_head' not in owner:  # the parts of one go by the channels of each other
+        wiring.heads()
+    if wiring.recognised:
+        if wiring.changed:
+            draft.said.append(f'channels: {", ".join(wiring.changed)}')
+        return
+    widths = {maps[i].channels for i in choice.positions}
+    if len(widths) > 1:
+        raise UserError(
+            f'config {draft.bases[0]}: nothing in {what} speaks of the maps of the old backbone, '
+            f'{words(maps)}: what to change for others cannot be told'
+        )
+    mapper = dict(
+        type='mmdet.ChannelMapper',
+        in_channels=[m.channels for m in choice.maps],
+        out_channels=widths.pop(),
+        kernel_size=1,
+        num_outs=len(choice.maps),
+    )
+    why = f'Heads keep the {mapper["out_channels"]} channels that they were made for.'
+    _put_before(draft, f'{place}.neck', mapper, why)
+    draft.said.append(f'neck: {why}')
+
+
+def _put_before(draft: Draft, place: str, neck: dict[str, Any], why: str) -> None:
+    """A neck in front of the one that may be there."""
+    own = draft.get(place)
+    rest = [] if own is None else list(own) if isinstance(own, (list, tuple)) else [own]
+    draft.set(place, [neck, *rest] if rest else neck, why)
+
+
+def _check(
+    draft: Draft,
+    place: str,
+    scope: str,
+    side: int,
+    output: Sequence[Map],
+    levels: Sequence[Map] | None,
+    *,
+    by_depth: bool,
+) -> tuple[Map, ...] | None:
+    """What the neck that is to be written gives; heads follow where it hands on what it gets.
+
+    Raises:
+        UserError: it does not run, or its levels are at other strides than before.
+    """
+    neck = draft.get(f'{place}.neck')
+    if neck is None:
+        return None
+    try:
+        now, _ = measure_neck(neck, scope, output, side)
+    except MeasuringError as error:
+        raise UserError(
+            f'config {draft.bases[0]}: {place}.neck does not take the maps {words(output)}: {error}'
+        ) from error
+    if levels is None or now is None or tuple(now) == tuple(levels):
+        return now
+    if not by_depth and [m.stride for m in now] != [m.stride for m in levels]:
+        raise UserError(
+            f'config {draft.bases[0]}: {place}.neck would give {words(now)} where heads expect '
+            f'{words(levels)}'
+        )
+    wiring = Rewiring(draft, place, levels, now, {i: i for i in range(len(now))})
+    wiring.heads()
+    if wiring.changed:
+        draft.said.append(f'channels: {", ".join(wiring.changed)}')
+    return now
+
+
+def _may_leave_out(neck: Any, read: Sequence[int], count: int) -> bool:
+    """Whether maps that a neck does not read need not be there."""
+    first = neck[0] if isinstance(neck, (list, tuple)) else neck
+    if len(read) == count or tuple(read) != tuple(range(count - len(read), count)):
+        return len(read) == count
+    if isinstance(first.get('in_channels'), (list, tuple)):
+        return first.get('start_level') == count - len(read)
+    return isinstance(first.get('in_channels'), int)
+
+
+def _levels_of(first: Any, scope: str, old: Measured) -> tuple[Map, ...] | None:
+    """What the first of several necks gives."""
+    if first is None:
+        return None
+    try:
+        return measure_neck(first, scope, old.maps, old.side)[0]
+    except MeasuringError:  # in which case it is left to what reads it
+        return None
+
+
+def _places_above(place: str) -> list[str]:
+    keys = place.split('.')
+    return ['.'.join(keys[: i + 1]) for i in range(len(keys))]
+
+
+def _drop_weights_of_others(draft: Draft, place: str) -> None:
+    node = draft.get(place)
+    if not isinstance(node, Mapping):
+        return
+    if node.get('pretrained') is not None:
+        draft.said.append(f'pretrained: {place}.pretrained={node["pretrained"]} is of the old')
+        draft.set(f'{place}.pretrained', None)
+    init = node.get('init_cfg')
+    if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
+        draft.said.append(f'pretrained: {place}.init_cfg={init.get("checkpoint")} is of the old')
+        draft.set(f'{place}.init_cfg', None)

@@ -1,0 +1,98 @@
+"""The weights that a new backbone starts from."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from vitbackbones.checkpoint.reading import CheckpointError, is_address, local_file
+from vitbackbones.errors import UserError
+from vitbackbones.metafiles import published_weights
+from vitbackbones.pretrained import create
+
+from .ours import Network, published_options
+
+SECONDS = 10  # of silence, until a host counts as not there
+
+
+class Start(NamedTuple):
+    """A backbone's config, weights included.
+
+    Attributes:
+        options: with ``init_cfg`` if there are weights.
+        reason: where they come from, or why they are random; what to do about it.
+    """
+
+    options: dict[str, Any]
+    reason: str
+
+    @property
+    def is_random(self) -> bool:
+        return 'init_cfg' not in self.options
+
+
+def choose_weights(network: Network, weights: str, in_channels: int = 3) -> Start:
+    """Options of ``network`` with weights.
+
+    Args:
+        weights: 'auto' for the published ones, if they can be had, 'none', a file or an address.
+        in_channels: of the images; published weights know three.
+
+    Raises:
+        UserError: there is no such file.
+        CheckpointError: a file or address was given that cannot be read, or is of another network.
+    """
+    options = published_options(network)
+    published = options.pop('init_cfg', None)
+    fixed = options.pop('norm_eval', None)
+    if in_channels != 3:
+        options['in_channels'] = in_channels
+    chosen: dict[str, Any] | None = None
+    if weights not in ('auto', 'none'):
+        source = weights if is_address(weights) else os.path.abspath(weights)
+        if not is_address(weights) and not os.path.isfile(weights):
+            raise UserError(f'--weights {weights}: there is no such file; or auto, none, a URL')
+        own = {key: value for key, value in options.items() if key not in ('type', 'arch')}
+        create(network.name, source, **own)  # that it fits
+        chosen, reason = dict(type='Pretrained', checkpoint=source), f'Weights: {source}.'
+    elif weights == 'none':
+        reason = 'Random weights, as asked for.'
+    elif in_channels != 3:
+        reason = f'Random weights: published ones are for 3 channels, not {in_channels}.'
+    elif published is None:
+        address = (published_weights(network.cls.__name__) or {}).get(network.arch)
+        reason = (
+            f'Random weights: the published ones must be fetched with a browser, from {address}; '
+            'then --weights FILE.'
+            if address
+            else 'Random weights: none were ever published. Those of your own: --weights FILE.'
+        )
+    else:
+        address = published['checkpoint']
+        try:
+            with _patience(SECONDS):
+                local_file(address)
+            chosen, reason = dict(published), f'Published weights: {address}.'
+        except CheckpointError:
+            reason = (
+                f'Random weights: {address} could not be fetched. Fetch it by other means, then '
+                '--weights FILE.'
+            )
+    if chosen is not None:
+        options['init_cfg'] = chosen
+        if fixed is not None:
+            options['norm_eval'] = fixed
+    return Start(options, reason)
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
