@@ -14,7 +14,7 @@ from vitbackbones.errors import UserError
 from .class_list import Named, palette
 from .looking import look_at_images
 from .own_data import OwnData, Split, Task
-from .picture import Notes, Picture, tidy
+from .picture import SHOWN, Notes, Picture, counted, tidy
 from .splitting import SHARE, Item, choose_validation, in_two_splits
 from .tree import Tree
 from .writing import write_coco
@@ -101,7 +101,7 @@ def make_ready(
         said += duplicates({split: _items(p) for split, p in found.splits.items()}, tree.root)
     _drop_empty(found, said)
     ready: dict[str, Split] = {}
-    untouched = Notes()  # what is wrong in files that are read as they are, training says
+    untouched = Notes(tree.root)  # what is wrong in files that are read as they are, training says
     for split in ('train', 'val', 'test'):
         pictures = found.splits.get(split)
         if pictures is None:
@@ -133,9 +133,12 @@ def make_ready(
 def duplicates(splits: Mapping[str, Sequence[Item]], root: Path) -> list[str]:
     """A line for each two splits that have images in common."""
     return [
-        f'{len(paths)} images of {second} are in {first}, too '
-        f'({", ".join(os.path.relpath(path, root) for path in paths[:3])}'
-        f'{", ..." if len(paths) > 3 else ""}): figures of {second} are the better for it'
+        counted(
+            f'images of {second} that {first} has, too',
+            [os.path.relpath(path, root) for path in paths[:SHOWN]],
+            len(paths),
+            f'which makes figures of {second} too good',
+        )
         for (first, second), paths in in_two_splits(splits).items()
     ]
 

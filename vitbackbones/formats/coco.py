@@ -76,7 +76,7 @@ def read(
     Raises:
         UserError: they cannot be read or are not right.
     """
-    notes = Notes()
+    notes = Notes(tree.root)
     files = {split: _load(tree, name) for split, name in _by_split(tree, names).items()}
     task = _task(files.values(), task)
     for split, file in files.items():

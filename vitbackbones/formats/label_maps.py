@@ -20,7 +20,7 @@ from .label_values import Values, look_at_map, translate
 from .looking import over_files
 from .own_data import OwnData, Split
 from .pairing import Pairing
-from .picture import Notes, Picture
+from .picture import Notes, Picture, counted
 from .split_lists import resolve, split_lists
 from .splitting import Item, choose_validation
 from .tree import Tree, purpose, stem
@@ -68,7 +68,7 @@ def read(
     Raises:
         UserError: label maps are not right, or what they mean is not known.
     """
-    notes = Notes()
+    notes = Notes(tree.root)
     for image in pairing.images:
         notes.add('images without label map', image, 'left out')
     for file in pairing.maps:
@@ -126,15 +126,15 @@ def _splits(tree: Tree, pairing: Pairing) -> tuple[dict[str, Sequence[tuple[str,
         for split, lines in those.items():
             found, unknown = resolve(lines, by_stem)
             if found and unknown:
-                said.append(
-                    f'{len(unknown)} names in {folder or "."}/{split}.txt have no label map'
-                )
+                what = f'names in {posixpath.join(folder, split)}.txt without label map'
+                said.append(counted(what, unknown, len(unknown), 'left out'))
             if found:
                 splits.setdefault(split, []).extend((image, pair_of[image]) for image in found)
     if 'train' in splits:
-        rest = len(pair_of) - len({image for those in splits.values() for image, _ in those})
+        taken = {image for those in splits.values() for image, _ in those}
+        rest = [image for image in pair_of if image not in taken]
         if rest:
-            said.append(f'{rest} images with label maps are in no list of images: left out')
+            said.append(counted('images in no list', rest, len(rest), 'left out'))
         return {**splits}, said
     splits = {}
     for image, labels in pairing.pairs:

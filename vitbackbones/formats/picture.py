@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitbackbones.data.annotations import TOLERANCE
@@ -50,9 +51,13 @@ class Picture:
 
 
 class Notes:
-    """What was found where, each kind counted and with a few examples."""
+    """What was found where, each kind counted and with a few examples.
 
-    def __init__(self) -> None:
+    Paths of examples are shown as they are below ``root``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = f'{root.as_posix()}/'
         self._numbers: dict[tuple[str, str], int] = {}
         self._examples: dict[tuple[str, str], list[str]] = {}
 
@@ -67,17 +72,19 @@ class Notes:
         self._numbers[key] = self._numbers.get(key, 0) + 1
         few = self._examples.setdefault(key, [])
         if len(few) < SHOWN:
-            few.append(example)
-
-    def __getitem__(self, what: str) -> int:
-        return sum(number for key, number in self._numbers.items() if key[0] == what)
+            few.append(example.removeprefix(self._root))
 
     def lines(self) -> list[str]:
         return [
-            f'{number} {what} ({", ".join(self._examples[what, then])}'
-            f'{", ..." if number > SHOWN else ""}): {then}'
+            counted(what, self._examples[what, then], number, then)
             for (what, then), number in self._numbers.items()
         ]
+
+
+def counted(what: str, examples: Sequence[str], number: int, then: str) -> str:
+    """A line: what there is, how often, for example where, and what is done."""
+    few = ', '.join(examples[:SHOWN]) + (', ...' if number > SHOWN else '')
+    return f'{what}: {number} ({few}), {then}'
 
 
 def tidy(pictures: Iterable[Picture], notes: Notes) -> None:

@@ -16,7 +16,7 @@ from .annotated import Annotated, look_at_all
 from .class_list import find_class_list, read_class_list
 from .looking import over_files
 from .own_data import Task
-from .picture import Notes, Picture, Thing
+from .picture import Notes, Picture, Thing, counted
 from .split_lists import resolve, split_lists
 from .tree import Tree, purpose, stem
 
@@ -67,7 +67,7 @@ def read(
     """
     if task == 'masks':
         raise UserError(f'{tree.root} has boxes in XML files, and masks are wanted')
-    notes = Notes()
+    notes = Notes(tree.root)
     said: list[str] = []
     parsed = over_files(_parse, [tree.full(file) for file in files], 'annotations')
     xmls = dict(zip(files, parsed, strict=True))
@@ -225,14 +225,13 @@ def _splits(tree: Tree, xmls: Mapping[str, Xml], said: list[str]) -> dict[str, l
                     'file'
                 )
             if unknown:
-                said.append(
-                    f'{len(unknown)} images that {folder} has for {split} have no XML file '
-                    f'({", ".join(unknown[:3])}{", ..." if len(unknown) > 3 else ""}): left out'
-                )
+                what = f'names in {folder}/{split}.txt without XML file'
+                said.append(counted(what, unknown, len(unknown), 'left out'))
             splits[split] += found
             taken.update(found)
     if len(taken) < len(xmls):
-        said.append(f'{len(xmls) - len(taken)} XML files are in no list of ImageSets: left out')
+        rest = [file for file in xmls if file not in taken]
+        said.append(counted('XML files in no list of ImageSets', rest, len(rest), 'left out'))
     return {split: files for split, files in splits.items() if files}
 
 

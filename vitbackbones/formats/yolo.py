@@ -70,7 +70,7 @@ def read(tree: Tree, found: Yolo, task: Task | None, classes: Sequence[str] | No
     Raises:
         UserError: a file is not right, or a class is missing.
     """
-    notes = Notes()
+    notes = Notes(tree.root)
     said: list[str] = []
     description = found.description
     splits: dict[str, list[str]] = {}
@@ -223,12 +223,19 @@ def _task(rows: Mapping[str, Sequence[Row]], wanted: Task | None, said: list[str
 
 
 def _thing(row: Row, size: tuple[int, int], task: Task) -> Thing:
-    width, height = size
     if len(row.values) == 4:
         x, y, w, h = row.values
-        return Thing(row.label, ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height))
-    polygon = [value * size[i % 2] for i, value in enumerate(row.values)]
+        corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        left, top, right, bottom = (_pixels(v, size[i % 2]) for i, v in enumerate(corners))
+        return Thing(row.label, (left, top, right - left, bottom - top))
+    polygon = [_pixels(value, size[i % 2]) for i, value in enumerate(row.values)]
     return Thing(row.label, around([polygon]), [polygon] if task == 'masks' else None)
+
+
+def _pixels(share: float, side: int) -> float:
+    """A coordinate in pixels; a whole number where that is what was rounded to six digits."""
+    value = share * side
+    return float(round(value)) if abs(value - round(value)) <= 2e-6 * side else value
 
 
 # ------------------------------------------------------------------------------------ classes
