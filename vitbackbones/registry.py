@@ -41,7 +41,10 @@ HOOKS = Registry(
     scope=SCOPE,
     locations=[
         f'vitbackbones.engine.{name}'
-        for name in ('preflight', 'durable', 'non_finite', 'zero_losses')
+        for name in (
+            *('preflight', 'durable', 'non_finite', 'zero_losses'),
+            *('validation_loss', 'early_stopping', 'best_checkpoint'),
+        )
     ],
 )
 TRANSFORMS = Registry(

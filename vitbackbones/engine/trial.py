@@ -50,12 +50,13 @@ def no_trace(*modules: nn.Module) -> Iterator[None]:
 def as_if_training(module: nn.Module) -> None:
     """Set the mode of training, but for what draws, keeps statistics or talks to other processes.
 
-    That is left to layers without parts: dropout, DropPath, normalisation.
+    That is left to layers without parts: dropout, DropPath, normalisation; torch's attention drops
+    by itself.
     """
     module.train()
     for part in module.modules():
         is_layer = next(part.children(), None) is None and part is not module
-        if is_layer or isinstance(part, _NormBase):
+        if is_layer or isinstance(part, (_NormBase, nn.MultiheadAttention)):
             part.training = False
 
 
