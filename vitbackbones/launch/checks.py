@@ -93,6 +93,11 @@ def _networks_of_ours(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, 
             yield from _networks_of_ours(value, f'{path}.{i}')
 
 
+def has_data(cfg: Config, splits: Sequence[str]) -> bool:
+    """Whether the local files and folders that the datasets of ``splits`` name exist."""
+    return not any(_missing(cfg, split) for split in splits)
+
+
 def require(cfg: Config, *keys: str) -> None:
     """Raise UserError unless the config has all of ``keys``."""
     missing = [key for key in keys if cfg.get(key) is None]  # an empty dict takes all defaults
@@ -129,9 +134,7 @@ def _check_no_weights_of_others(network: Mapping[str, Any], path: str, cls: type
 
 def _check_data(cfg: Config, split: str) -> None:
     loader = f'{split}_dataloader'
-    missing = []
-    for dataset in datasets(cfg, split):
-        missing += [path for path in _paths(dataset) if _absent(path)]
+    missing = _missing(cfg, split)
     evaluated = [
         metric['ann_file'] for metric, _ in metrics_of(cfg, split) if metric.get('ann_file')
     ]
@@ -152,6 +155,10 @@ def _check_data(cfg: Config, split: str) -> None:
     for dataset in datasets(cfg, split):
         check_classes(cfg, split, dataset)
     check_evaluated_files(cfg, split)
+
+
+def _missing(cfg: Config, split: str) -> list[str]:
+    return [path for dataset in datasets(cfg, split) for path in _paths(dataset) if _absent(path)]
 
 
 def _paths(dataset: Mapping[str, Any]) -> list[str]:

@@ -56,10 +56,21 @@ def train(written: Config, resume: str | None = None) -> None:
     start = starting_point(cfg, resume)
     let_processes_meet(cfg)
     with linked_ranks():
-        _train(written, cfg, start)
+        run(trainer(written, cfg, start))
 
 
-def _train(written: Config, cfg: Config, start: dict[str, Any] | None) -> None:
+def trainer(written: Config, cfg: Config, start: dict[str, Any] | None) -> Runner:
+    """A Runner that is ready to train, after all checks that need no built model.
+
+    Args:
+        written: as :func:`train` has completed it.
+        cfg: a copy of it, which says where this run starts.
+        start: the content of the file to start or resume from, see :func:`starting_point`.
+
+    Raises:
+        UserError: the config or the data are not right.
+        CheckpointError: the file to resume from does not fit.
+    """
     # Before the Runner: processes without a seed, which is in the checkpoint, would wait for one.
     require_same_on_all_ranks(
         cfg.get('load_from'), start['meta'] if start and cfg.get('resume') else {}
@@ -75,6 +86,15 @@ def _train(written: Config, cfg: Config, start: dict[str, Any] | None) -> None:
         require_exact_match(runner.model, start, cfg.load_from)
     elif cfg.get('load_from'):
         runner.register_hook(StartHook(cfg.load_from))
+    return runner
+
+
+def run(runner: Runner) -> None:
+    """Train, with errors that are the user's to fix as one sentence.
+
+    Raises:
+        UserError: the model cannot be trained, or the disk is full.
+    """
     try:
         runner.train()
     except (PreflightError, NonFiniteError) as error:
@@ -83,7 +103,8 @@ def _train(written: Config, cfg: Config, start: dict[str, Any] | None) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(
-            f'{error.filename or cfg.work_dir}: {error.strerror}; make room and go on with --resume'
+            f'{error.filename or runner.work_dir}: {error.strerror}; make room and go on with '
+            '--resume'
         ) from error
 
 
