@@ -18,6 +18,7 @@ from vitbackbones import files
 from vitbackbones.data.report import ORDER, as_json, report
 from vitbackbones.data.survey import survey
 from vitbackbones.errors import UserError
+from vitbackbones.inference.preview import preview
 from vitbackbones.launch.classes import use_one_order
 from vitbackbones.launch.loading import load_config
 
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out', type=Path, metavar='FILE.json', help='write findings and counts there'
     )
+    parser.add_argument(
+        '--preview',
+        type=Path,
+        metavar='SHEET.png',
+        help='draw some images there as annotated, next to what the pipeline makes of them; those '
+        'of training unless --split says otherwise',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.jobs < 1 or args.show < 0:
         raise UserError(f'--jobs {args.jobs} must be at least 1, --show {args.show} at least 0')
-    if args.out and not args.out.parent.is_dir():
-        raise UserError(f'--out {args.out}: there is no folder {args.out.parent}')
+    for name, path in {'--out': args.out, '--preview': args.preview}.items():
+        if path and not path.parent.is_dir():
+            raise UserError(f'{name} {path}: there is no folder {path.parent}')
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     init_default_scope(cfg.default_scope)
     use_one_order(cfg, SPLITS)
@@ -69,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
             print(line)
     if args.out:
         files.write(args.out, json.dumps(as_json(found), indent=1) + '\n')
+    if args.preview:
+        preview(cfg, args.preview, split='train' if args.split == 'all' else args.split)
+        print(f'images as annotated and as the pipeline makes them: {args.preview}')
     every = [finding for source in found for finding in source.findings]
     errors = sum(finding.error for finding in every)
     print(f'{errors} errors, {len(every) - errors} warnings')

@@ -134,27 +134,32 @@ def _panels(sample: Any, meta: Mapping[str, Any]) -> dict[str, Image.Image]:
     if 'pred_sem_seg' in sample:
         truth, found = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
         return {
-            'image': _enlarged(image),
-            'ground truth': _enlarged(_labels(image, truth, meta['palette'])),
-            'prediction': _enlarged(_labels(image, found, meta['palette'])),
+            'image': enlarged(image, ZOOM),
+            'ground truth': enlarged(labels_on(image, truth, meta['palette']), ZOOM),
+            'prediction': enlarged(labels_on(image, found, meta['palette']), ZOOM),
         }
     truth, found = sample.gt_instances, sample.pred_instances
     found = found[found.scores >= SCORE]
     return {
-        'ground truth': _objects(image, truth, meta['classes']),
-        'detections': _objects(image, found, meta['classes']),
+        'ground truth': objects_on(image, truth, meta['classes'], ZOOM),
+        'detections': objects_on(image, found, meta['classes'], ZOOM),
     }
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
-    return image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.BICUBIC)
+def enlarged(image: Image.Image, zoom: float) -> Image.Image:
+    """The image with ``zoom`` times as many pixels a side."""
+    size = (round(zoom * image.width), round(zoom * image.height))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _labels(image: Image.Image, labels: Any, palette: Sequence[Sequence[int]]) -> Image.Image:
+def labels_on(
+    image: Image.Image, labels: Any, palette: Sequence[Sequence[int]], strength: float = 0.7
+) -> Image.Image:
     """The image under the colours of its classes; what has none, as 255, stays as it is."""
     pixels, labels = np.array(image), np.asarray(labels)
     known = labels < len(palette)
-    pixels[known] = 0.3 * pixels[known] + 0.7 * np.array(palette)[labels[known]]
+    colours = np.array(palette)[labels[known]]
+    pixels[known] = (1 - strength) * pixels[known] + strength * colours
     return Image.fromarray(pixels)
 
 
@@ -166,18 +171,22 @@ def _key(samples: Sequence[Any], meta: Mapping[str, Any]) -> dict[str, tuple[int
     return {names[i]: tuple(meta['palette'][i]) for i in seen if i < len(names)}
 
 
-def _objects(image: Image.Image, found: Any, classes: Sequence[str]) -> Image.Image:
+def objects_on(
+    image: Image.Image, found: Any, classes: Sequence[str], zoom: float, *, names: bool = True
+) -> Image.Image:
     """The image, enlarged, with boxes (x1, y1, x2, y2 in its own pixels), masks and names."""
     pixels = np.array(image)
-    colours = [_colour(int(label)) for label in found.labels]
+    colours = [colour_of(int(label)) for label in found.labels]
     for mask, colour in zip(_masks(found), colours, strict=False):
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
-    image = _enlarged(Image.fromarray(pixels))
+    image = enlarged(Image.fromarray(pixels), zoom)
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(11)
     for i, (box, colour) in enumerate(zip(np.asarray(found.bboxes), colours, strict=True)):
-        x1, y1, x2, y2 = (float(v) * ZOOM for v in box)
+        x1, y1, x2, y2 = (float(v) * zoom for v in box)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
+        if not names:
+            continue
         text = classes[int(found.labels[i])]
         if 'scores' in found:
             text += f' {float(found.scores[i]):.2f}'
@@ -193,7 +202,7 @@ def _masks(found: Any) -> np.ndarray:
     return np.asarray(getattr(masks, 'masks', masks), dtype=bool)
 
 
-def _colour(label: int) -> tuple[int, int, int]:
+def colour_of(label: int) -> tuple[int, int, int]:
     """A colour of its own for each label, dark enough for white text."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.38 % 1, 0.85, 0.67)
     return round(red * 255), round(green * 255), round(blue * 255)
