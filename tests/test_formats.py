@@ -467,6 +467,17 @@ def test_coco_from_another_machine(made: Callable[..., Path], source: Path) -> N
     assert_equal(objects(data.splits['train']) | objects(data.splits['val']), both(source))
 
 
+def test_a_class_without_objects_that_is_its_own_supercategory(
+    made: Callable[..., Path],
+) -> None:
+    folder = made('coco')
+    path = folder / 'annotations.json'
+    content = json.loads(path.read_text())
+    content['categories'].append(dict(id=3, name='person', supercategory='person'))
+    path.write_text(json.dumps(content))
+    assert read(folder).classes == (*CLASSES, 'person')
+
+
 def test_masks_that_are_boxes_are_boxes(made: Callable[..., Path], source: Path) -> None:
     folder = made('coco')
     path = folder / 'annotations.json'
@@ -569,6 +580,27 @@ def test_label_maps_with_lists_as_voc_has_them(source: Path, tmp_path: Path) -> 
     assert_same(labels_of(data), expected_labels(source, 'train', 'val'))
     assert {split: own.number for split, own in data.splits.items()} == NUMBERS
     assert data.classes == ('a', 'b', 'c')
+
+
+def test_label_maps_as_camvid_has_them(source: Path, tmp_path: Path) -> None:
+    """Names that begin anew in each split, and lists of two paths in a line."""
+    folder = tmp_path / 'data'
+    for split in ('train', 'val'):
+        lines = []
+        for number, path in enumerate(sorted((source / 'labels' / split).iterdir())):
+            image = folder / split / f'{number}.jpg'
+            own_data.copy(source / split / f'{path.stem}.jpg', folder / split)
+            (folder / split / f'{path.stem}.jpg').rename(image)
+            own_data.copy(path, folder / f'{split}annot')
+            (folder / f'{split}annot' / path.name).rename(
+                folder / f'{split}annot' / f'{number}.png'
+            )
+            lines.append(f'/SegNet/{split}/{number}.png /SegNet/{split}annot/{number}.png')
+        own_data.write(folder / f'{split}.txt', lines)
+    data = read(folder)
+    for split, own in data.splits.items():
+        assert (own.images, own.annotations) == (folder / split, folder / f'{split}annot')
+        assert own.number == NUMBERS[split]
 
 
 def test_label_maps_of_0_and_255_get_a_background(made: Callable[..., Path], source: Path) -> None:

@@ -197,7 +197,7 @@ def _classes(files: Mapping[str, _File], notes: Notes) -> tuple[str, ...]:
         rows = file.content['categories']
         by_id = {row['id']: str(row['name']) for row in rows}
         names.update({name: file.name for name in by_id.values() if name not in names})
-        above |= {str(row['supercategory']) for row in rows if row.get('supercategory')}
+        above |= {str(row.get('supercategory')) for row in rows if _is_below_another(row)}
         used.update(by_id[row['category_id']] for row in file.content['annotations'])
     # Roboflow lists the project as a category above the others.
     for name in [name for name in names if name in above and not used[name]]:
@@ -205,6 +205,10 @@ def _classes(files: Mapping[str, _File], notes: Notes) -> tuple[str, ...]:
             notes.add('categories above others, without objects', name, 'no classes')
             del names[name]
     return tuple(names)
+
+
+def _is_below_another(category: Mapping[str, Any]) -> bool:
+    return category.get('supercategory') not in (None, category['name'])
 
 
 # ------------------------------------------------------------------------------------ images

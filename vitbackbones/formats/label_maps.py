@@ -23,7 +23,7 @@ from .pairing import Pairing
 from .picture import Notes, Picture, counted
 from .split_lists import resolve, split_lists
 from .splitting import Item, choose_validation
-from .tree import Tree, purpose, stem
+from .tree import Tree, purpose
 
 
 class Labelled(NamedTuple):
@@ -121,10 +121,9 @@ def _splits(tree: Tree, pairing: Pairing) -> tuple[dict[str, Sequence[tuple[str,
     splits: dict[str, list[tuple[str, str]]] = {}
     lists = split_lists(tree, ['ImageSets/Segmentation']) or split_lists(tree, [''])
     pair_of = dict(pairing.pairs)
-    by_stem = {stem(image): image for image in pair_of}
     for folder, those in lists.items():
         for split, lines in those.items():
-            found, unknown = resolve(lines, by_stem)
+            found, unknown = resolve(lines, pair_of, split)
             if found and unknown:
                 what = f'names in {posixpath.join(folder, split)}.txt without label map'
                 said.append(counted(what, unknown, len(unknown), 'left out'))

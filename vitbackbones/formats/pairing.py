@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vitbackbones.errors import UserError
 
 from .label_values import looks_like_labels
+from .split_lists import shared_end
 from .tree import Tree, purpose, stem
 
 _LABELS = re.compile(
@@ -72,16 +73,21 @@ def find_label_maps(tree: Tree) -> Pairing | None:
 def _kind(folder: str) -> str:
     """What a folder holds by its name: 'labels', 'images', 'objects', or '' if it does not say."""
     for part in reversed(folder.split('/')):
-        words = [word for word in re.split('[^a-z]+', part.lower()) if word]
+        words = [*_words(part.lower()), *_words(part)]
         for kind, pattern in (('objects', _OF_OBJECTS), ('labels', _LABELS), ('images', _IMAGES)):
             if any(map(pattern.fullmatch, words)):
                 return kind
     return ''
 
 
+def _words(name: str) -> list[str]:
+    """Those of a name, in small letters; SegmentationClass has two."""
+    return [word.lower() for word in re.findall('[A-Z]*[a-z]+|[A-Z]+', name)]
+
+
 def _last(file: str) -> str:
     """The last word of a name: 'mask' of x_mask.png."""
-    words = [word for word in re.split('[^a-z]+', stem(file).lower()) if word]
+    words = _words(stem(file).lower())
     last = words[-1] if len(words) > 1 else ''
     return last if _LABELS.fullmatch(last) else ''
 
@@ -157,10 +163,5 @@ def _cut(name: str, by_stem: Mapping[str, Sequence[str]]) -> str | None:
 
 def _alike(image: str, file: str) -> tuple[bool, int]:
     """How well two paths go together: by their split, and the folders that end them."""
-    one, other = posixpath.dirname(image), posixpath.dirname(file)
-    shared = 0
-    for first, second in zip(reversed(one.split('/')), reversed(other.split('/')), strict=False):
-        if first != second:
-            break
-        shared += 1
-    return purpose(one) == purpose(other), shared
+    same = purpose(posixpath.dirname(image)) == purpose(posixpath.dirname(file))
+    return same, shared_end(image, file)

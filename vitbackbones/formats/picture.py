@@ -70,9 +70,9 @@ class Notes:
         """
         key = (what, then)
         self._numbers[key] = self._numbers.get(key, 0) + 1
-        few = self._examples.setdefault(key, [])
-        if len(few) < SHOWN:
-            few.append(example.removeprefix(self._root))
+        few, example = self._examples.setdefault(key, []), example.removeprefix(self._root)
+        if len(few) < SHOWN and example not in few:
+            few.append(example)
 
     def lines(self) -> list[str]:
         return [
@@ -83,7 +83,7 @@ class Notes:
 
 def counted(what: str, examples: Sequence[str], number: int, then: str) -> str:
     """A line: what there is, how often, for example where, and what is done."""
-    few = ', '.join(examples[:SHOWN]) + (', ...' if number > SHOWN else '')
+    few = ', '.join(examples[:SHOWN]) + (', ...' if number > len(examples[:SHOWN]) else '')
     return f'{what}: {number} ({few}), {then}'
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitbackbones.errors import UserError
 
-from .tree import Tree, stem
+from .tree import Tree, purpose, stem
 
 _NAMES = ('train', 'val', 'test', 'trainval')
 
@@ -37,24 +38,42 @@ def split_lists(tree: Tree, folders: Sequence[str]) -> dict[str, dict[str, list[
     return lists
 
 
-def resolve(lines: Sequence[str], known: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """What the lines name, once each, and the lines that name nothing.
+def resolve(lines: Sequence[str], files: Iterable[str], split: str) -> tuple[list[str], list[str]]:
+    """The files that the lines name, once each, and the lines that name none.
 
-    Args:
-        known: by a file's name without suffix.
+    Of files of one name it is the one whose folders are called as in the line, else the one whose
+    folders are called as the split.
     """
+    by_stem: defaultdict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_stem[stem(file)].append(file)
     found: dict[str, None] = {}
     unknown = []
     for line in lines:
         # A name may hold spaces, be followed by a number or a second path, and begin with folders.
         for name in (line, re.sub(r'\s+-?[01]$', '', line), line.split()[0]):
-            item = known.get(posixpath.basename(name)) or known.get(stem(name))
-            if item is not None:
-                found[item] = None
+            those = by_stem.get(posixpath.basename(name)) or by_stem.get(stem(name))
+            if those:
+                found[max(those, key=lambda file: _likeness(file, name, split))] = None
                 break
         else:
             unknown.append(line)
     return [*found], unknown
+
+
+def _likeness(file: str, name: str, split: str) -> tuple[int, bool]:
+    return shared_end(file, name), purpose(posixpath.dirname(file)) == split
+
+
+def shared_end(one: str, other: str) -> int:
+    """How many folders two paths have in common, from the files on."""
+    shared = 0
+    folders = (reversed(path.split('/')[:-1]) for path in (one, other))
+    for first, second in zip(*folders, strict=False):
+        if first != second:
+            break
+        shared += 1
+    return shared
 
 
 def _lines(path: Path) -> list[str]:

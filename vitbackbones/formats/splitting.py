@@ -81,7 +81,7 @@ def choose_validation(items: Sequence[Item], seed: int) -> list[bool]:
 def in_two_splits(splits: Mapping[str, Sequence[Item]]) -> dict[tuple[str, str], list[str]]:
     """By pairs of splits, the paths of images in the second whose content the first has, too."""
     found = {}
-    names = list(splits)
+    names = [name for name in ('train', 'val', 'test') if name in splits]
     for i, first in enumerate(names):
         contents = {item.digest for item in splits[first]}
         for second in names[i + 1 :]:

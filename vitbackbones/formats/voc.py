@@ -216,9 +216,9 @@ def _splits(tree: Tree, xmls: Mapping[str, Xml], said: list[str]) -> dict[str, l
     taken: set[str] = set()
     for folder, there in lists.items():
         year = posixpath.dirname(posixpath.dirname(folder))  # VOC2007, or nothing
-        own = {stem(file): file for file in xmls if not year or file.startswith(f'{year}/')}
+        own = [file for file in xmls if not year or file.startswith(f'{year}/')]
         for split, lines in there.items():
-            found, unknown = resolve(lines, own)
+            found, unknown = resolve(lines, own, split)
             if not found and split != 'test':
                 raise UserError(
                     f'{tree.full(folder)}/{split}.txt: none of its {len(lines)} images has an XML '
