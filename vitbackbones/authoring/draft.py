@@ -24,6 +24,7 @@ class Draft:
         config: what the file is to amount to.
         reasons: one comment for each place that has one, for the reader of the file.
         said: one line for each rule that acted, for whoever runs the command.
+        beside: a folder next to the file that belongs to it, and so is named by the file's place.
     """
 
     def __init__(self, bases: Sequence[str]) -> None:
@@ -37,6 +38,7 @@ class Draft:
         self.config = copy.deepcopy(original)
         self.reasons: dict[Place, str] = {}
         self.said: list[str] = []
+        self.beside: Path | None = None
 
     def get(self, place: str, default: Any = None) -> Any:
         """What stands at a dotted place; ``default`` if nothing does."""

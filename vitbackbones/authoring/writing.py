@@ -18,6 +18,7 @@ from .draft import Draft, Place
 
 WIDTH = 100  # of a line
 DELETE = '_delete_'
+ROOT = 'data_root'  # the name of a folder that is written once
 
 
 def as_text(draft: Draft, folder: Path, header: str = '') -> str:
@@ -35,12 +36,40 @@ def as_text(draft: Draft, folder: Path, header: str = '') -> str:
     lines = [*_comment(header, 0), *_assignment('_base_', bases, (), {}, 0, ' = ')]
     lines[-1] = lines[-1].removesuffix(',')
     changes = difference(draft.original, draft.config)
+    root = changes.pop(ROOT, None)
+    if root is not None:  # first, since others name it
+        changes = {ROOT: root, **changes}
     for key, value in changes.items():
         if lines[-1] != '' and _has_comment((key,), draft.reasons):
             lines.append('')
-        lines += _assignment(key, value, (key,), draft.reasons, 0, ' = ')
+        same = _said_before(changes, key)
+        if same:
+            lines += [*_comment(draft.reasons.get((key,), ''), 0), f'{key} = {same}']
+            continue
+        lines += _named(_assignment(key, value, (key,), draft.reasons, 0, ' = '), key, root, draft)
         lines[-1] = lines[-1].removesuffix(',')
     return '\n'.join(lines) + '\n'
+
+
+def _said_before(changes: Mapping[str, Any], key: str) -> str:
+    """The name of an earlier part that says the same, as validation says what the test does."""
+    value = changes[key]
+    if not isinstance(value, dict) or len(_words(value)) < WIDTH // 2:
+        return ''
+    earlier = list(changes)[: list(changes).index(key)]
+    return next((name for name in earlier if changes[name] == value), '')
+
+
+def _named(lines: list[str], key: str, root: Any, draft: Draft) -> list[str]:
+    """Paths below the data's folder by its name, those beside the file by the file's own place."""
+    if isinstance(root, str) and key != ROOT and repr(root) == f"'{root}'":
+        lines = [line.replace(f"'{root}'", ROOT) for line in lines]
+        lines = [line.replace(f"'{root.rstrip('/')}/", f"{ROOT} + '/") for line in lines]
+    if draft.beside is not None:
+        place = draft.beside.parent.as_posix().rstrip('/')
+        beside = f'{{{{ fileDirname }}}}/{draft.beside.name}'
+        lines = [line.replace(f"'{place}/{draft.beside.name}", f"'{beside}") for line in lines]
+    return lines
 
 
 def write_draft(draft: Draft, path: Path, header: str = '') -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 from vitbackbones import files
-from vitbackbones.data.report import ORDER, as_json, report
+from vitbackbones.data.report import as_json, whole_report
 from vitbackbones.data.survey import survey
 from vitbackbones.errors import UserError
 from vitbackbones.inference.preview import preview
@@ -72,16 +72,11 @@ def run(args: argparse.Namespace) -> int:
     found = survey(cfg, splits, jobs=args.jobs, decode=args.images)
     if not found:
         raise UserError(f'{args.config} has no {args.split} data that can be checked')
-    for source in found:
-        source.findings.sort(key=lambda f: (ORDER.index(f.kind), f.file, f.detail))
-        for line in report(source, args.show):
-            print(line)
+    for line in whole_report(found, args.show):
+        print(line)
     if args.out:
         files.write(args.out, json.dumps(as_json(found), indent=1) + '\n')
     if args.preview:
         preview(cfg, args.preview, split='train' if args.split == 'all' else args.split)
         print(f'images as annotated and as the pipeline makes them: {args.preview}')
-    every = [finding for source in found for finding in source.findings]
-    errors = sum(finding.error for finding in every)
-    print(f'{errors} errors, {len(every) - errors} warnings')
-    return 1 if errors else 0
+    return int(any(finding.error for source in found for finding in source.findings))

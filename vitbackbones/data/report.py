@@ -17,6 +17,16 @@ ALL = 20
 MOST, LEAST = 10, 5
 
 
+def whole_report(found: Sequence[Source], show: int) -> Iterator[str]:
+    """What is printed of all datasets, and how much is wrong with them."""
+    for source in found:
+        source.findings.sort(key=lambda f: (ORDER.index(f.kind), f.file, f.detail))
+        yield from report(source, show)
+    every = [finding for source in found for finding in source.findings]
+    errors = sum(finding.error for finding in every)
+    yield f'{errors} errors, {len(every) - errors} warnings'
+
+
 def report(source: Source, show: int) -> Iterator[str]:
     """What is printed of a dataset: counts, then each kind with the first ``show`` of it."""
     count = '' if source.annotations is None else f', {source.annotations} annotations'

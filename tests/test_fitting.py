@@ -1,0 +1,331 @@
+"""The rules by which a config is fitted to one's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from vitbackbones.authoring.anchors import SHARE, fit_anchors, generators, unmatched
+from vitbackbones.authoring.classes import set_classes
+from vitbackbones.authoring.draft import Draft
+from vitbackbones.authoring.fitting import fit
+from vitbackbones.authoring.heads import HEADS, check_task, config_of, task_of
+from vitbackbones.authoring.machine import Machine, batch_for, this_machine, workers_for
+from vitbackbones.authoring.pipelines import has_one_size, rescale
+from vitbackbones.authoring.scale import choose_scale
+from vitbackbones.authoring.schedule import epochs_for
+from vitbackbones.authoring.thickness import thickness
+from vitbackbones.authoring.writing import plain, write_draft
+from vitbackbones.errors import UserError
+from vitbackbones.formats.own_data import OwnData, Split, Task
+from vitbackbones.launch.loading import config_path
+
+CPU = Machine('cpu', 16.0, 2)
+CHANNELS = {'sepvit': [96, 192, 384, 768], 'casvit': [96, 128, 256, 512]}
+
+
+def own(tmp_path: Path, task: Task, *, images: int = 40, side: float = 60.0) -> OwnData:
+    """Data of images of 640 x 480, each with five objects that are as wide as high."""
+    folder = tmp_path / 'data'
+    objects = np.zeros((0, 3))
+    if task == 'labels':
+        (folder / 'maps').mkdir(parents=True)
+        labels = np.zeros((48, 64), np.uint8)
+        labels[:, 20:30], labels[:, 40:42] = 1, 2  # ten and two pixels thick
+        for name in ('a', 'b'):
+            Image.fromarray(labels).save(folder / f'maps/{name}.png')
+    else:
+        objects = np.array([(side, side, i) for i in range(images) for _ in range(5)])
+    places = {
+        'boxes': lambda split: folder / f'{split}.json',
+        'masks': lambda split: folder / f'{split}.json',
+        'labels': lambda split: folder / 'maps',
+    }
+    return OwnData(
+        folder=folder,
+        form='made for a test',
+        task=task,
+        classes=('one', 'two', 'three'),
+        palette=((0, 0, 0), (255, 0, 0), (0, 255, 0)),
+        splits={
+            split: Split(folder / split, places[task](split), images) for split in ('train', 'val')
+        },
+        image_sizes=np.tile([[640, 480]], (images, 1)),
+        objects=objects,
+    )
+
+
+def fitted(tmp_path: Path, base: str, data: OwnData, **options: Any) -> Draft:
+    draft = Draft([base])
+    fit(draft, data, CPU, ours=base.startswith('vitbackbones::'), name=base, **options)
+    return draft
+
+
+# ---------------------------------------------------------------------------------------- sizes
+
+
+def sizes(width: int, height: int) -> np.ndarray:
+    return np.tile([[width, height]], (9, 1))
+
+
+@pytest.mark.parametrize(
+    ('image', 'side', 'expected'),
+    [
+        ((640, 480), 60, (640, 480)),  # as it is
+        ((480, 640), 60, (640, 480)),  # whichever way it lies
+        ((4000, 3000), 600, (1056, 800)),  # down to what recipes are made for
+        ((256, 256), 16, (512, 512)),  # up, for small objects
+        ((256, 256), 2, (512, 512)),  # but no further than twice
+        ((4000, 3000), 60, (2144, 1600)),
+    ],
+)
+def test_scale_follows_images_and_objects(
+    image: tuple[int, int], side: float, expected: tuple[int, int]
+) -> None:
+    scale = choose_scale(sizes(*image), np.full(20, side))
+    assert scale.size == expected
+    assert str(image[0]) in scale.why
+    assert not scale.bounded
+
+
+def test_a_bound_is_never_exceeded() -> None:
+    scale = choose_scale(sizes(640, 480), np.full(20, 60.0), largest=(300, 220))
+    assert scale.bounded
+    assert scale.size[0] <= 300
+    assert scale.size[1] <= 220
+    assert choose_scale(sizes(640, 480), np.full(20, 60.0), largest=(999, 999)).size == (640, 480)
+
+
+def test_thickness_is_that_of_strips(tmp_path: Path) -> None:
+    data = own(tmp_path, 'labels')
+    found = thickness(sorted((data.folder / 'maps').glob('*.png')), 4, 255)
+    assert found[1:3] == pytest.approx([10, 2])
+    assert np.isnan(found[3])
+
+
+def test_sizes_in_a_pipeline_are_multiplied_together() -> None:
+    draft = Draft(['mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'])
+    old = plain(draft.config.train_dataloader.dataset.pipeline)
+    new = rescale(old, 0.5)
+    found = {step['type']: step for step in new}
+    assert found['CachedMosaic']['img_scale'] == (320, 320)
+    assert found['RandomResize']['scale'] == (640, 640)
+    assert found['RandomResize']['ratio_range'] == (0.5, 2.0)
+    assert found['RandomCrop']['crop_size'] == (320, 320)
+    assert found['Pad'] == dict(type='Pad', size=(320, 320), pad_val=dict(img=(114, 114, 114)))
+    assert rescale(old, 1.0) == old
+
+
+@pytest.mark.parametrize('name', ['ssd/ssd300_coco.py', 'yolact/yolact_r50_1xb8-55e_coco.py'])
+def test_methods_of_one_size_keep_it(tmp_path: Path, name: str) -> None:
+    draft = Draft([f'mmdet::{name}'])
+    assert has_one_size(draft)
+    task: Task = 'masks' if 'yolact' in name else 'boxes'
+    data = own(tmp_path, task)
+    fit(draft, data, CPU, ours=False, name=name)
+    new, old = (cfg.val_dataloader.dataset.pipeline for cfg in (draft.config, draft.original))
+    assert [step.get('scale') for step in new] == [step.get('scale') for step in old]
+    assert any('sizes of images stay' in line for line in draft.said)
+
+
+# -------------------------------------------------------------------------------------- anchors
+
+
+def shares(draft: Draft, objects: np.ndarray, images: np.ndarray) -> list[float]:
+    boxes = torch.from_numpy(np.concatenate([objects * 0 + 50, objects + 50], 1)).float()
+    return [
+        unmatched(generator, boxes, torch.from_numpy(images).float())
+        for _, generator in generators(draft.config.model)
+    ]
+
+
+@pytest.mark.parametrize('config', ['sepvit_retinanet', 'sepvit_mask_rcnn'])
+@pytest.mark.parametrize(
+    'shape', [(16.0, 16.0), (14.0, 20.0), (300.0, 500.0), (20.0, 120.0)], ids=str
+)
+def test_anchors_match_the_objects(config: str, shape: tuple[float, float]) -> None:
+    draft = Draft([f'vitbackbones::detection/{config}.py'])
+    rng = np.random.default_rng(1)
+    objects = np.array([shape]) * rng.uniform(0.8, 1.25, (300, 1))
+    images = np.full_like(objects, 640)
+    fit_anchors(draft, objects, images)
+    assert all(share <= 2 * SHARE for share in shares(draft, objects, images))
+
+
+def test_anchors_that_fit_stay() -> None:
+    draft = Draft(['vitbackbones::detection/sepvit_retinanet.py'])
+    sides = np.random.default_rng(0).uniform(40, 300, (500, 1))
+    fit_anchors(draft, np.hstack([sides, sides]), np.full((500, 2), 800))
+    assert plain(draft.config.model) == plain(draft.original.model)
+    assert draft.said == []
+
+
+# -------------------------------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    ('base', 'heads'),
+    [
+        ('vitbackbones::detection/sepvit_cascade_mask_rcnn.py', 4),
+        ('mmdet::ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py', 3),
+        ('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 2),
+        ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', 1),
+        ('mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py', 1),
+        ('vitbackbones::segmentation/sepvit_upernet.py', 2),
+    ],
+)
+def test_all_heads_get_the_classes(base: str, heads: int) -> None:
+    draft = Draft([base])
+    set_classes(draft, 3)
+    found = [
+        part[key]
+        for part in nodes(draft.config.model)
+        for key in ('num_classes', 'num_things_classes')
+        if key in part and part['type'] != 'RPNHead'
+    ]
+    assert found == [3] * heads
+    for part in nodes(draft.config.model):
+        if 'class_weight' in part:
+            assert list(part['class_weight']) == [1.0] * 3 + [0.1]
+
+
+def nodes(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return [node, *(each for value in node.values() for each in nodes(value))]
+    return [each for value in node for each in nodes(value)] if isinstance(node, list) else []
+
+
+# ------------------------------------------------------------------------------ length and batch
+
+
+def test_few_images_are_seen_more_often_but_less_in_all() -> None:
+    for pretrained in (True, False):
+        numbers = [100, 1000, 10_000, 100_000]
+        epochs = [epochs_for(number, pretrained) for number in numbers]
+        assert epochs == sorted(epochs, reverse=True)
+        seen = [number * each for number, each in zip(numbers, epochs, strict=True)]
+        assert seen == sorted(seen)
+    assert epochs_for(1000, False) > 2 * epochs_for(1000, True)
+    assert epochs_for(118_287, True) == 12
+
+
+def test_a_batch_is_what_fits() -> None:
+    large = 1333 * 800
+    batches = [batch_for(Machine('cuda', gb, 8), large, 1000) for gb in (4, 16, 24, 80, 1000)]
+    assert batches == sorted(batches)
+    assert batches[0] == 1
+    assert batches[-1] == 16
+    assert batch_for(Machine('cpu', 1000, 8), large, 1000) == 4
+    assert batch_for(Machine('cuda', 1000, 8), large, 3) == 2  # there are no more
+    assert workers_for(Machine('cpu', 8, 1), 4) == 1
+
+
+@pytest.mark.parametrize(
+    ('device', 'memory', 'named'),
+    [('tpu', None, 'tpu'), ('cpu', 0.0, '--memory 0'), ('cuda', None, '--memory 16')],
+)
+def test_a_machine_that_cannot_be_told_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, device: str, memory: float | None, named: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(UserError, match=named):
+        this_machine(device, memory)
+
+
+# ---------------------------------------------------------------------------------- a whole config
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_every_head_is_there_for_every_family(head: str) -> None:
+    for family in ('sepvit', 'casvit', 'supervit', 'gcvit', 'shvit'):
+        assert config_path(config_of(head, family)).is_file()
+    assert task_of(Draft([config_of(head, 'gcvit')]).config, head) == HEADS[head]
+
+
+@pytest.mark.parametrize(
+    ('task', 'base'),
+    [
+        ('boxes', 'vitbackbones::detection/sepvit_mask_rcnn.py'),
+        ('boxes', 'vitbackbones::segmentation/sepvit_upernet.py'),
+        ('masks', 'vitbackbones::segmentation/sepvit_upernet.py'),
+        ('labels', 'vitbackbones::detection/sepvit_retinanet.py'),
+        ('masks', 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'),
+    ],
+)
+def test_data_of_another_task_is_refused(tmp_path: Path, task: Task, base: str) -> None:
+    with pytest.raises(UserError, match='learns from'):
+        check_task(own(tmp_path, task), Draft([base]).config, base)
+
+
+def test_boxes_of_masks_are_enough_for_a_box_detector(tmp_path: Path) -> None:
+    base = 'vitbackbones::detection/sepvit_retinanet.py'
+    draft = fitted(tmp_path, base, own(tmp_path, 'masks'))
+    assert 'with_mask' not in repr(plain(draft.config.train_dataloader))
+    assert draft.config.val_evaluator.metric == 'bbox'
+
+
+@pytest.mark.parametrize(
+    ('task', 'base'),
+    [
+        ('boxes', 'vitbackbones::detection/sepvit_retinanet.py'),
+        ('masks', 'vitbackbones::detection/casvit_mask_rcnn.py'),
+        ('labels', 'vitbackbones::segmentation/casvit_upernet.py'),
+        ('boxes', 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'),
+        ('boxes', 'mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py'),  # it repeats, and joins two
+        ('labels', 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'),
+    ],
+)
+def test_what_is_written_names_only_the_users_data(tmp_path: Path, task: Task, base: str) -> None:
+    data = own(tmp_path, task)
+    path = tmp_path / 'my.py'
+    write_draft(fitted(tmp_path, base, data), path)
+    assert path.read_text().count(str(data.folder)) == 1  # said once
+    cfg = Config.fromfile(path)
+    metric = {'boxes': 'coco/bbox_mAP', 'masks': 'coco/segm_mAP', 'labels': 'mIoU'}[task]
+    assert cfg.default_hooks.checkpoint.save_best == metric
+    for split in ('train', 'val', 'test'):
+        whole = plain(cfg[f'{split}_dataloader'].dataset)
+        inner = whole['dataset'] if whole['type'] == 'MultiImageMixDataset' else whole
+        assert inner['type'] == ('BaseSegDataset' if task == 'labels' else 'CocoDataset')
+        assert inner['data_root'] == str(data.folder)
+        assert inner['metainfo']['classes'] == data.classes
+        assert inner['pipeline']
+    assert ('MultiImageMixDataset' in repr(plain(cfg.train_dataloader))) == ('yolox' in base)
+
+
+def test_a_test_split_is_used_as_such(tmp_path: Path) -> None:
+    data = own(tmp_path, 'boxes')
+    splits = {**data.splits, 'test': Split(data.folder / 't', data.folder / 'test.json', 3)}
+    data = OwnData(**{**vars(data), 'splits': splits})
+    draft = fitted(tmp_path, 'vitbackbones::detection/sepvit_retinanet.py', data)
+    assert draft.config.test_dataloader.dataset.ann_file == 'test.json'
+    assert draft.config.test_evaluator.ann_file.endswith('/data/test.json')
+    assert draft.config.val_evaluator.ann_file.endswith('/data/val.json')
+
+
+def test_only_batch_and_workers_depend_on_the_machine(tmp_path: Path) -> None:
+    data = own(tmp_path, 'boxes')
+    drafts = []
+    for machine in (CPU, Machine('cuda', 80.0, 64)):
+        draft = Draft(['vitbackbones::detection/sepvit_retinanet.py'])
+        fit(draft, data, machine, ours=True, name='it')
+        for split in ('train', 'val', 'test'):
+            for key in ('batch_size', 'num_workers'):
+                draft.config[f'{split}_dataloader'].pop(key)
+        drafts.append({key: plain(value) for key, value in draft.config.items()})
+    assert drafts[0] == drafts[1]
+
+
+def test_the_length_that_is_asked_for_is_taken(tmp_path: Path) -> None:
+    base = 'vitbackbones::detection/sepvit_retinanet.py'
+    draft = fitted(tmp_path, base, own(tmp_path, 'boxes'), epochs=7)
+    assert draft.config.train_cfg.max_epochs == 7
+    base = 'vitbackbones::segmentation/sepvit_upernet.py'
+    draft = fitted(tmp_path, base, own(tmp_path, 'labels'), epochs=7)
+    assert draft.config.train_cfg.max_iters == 7 * 40 // 4

@@ -1,0 +1,73 @@
+"""How much a head has to hold: objects in an image, and channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitbackbones.data.configs import as_list
+
+from .draft import Draft
+from .pipelines import FEW_IMAGES
+from .scale import RECIPE, Scale
+
+#: Never fewer: proposals that are kept for an image, and those that a box head is taught with.
+LEAST_PROPOSALS, LEAST_SAMPLES = 250, 128
+
+#: What a detector finds in an image by default.
+FOUND = 100
+
+
+def fewer_proposals(draft: Draft, scale: Scale) -> None:
+    """Cut the proposals and samples that are made for COCO's images to the area of smaller ones."""
+    share = scale.size[0] * scale.size[1] / (RECIPE[0] * RECIPE[1])
+    samples = [
+        f'model.train_cfg.rcnn.{i}' for i in range(len(as_list(draft.get('model.train_cfg.rcnn'))))
+    ]
+    if isinstance(draft.get('model.train_cfg.rcnn'), dict):
+        samples = ['model.train_cfg.rcnn']
+    places = [(f'{place}.sampler.num', LEAST_SAMPLES) for place in samples]
+    for part in ('model.train_cfg.rpn_proposal', 'model.test_cfg.rpn'):
+        places += [(f'{part}.{key}', LEAST_PROPOSALS) for key in ('nms_pre', 'max_per_img')]
+    why = (
+        f'Images of {scale.size[0]} x {scale.size[1]} are {share:.0%} of the area that these '
+        'numbers are made for.'
+    )
+    for place, least in places:
+        old = draft.get(place)
+        if isinstance(old, int) and share < 1:
+            new = min(old, max(least, round(old * share)))
+            if new != old:
+                draft.set(place, new, why)
+                why = ''
+
+
+def enough_found(draft: Draft, objects: NDArray[Any]) -> None:
+    """Let no more than one image in a hundred have more objects than may be found."""
+    if not len(objects):
+        return
+    counts = np.bincount(objects[:, 2].astype(int))
+    crowded = int(np.ceil(np.quantile(counts, 0.99)))
+    for place in ('model.test_cfg.max_per_img', 'model.test_cfg.rcnn.max_per_img'):
+        old = draft.get(place)
+        if isinstance(old, int) and old < 2 * crowded and crowded > FOUND / 2:
+            new = -(-2 * crowded // 50) * 50
+            draft.set(place, new, f'There are images with {crowded} objects.')
+
+
+def narrower_heads(draft: Draft, images: int) -> None:
+    """Let a segmentor's heads be no wider than the widest map that they read, for few images."""
+    for place in ('model.decode_head', 'model.auxiliary_head'):
+        head = draft.get(place)
+        if not isinstance(head, dict) or images >= FEW_IMAGES:
+            continue
+        widest = max(as_list(head['in_channels']))
+        width = 1 << (widest - 1).bit_length()
+        if width < head['channels']:
+            draft.set(
+                f'{place}.channels',
+                width,
+                f'As wide as the maps that it reads, not {head["channels"]}, for {images} images.',
+            )

@@ -1,0 +1,172 @@
+"""A config fitted to somebody's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vitbackbones.data.nodes import type_name
+from vitbackbones.formats.own_data import OwnData, Task
+
+from . import pipelines
+from .anchors import fit_anchors
+from .capacity import enough_found, fewer_proposals, narrower_heads
+from .classes import set_classes
+from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
+from .draft import Draft
+from .heads import check_task, task_of
+from .machine import Machine, batch_for, workers_for
+from .scale import THICKNESS, Scale, choose_scale, resized, sides_of
+from .schedule import set_schedule
+from .thickness import thickness
+from .writing import plain
+
+#: What has sizes of images in it: multiplied together, or crops would not fit.
+PLACES_OF_SIZES = (
+    'train_dataloader.dataset',
+    'val_dataloader.dataset',
+    'test_dataloader.dataset',
+    'model.data_preprocessor',
+    'model.test_cfg',
+    'custom_hooks',
+)
+
+
+def fit(
+    draft: Draft,
+    data: OwnData,
+    machine: Machine,
+    *,
+    ours: bool,
+    name: str,
+    max_scale: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+) -> None:
+    """Fit everything in a config to data: classes, datasets, sizes, anchors, schedule, batch.
+
+    Args:
+        draft: a config with its backbone in place; changed.
+        ours: whether it is one of our heads, whose pipelines we write; else they are kept, and only
+            the sizes in them change.
+        name: of the config, for messages.
+        max_scale: width and height that images must not exceed.
+        batch_size: images in a batch; None for what fits.
+        epochs: the length of the training; None to choose.
+
+    Raises:
+        UserError: the config does not learn from such annotations.
+    """
+    check_task(data, draft.config, name)
+    task = task_of(draft.config, name)
+    draft.beside = data.written
+    images = data.splits['train'].number
+    scale = _scale(data, task, max_scale)
+    steps = _pipelines(draft, data, task, scale, ours=ours)
+    set_classes(draft, len(data.classes))
+    put_datasets(draft, data, task, steps)
+    if task != 'labels':
+        objects = resized(data.image_sizes, data.objects, scale)
+        enough_found(draft, data.objects)
+        if ours:
+            fewer_proposals(draft, scale)
+        if not pipelines.has_one_size(draft):
+            long, short = scale.size
+            factors = np.minimum(long / data.image_sizes.max(1), short / data.image_sizes.min(1))
+            sizes = data.image_sizes * factors[:, None]
+            fit_anchors(draft, objects, sizes[data.objects[:, 2].astype(int)])
+    pretrained = bool(draft.get('model.backbone.init_cfg')) or bool(draft.get('load_from'))
+    set_schedule(
+        draft,
+        images=images,
+        validated=data.splits['val'].number,
+        pretrained=pretrained,
+        epochs=epochs,
+        metric=METRICS[task],
+    )
+    _set_batch(draft, machine, scale, images, batch_size)
+
+
+def _scale(data: OwnData, task: Task, max_scale: tuple[int, int] | None) -> Scale:
+    if task != 'labels':
+        return choose_scale(data.image_sizes, sides_of(data.objects), largest=max_scale)
+    found = thickness(_label_maps(data), len(data.classes), data.ignored)
+    thinnest = found[~np.isnan(found)]
+    return choose_scale(
+        data.image_sizes,
+        thinnest.min(keepdims=True) if len(thinnest) else thinnest,
+        wanted=THICKNESS,
+        what=f'regions of {data.classes[int(np.nanargmin(found))]}' if len(thinnest) else '',
+        largest=max_scale,
+    )
+
+
+def _pipelines(
+    draft: Draft, data: OwnData, task: Task, scale: Scale, *, ours: bool
+) -> dict[str, list[pipelines.Step]]:
+    """The steps of each split's dataset; sizes outside of them are set."""
+    images = data.splits['train'].number
+    if not ours:
+        return _theirs(draft, data, task, scale)
+    if task == 'labels':
+        train, test, crop = pipelines.segmentation(scale, images=images)
+        draft.set('model.data_preprocessor.size', crop, 'Crops are padded to it.')
+        if draft.get('model.test_cfg.crop_size'):  # of a sliding window
+            stride = tuple(side * 2 // 3 for side in crop)
+            draft.set('model.test_cfg.crop_size', crop)
+            draft.set('model.test_cfg.stride', stride)
+        narrower_heads(draft, images)
+    else:
+        train, test = pipelines.detection(scale, masks=task == 'masks', images=images)
+    draft.said.append(f'images are resized to {scale.size[0]} x {scale.size[1]}: {scale.why}')
+    draft.reasons[('train_dataloader', 'dataset', 'pipeline')] = scale.why
+    return dict(train=train, val=test, test=test)
+
+
+def _theirs(
+    draft: Draft, data: OwnData, task: Task, scale: Scale
+) -> dict[str, list[pipelines.Step]]:
+    """The config's own steps with all sizes multiplied by one factor."""
+    theirs = pipelines.test_scale(pipeline_of(draft, 'val') or pipeline_of(draft, 'test'))
+    fixed = pipelines.has_one_size(draft)
+    if theirs is None or fixed:
+        draft.said.append(f'the sizes of images stay: {fixed or "the pipeline names none"}')
+    else:
+        long, short = np.median(data.image_sizes.max(1)), np.median(data.image_sizes.min(1))
+        factor = scale.factor / min(theirs[0] / long, theirs[1] / short)
+        why = f'All sizes times {factor:.2g}. {scale.why}'
+        for place in PLACES_OF_SIZES:
+            old = draft.get(place)
+            if old and pipelines.rescale(plain(old), factor) != plain(old):
+                draft.set(place, pipelines.rescale(plain(old), factor))
+        draft.reasons[('train_dataloader', 'dataset')] = why
+        draft.said.append(f'all sizes of images times {factor:.2g}: {scale.why}')
+    steps = {split: pipeline_of(draft, split) for split in SPLITS}
+    for step in (step for each in steps.values() for step in each):
+        if task == 'labels' and type_name(step) == 'LoadAnnotations':
+            step['reduce_zero_label'] = False
+    return steps
+
+
+def _label_maps(data: OwnData) -> list[Path]:
+    """The files of the training's label maps."""
+    train = data.splits['train']
+    if train.names is None:
+        return sorted(train.annotations.rglob(f'*{data.label_suffix}'))
+    names = train.names.read_text(encoding='utf-8').split('\n')
+    return [train.annotations / f'{name}{data.label_suffix}' for name in names if name]
+
+
+def _set_batch(
+    draft: Draft, machine: Machine, scale: Scale, images: int, batch_size: int | None
+) -> None:
+    """Set what depends on the machine, and nothing else does."""
+    batch = batch_size or batch_for(machine, scale.size[0] * scale.size[1], images)
+    workers = workers_for(machine, batch)
+    why = f'For a {machine.device.upper()} with {machine.memory:.0f} GB and {machine.cores} cores'
+    why += ', and as was asked for.' if batch_size else '.'
+    draft.set('train_dataloader.batch_size', batch, why)
+    for split in SPLITS:
+        draft.set(f'{split}_dataloader.num_workers', workers)
+        draft.set(f'{split}_dataloader.persistent_workers', True)

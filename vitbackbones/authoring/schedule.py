@@ -1,0 +1,181 @@
+"""How long to train, how fast, and what watches over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitbackbones.data.nodes import type_name
+
+from .draft import Draft
+from .writing import plain
+
+#: COCO's images and the epochs of its shortest recipe, from given and from random weights.
+COCO_IMAGES = 118_287
+EPOCHS = {True: 12, False: 36}
+
+#: Of fewer images each is seen more often, but fewer images are seen in all.
+POWER = 0.25
+LEAST, MOST = 12, 300
+
+#: What iterations are counted with where the length must not depend on the machine.
+BATCH = 4
+
+#: Of AdamW. Higher ones, made for large batches, come down to it.
+RANDOM_RATE, GIVEN_RATE = 3e-4, 2e-4
+
+VALIDATIONS = 15
+PATIENCE = 5
+
+#: Validations, with their losses, may take this part of the time of all steps: an image is
+#: computed forwards twice, which is two thirds of a step's work.
+VALIDATION_SHARE, VALIDATION_WORK = 0.2, 2 / 3
+
+#: What is added, with the reason.
+ADDED: tuple[tuple[str, dict[str, Any], str], ...] = (
+    (
+        'ema',
+        dict(
+            type='EMAHook',
+            ema_type='MomentumAnnealingEMA',
+            gamma=20,
+            momentum=1e-4,
+            update_buffers=True,
+        ),
+        'Validated and saved is the average over the last twentieth of the steps taken so far, '
+        'which swings less.',
+    ),
+    (
+        'validation_loss',
+        dict(type='vitbackbones.ValidationLossHook'),
+        'Rising losses of validation while those of training fall are overfitting.',
+    ),
+    (
+        'early_stopping',
+        dict(type='vitbackbones.EarlyStoppingHook', patience=PATIENCE),
+        f'Stop after {PATIENCE} validations without a better metric.',
+    ),
+    ('best', dict(type='vitbackbones.BestCheckpointHook'), ''),
+)
+
+
+def epochs_for(images: int, pretrained: bool) -> int:
+    """Epochs by the number of images and by whether the backbone has learnt from others."""
+    epochs = EPOCHS[pretrained] * (COCO_IMAGES / max(images, 1)) ** POWER
+    return round(min(max(epochs, LEAST), MOST))
+
+
+def validations_for(seen: int, validated: int) -> float:
+    """How often to validate while so many images are trained on."""
+    affordable = VALIDATION_SHARE * seen / (VALIDATION_WORK * max(validated, 1))
+    return min(float(VALIDATIONS), max(1.0, affordable))
+
+
+def set_schedule(
+    draft: Draft,
+    *,
+    images: int,
+    validated: int,
+    pretrained: bool,
+    epochs: int | None,
+    metric: str,
+) -> None:
+    """Set length, rates, validation, checkpoints, averaging and stopping.
+
+    Args:
+        images: that are trained on.
+        validated: images of validation.
+        pretrained: whether the backbone starts from weights that are given.
+        epochs: those asked for; None to choose.
+        metric: by which a checkpoint is the best.
+    """
+    weights = 'given' if pretrained else 'random'
+    chosen = epochs or epochs_for(images, pretrained)
+    total = max(1, chosen * images // BATCH)
+    why = (
+        f'{chosen} times {images} images, '
+        + ('as was asked for' if epochs else f'enough from {weights} weights')
+        + '; it stops earlier where nothing improves.'
+    )
+    by_epoch = 'max_iters' not in (draft.get('train_cfg') or {})
+    length = chosen if by_epoch else total
+    interval = max(1, round(length / validations_for(chosen * images, validated)))
+    old = draft.get('train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters') or length
+    if by_epoch:
+        draft.set('train_cfg.max_epochs', length, why)
+    else:
+        draft.set('train_cfg.max_iters', length, f'With batches of {BATCH} {why}')
+    draft.set('train_cfg.val_interval', interval)
+    draft.drop('train_cfg.dynamic_intervals')
+    draft.set(
+        'default_hooks.checkpoint',
+        dict(
+            plain(draft.get('default_hooks.checkpoint') or dict(type='CheckpointHook')),
+            interval=interval,
+            max_keep_ckpts=2,
+            save_best=metric,
+        ),
+    )
+    _set_rates(draft, pretrained, total, by_epoch)
+    _set_hooks(draft, metric, length / old, length)
+    draft.said.append(
+        f'{length} {"epochs" if by_epoch else "iterations"} from {weights} weights'
+        + ('' if epochs else f', for {images} images')
+    )
+
+
+def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool) -> None:
+    warm_up = min(500, max(20, total // 50))
+    draft.set(
+        'param_scheduler',
+        [
+            dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warm_up),
+            # Without an end: it follows the length, also one of --cfg-options.
+            dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)
+            if by_epoch
+            else dict(type='CosineAnnealingLR', by_epoch=False),
+        ],
+        'A short warm-up, then down to 0 at the end, whatever the length is set to.',
+    )
+    rate = draft.get('optim_wrapper.optimizer.lr')
+    if not isinstance(rate, float) or type_name(draft.get('optim_wrapper.optimizer')) != 'AdamW':
+        return
+    ours = RANDOM_RATE if not pretrained else min(rate, GIVEN_RATE)
+    if not pretrained:
+        _all_layers_alike(draft)
+        draft.set(
+            'optim_wrapper.optimizer.lr',
+            ours,
+            'From random weights layers learn alike and faster than published rates let given '
+            'ones; clipped gradients keep the first steps stable.',
+        )
+        if not draft.get('optim_wrapper.clip_grad'):
+            draft.set('optim_wrapper.clip_grad', dict(max_norm=1.0))
+    elif ours != rate:
+        draft.set('optim_wrapper.optimizer.lr', ours, 'The rate it had is made for large batches.')
+
+
+def _all_layers_alike(draft: Draft) -> None:
+    """Take away what spares layers that have learnt already."""
+    if 'LayerDecay' in str(draft.get('optim_wrapper.constructor') or ''):
+        draft.drop('optim_wrapper.constructor')
+        draft.drop('optim_wrapper.paramwise_cfg')
+    keys = draft.get('optim_wrapper.paramwise_cfg.custom_keys') or {}
+    for key, options in list(keys.items()):
+        if 'backbone' in key and options.get('lr_mult', 1) < 1:
+            options['lr_mult'] = 1.0
+
+
+def _set_hooks(draft: Draft, metric: str, ratio: float, length: int) -> None:
+    """Average weights unless something does, let hooks keep their part of the length, and stop."""
+    hooks = plain(draft.get('custom_hooks') or [])
+    for hook in hooks:
+        if hook.get('switch_epoch'):
+            hook['switch_epoch'] = max(1, round(hook['switch_epoch'] * ratio))
+        if hook.get('num_last_epochs'):
+            hook['num_last_epochs'] = min(hook['num_last_epochs'], max(1, length // 10))
+    if hooks != plain(draft.get('custom_hooks') or []):
+        draft.set('custom_hooks', hooks, 'Hooks that act at a certain epoch do so at its like.')
+    named = {type_name(hook) for hook in hooks}
+    for name, hook, why in ADDED:
+        if type_name(hook) not in named and not draft.get(f'default_hooks.{name}'):
+            draft.set(f'default_hooks.{name}', dict(hook), why)
