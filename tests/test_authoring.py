@@ -86,8 +86,32 @@ def test_comments_stand_above_what_they_speak_of(draft: Draft, tmp_path: Path) -
     text, _ = written(draft, tmp_path / 'new.py', 'What this is.')
     lines = [line.strip() for line in text.splitlines()]
     assert lines[0] == '# What this is.'
-    assert lines[lines.index('depth=4,') - 1].startswith('# ')
-    assert lines[lines.index('n=9,') - 1] == '# Nine classes.'
+    assert lines[lines.index('depth=4),') - 1].startswith('# ')
+    (nine,) = (i for i, line in enumerate(lines) if line.startswith('n=9'))
+    assert lines[nine - 1] == '# Nine classes.'
+
+
+def test_lines_are_filled_and_brackets_close_behind_the_last_part(
+    draft: Draft, tmp_path: Path
+) -> None:
+    draft.set('model.heads', [dict(type='H', **{f'k{i}': 'v' * 9 for i in range(9)}), {}])
+    draft.set('steps', tuple(range(1000, 1030)), 'Many.')
+    draft.set('model.backbone.depth', 5, 'Deep.')
+    text, _ = written(draft, tmp_path / 'new.py')
+    model, steps = (part.splitlines() for part in text.split('\n\n')[1:])
+    assert model[:5] == [
+        'model = dict(',
+        '    backbone=dict(',
+        '        # Deep.',
+        '        depth=5),',
+        '    heads=[',
+    ]
+    assert model[5].startswith("        dict(type='H', k0=")
+    assert model[6].startswith("             k4='vvvvvvvvv',")
+    assert model[-1] == '        dict()])'
+    assert steps[1].startswith('steps = (1000, 1001, ')
+    assert steps[2].startswith('         10')
+    assert len(steps) == 3
 
 
 def test_a_base_of_another_package_keeps_its_scope(tmp_path: Path) -> None:

@@ -380,7 +380,8 @@ def rewired(tmp_path: Path, owner: dict[str, Any], positions: dict[int, int]) ->
     path = tmp_path / 'part.py'
     path.write_text(f'model = {owner!r}\n')
     old = maps(4, 8, 16, 32, channels=[64, 128, 256, 512])
-    return Rewiring(Draft([str(path)]), 'model', old, SEPVIT[-len(positions) :], positions)
+    new = SEPVIT[-len({*positions.values()}) :]
+    return Rewiring(Draft([str(path)]), 'model', old, new, positions)
 
 
 ALL = {0: 0, 1: 1, 2: 2, 3: 3}
@@ -412,6 +413,11 @@ def test_necks_are_rewired(tmp_path: Path, neck: Any, expected: Any) -> None:
     [
         (dict(in_channels=512), ALL, dict(in_channels=32)),
         (dict(in_channels=512, in_index=3), {3: 0}, dict(in_channels=32, in_index=0)),
+        (  # of fused maps two may be in one place
+            dict(in_channels=256, in_index=-2),
+            {1: 0, 2: 1, 3: 0},
+            dict(in_channels=32, in_index=1),
+        ),
         (dict(in_channels=256), {2: 0, 3: 1}, dict(in_channels=256)),  # not that of the last map
         (
             dict(in_channels=[64, 256], in_index=[0, 2], c1_in_channels=64),
@@ -451,14 +457,14 @@ def test_what_heads_read_is_known() -> None:
     ('config', 'message'),
     [
         ('mmdet::nowhere/none.py', 'there is no config file .*none.py'),
-        ('mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py', 'DetectoRS_ResNet, .* with it:'),
+        ('mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py', 'DetectoRS_ResNet, .* without'),
         (
             'mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py',
-            'TridentResNet, .* with it: its thre',
+            'TridentResNet, .* without it: its thre',
         ),
         (
             'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py',
-            'PIDNet, .* with it: its thre',
+            'PIDNet, .* without it: its thre',
         ),
         ('default_scope = "mmdet"', 'describes no model, only: default_scope'),
         ('model = dict(type="Whole", layers=3)', "no backbone .* model.type='Whole' has type, lay"),
@@ -474,7 +480,7 @@ def test_what_heads_read_is_known() -> None:
         ),
         (
             DETECTOR.replace('64, 128, 256, 512', '1, 2, 3, 4'),
-            'fails as it is: model.neck does not',
+            'nothing in model.neck speaks of the maps of the old',
         ),
     ],
 )

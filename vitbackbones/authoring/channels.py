@@ -111,10 +111,9 @@ class Rewiring:
         now, at = [self.new[i] for i in chosen], [self.positions[i] for i in chosen]
         kind = type(channels)
         self._set(f'{place}.in_channels', kind(now) if several else now[0])
-        if at != chosen and (several or index >= 0):
+        count = max(self.positions.values()) + 1
+        if at != [i + count if i < 0 else i for i in (index if several else [index])]:
             self._set(f'{place}.in_index', type(index)(at) if several else at[0])
-        elif not several and index < 0 and at[0] != max(self.positions.values()):
-            self._set(f'{place}.in_index', at[0])
 
     # -------------------------------------------------------------------------------- numbers
 
@@ -137,7 +136,10 @@ class Rewiring:
     def _set(self, place: str, value: Any) -> None:
         self.recognised = True
         if self.draft.get(place) != value:
-            self.draft.set(place, value, '' if self.changed else WHY)
+            self.draft.set(place, value)
+            part = '.'.join(place.split('.')[: self.place.count('.') + 2])
+            if not self.changed and part != place:
+                self.draft.explain(part, WHY)
             self.changed.append(place)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ class Draft:
         self.said: list[str] = []
         self.beside: Path | None = None
 
+    def inherit(self, base: str) -> None:
+        """Add a base that says nothing of what is there already.
+
+        Raises:
+            UserError: it is missing or fails.
+        """
+        more = inherited([base])
+        self.bases = (*self.bases, base)
+        for config in (self.original, self.config):
+            for key in more:
+                config[key] = copy.deepcopy(more[key])
+
     def get(self, place: str, default: Any = None) -> Any:
         """What stands at a dotted place; ``default`` if nothing does."""
         node: Any = self.config
@@ -73,13 +86,17 @@ class Draft:
             node.pop(keys[-1])
             self._say(keys[:-1] or keys, why)
 
+    def explain(self, place: str, why: str) -> None:
+        """Let a comment stand above what is at a dotted place."""
+        self._say(as_place(place), why)
+
     def _say(self, place: Place, why: str) -> None:
         if why:
             self.reasons[place] = why
 
 
 def inherited(bases: Sequence[str]) -> Config:
-    """What a config amounts to that says nothing but ``_base_``.
+    """What a config amounts to that says nothing but ``_base_``; modules of its own stay unread.
 
     Read directly, a base of another package would lack the scope that its parts are looked up in.
 
@@ -87,12 +104,26 @@ def inherited(bases: Sequence[str]) -> Config:
         UserError: a base is missing or fails.
     """
     try:
-        return Config.fromstring(f'_base_ = {list(bases)!r}\n', '.py')
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, 'inherited.py')
+            file.write_text(f'_base_ = {list(bases)!r}\n', encoding='utf-8')
+            return Config.fromfile(file, import_custom_modules=False)
     except Exception as error:  # a config is a program of the user's: whatever it raises is theirs
-        names = ', '.join(bases)
+        names, reason = ', '.join(bases), ' '.join(str(error).split())
         raise UserError(
-            f'config {names} cannot be read: {type(error).__name__}: {error}'
+            f'config {names} cannot be read: {type(error).__name__}: {reason}'
         ) from error
+
+
+def dicts_in(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All dicts of a part of a config, itself included, with their dotted places."""
+    if isinstance(node, Mapping):
+        yield place, node
+        for key, value in node.items():
+            yield from dicts_in(value, f'{place}.{key}' if place else str(key))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from dicts_in(value, f'{place}.{i}')
 
 
 def as_place(dotted: str) -> Place:

@@ -39,20 +39,18 @@ class Measured:
         maps: of the backbone.
         levels: of the neck; None if there is none, or if it gives no list of maps.
         read: positions of the maps that the levels depend on; all if there are no levels.
+        trouble: why the neck could not be run, '' if it was.
     """
 
     side: int
     maps: tuple[Map, ...]
     levels: tuple[Map, ...] | None
     read: tuple[int, ...]
+    trouble: str = ''
 
 
 class MeasuringError(Exception):
     """A network that cannot be built or run here, or that gives no list of maps; says why."""
-
-
-class NeckError(MeasuringError):
-    """A neck that does not take the maps of its own backbone."""
 
 
 def words(maps: Sequence[Map]) -> str:
@@ -69,19 +67,19 @@ def measure(owner: Mapping[str, Any], scope: str) -> Measured:
 
     Raises:
         MeasuringError: the backbone cannot be built, or gives no list of maps.
-        NeckError: the neck cannot be built, or does not take them.
     """
     backbone = owner['backbone']
     net = _built(backbone, scope)
     own = backbone.get('img_size')
     own = own[0] if isinstance(own, (list, tuple)) else own
-    failures: list[MeasuringError] = []
+    failures: list[str] = []
+    without_neck = None
     for side in dict.fromkeys([SIDES[0], *([own] if isinstance(own, int) else []), *SIDES[1:]]):
         try:
             with no_trace(net), torch.no_grad():
                 outputs = net(torch.zeros(1, backbone.get('in_channels', 3), side, side))
         except Exception as error:  # a network of anyone's: it may not take images of this size
-            failures.append(MeasuringError(_first_line(error)))
+            failures.append(_first_line(error))
             continue
         maps = _as_maps(outputs, side)
         if maps is None:
@@ -91,10 +89,13 @@ def measure(owner: Mapping[str, Any], scope: str) -> Measured:
             try:
                 levels, read = measure_neck(owner['neck'], scope, maps, side)
             except MeasuringError as error:  # at another size, perhaps
-                failures.append(NeckError(str(error)))
+                every = tuple(range(len(maps)))
+                without_neck = without_neck or Measured(side, maps, None, every, str(error))
                 continue
         return Measured(side, maps, levels, read if levels else tuple(range(len(maps))))
-    raise next((e for e in failures if isinstance(e, NeckError)), failures[0])
+    if without_neck is None:
+        raise MeasuringError(failures[0])
+    return without_neck
 
 
 def measure_neck(

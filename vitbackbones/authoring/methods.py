@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
 
-from .draft import Draft
+from .draft import Draft, dicts_in
 
 #: {type of a part of the model: why nothing is left of the method without it}
 REFUSED = {
@@ -55,23 +52,14 @@ def check_method(draft: Draft) -> None:
     Raises:
         UserError: nothing would be left of it.
     """
-    for kind, key in _types(draft.get('model'), 'model'):
+    for place, part in dicts_in(draft.get('model'), 'model'):
+        kind = type_name(part)
         if kind in REFUSED:
             raise UserError(
-                f'config {draft.bases[0]}: {key} is a {kind}, and the method stands and falls with '
+                f'config {draft.bases[0]}: {place} is a {kind}, and the method is nothing without '
                 f'it: {REFUSED[kind]}'
             )
         if kind in WARNED:
             line = f'warning: {WARNED[kind]}'
             if line not in draft.said:
                 draft.said.append(line)
-
-
-def _types(node: Any, place: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping):
-        yield type_name(node), place
-        for key, value in node.items():
-            yield from _types(value, f'{place}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _types(value, f'{place}.{i}')

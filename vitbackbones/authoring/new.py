@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
+from vitbackbones.data.configs import as_list
 from vitbackbones.errors import UserError
 from vitbackbones.launch.loading import config_path
 
-from .draft import Draft
+from .draft import Draft, dicts_in, inherited
 from .ours import network
 from .swap import swap
 from .writing import write_draft
@@ -69,22 +71,59 @@ def draft_of(start: str) -> Draft:
             'other style too, in their configs/ folder: --from mmdet::... or mmseg::...'
         )
     draft = Draft([start])
+    missing = _import_modules(draft)
     if not {'custom_hooks', 'custom_imports'} & {*draft.config}:
-        return Draft([start, HOOKS])
-    ours = Draft([HOOKS]).config
+        draft.inherit(HOOKS)
+        return draft
+    ours = inherited([HOOKS])
     hooks = list(draft.get('custom_hooks') or [])
     types = {hook.get('type') for hook in hooks}
-    missing = [dict(hook) for hook in ours.custom_hooks if hook.type not in types]
-    if missing:
-        draft.set('custom_hooks', [*hooks, *missing], 'Those it had, and ours.')
+    added = [dict(hook) for hook in ours.custom_hooks if hook.type not in types]
+    if added:
+        draft.set('custom_hooks', [*hooks, *added], 'Those it had, and ours.')
     own = draft.get('custom_imports')
     if own is None:
         draft.set('custom_imports', ours.custom_imports)
-    elif 'vitbackbones' not in own['imports']:
-        imports = own['imports']
-        imports = [imports] if isinstance(imports, str) else list(imports)
-        draft.set('custom_imports.imports', ['vitbackbones', *imports])
+    else:
+        names = [name for name in as_list(own['imports']) if name not in missing]
+        if names != ['vitbackbones', *names[1:]]:
+            draft.set('custom_imports.imports', ['vitbackbones', *names])
     return draft
+
+
+def _import_modules(draft: Draft) -> list[str]:
+    """Import what a config asks for; what is not there and what only its backbone needs.
+
+    Raises:
+        UserError: something that other parts need, too, is not there.
+    """
+    own = draft.get('custom_imports') or {}
+    missing = []
+    for name in as_list(own.get('imports')):
+        try:
+            import_module(name)
+        except ImportError as error:
+            if own.get('allow_failed_imports'):
+                continue
+            scope = f'{name.partition(".")[0]}.'
+            users = [
+                place
+                for key in draft.config
+                for place, part in dicts_in(draft.config[key], key)
+                if str(part.get('type')).startswith(scope)
+            ]
+            if not users or any(not _is_in_backbone(place) for place in users):
+                reason = ' '.join(str(error).split())
+                raise UserError(
+                    f'config {draft.bases[0]} imports {name}, which is not there: {reason}'
+                ) from error
+            missing.append(name)
+            draft.said.append(f'imports: {name} is not installed, and only the old backbone of it')
+    return missing
+
+
+def _is_in_backbone(place: str) -> bool:
+    return 'backbone' in place.split('.')
 
 
 def _writable(path: Path, *, force: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,7 @@ class Recipe(NamedTuple):
     optim_wrapper: ConfigDict
 
 
+@functools.cache
 def network(name: str) -> Network:
     """The variant of that name.
 
@@ -66,9 +68,13 @@ def network(name: str) -> Network:
 def published_options(network: Network) -> dict[str, Any]:
     """The backbone's config with the options and weights that it was published with."""
     fragment = CONFIGS / '_base_' / 'backbones' / f'{network.name.replace("_", "-", 1)}.py'
-    return dict(inherited([str(fragment)]).backbone)
+    options = dict(inherited([str(fragment)]).backbone)
+    if options.get('drop_path_rate') == network.cls.archs[network.arch].drop_path_rate:
+        del options['drop_path_rate']  # the same without a word
+    return options
 
 
+@functools.cache
 def recipe(network: Network, task: str, *, in_two_stages: bool = False) -> Recipe:
     """The recipe of our default config for this network's family.
 

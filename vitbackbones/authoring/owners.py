@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from vitbackbones.errors import UserError
 
-from .draft import Draft
+from .draft import Draft, dicts_in
 
 #: Networks beside the detector that look at what is cut out of images, and keep their backbone.
 ASIDE = ('reid',)
@@ -21,7 +20,11 @@ def owner_of(draft: Draft) -> str:
     """
     if draft.get('model') is None:
         raise UserError(f'{_name(draft)} describes no model, only: {", ".join(draft.config)}')
-    places = list(_owners(draft.config.model, 'model'))
+    places = [
+        place
+        for place, part in dicts_in(draft.config.model, 'model')
+        if isinstance(part.get('backbone'), Mapping)
+    ]
     if not places:
         raise UserError(
             f'{_name(draft)} has no backbone that another one could take the place of: '
@@ -37,17 +40,6 @@ def owner_of(draft: Draft) -> str:
     if aside:
         draft.said.append(f'owner: {chosen[0]}; {", ".join(aside)} keeps its backbone')
     return chosen[0]
-
-
-def _owners(node: Any, place: str) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if isinstance(node.get('backbone'), Mapping):
-            yield place
-        for key, value in node.items():
-            yield from _owners(value, f'{place}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _owners(value, f'{place}.{i}')
 
 
 def _name(draft: Draft) -> str:

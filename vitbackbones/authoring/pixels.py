@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from vitbackbones.data.nodes import type_name
 from vitbackbones.engine.pixels import MEAN, STD
 
-from .draft import Draft
+from .draft import Draft, dicts_in
 
 CLOSE = 0.5  # grey levels that do not matter
 
@@ -20,7 +20,7 @@ def set_pixels(draft: Draft) -> None:
     """
     parts = [
         part
-        for part in _parts(draft.config.model, 'model')
+        for part in dicts_in(draft.config.model, 'model')
         if part[0].rpartition('.')[2] == 'data_preprocessor'
     ]
     if not parts and draft.get('data_preprocessor'):  # where mmengine's Runner looks for it, too
@@ -29,7 +29,7 @@ def set_pixels(draft: Draft) -> None:
     steps = [
         part
         for key in pipelines
-        for part in _parts(draft.config[key], key)
+        for part in dicts_in(draft.config[key], key)
         if type_name(part[1]) == 'Normalize'
     ]
     for place, node in steps or parts:  # what a pipeline has normalised is not done again
@@ -59,13 +59,3 @@ def _set(draft: Draft, place: str, node: Mapping[str, Any], order: str) -> None:
         draft.set(f'{place}.{order}', True, why)
     if node.get('rgb_to_bgr'):
         draft.set(f'{place}.rgb_to_bgr', False)
-
-
-def _parts(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(node, Mapping):
-        yield place, node
-        for key, value in node.items():
-            yield from _parts(value, f'{place}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _parts(value, f'{place}.{i}')

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from .draft import Draft
 from .ours import Recipe
@@ -36,11 +39,11 @@ def set_rates(draft: Draft, recipe: Recipe, family: str, *, from_random: bool) -
     foreign = str(wrapper.get('constructor', PLAIN[0])).rpartition('.')[2] not in PLAIN
     before = _shown(old)
     if old.get('type') != 'AdamW':
-        draft.set(
-            'optim_wrapper.optimizer',
-            copy.deepcopy(dict(new)),
-            f'The published rates of {family} ({recipe.source}): it was never trained with '
-            f'{old.get("type")}, and {old.get("lr")} is a rate for others.',
+        draft.set('optim_wrapper.optimizer', _without_defaults(new))
+        draft.explain(
+            'optim_wrapper',
+            f'The rates of {family} in {recipe.source}: {old.get("type")} with '
+            f'lr={old.get("lr")} is for others.',
         )
         draft.said.append(f'optimizer: {before} becomes {_shown(new)}, of {recipe.source}')
         if old.get('lr'):
@@ -60,6 +63,15 @@ def _say_how_far(draft: Draft, old: float, new: float, before: str, recipe: Reci
     draft.said.append(f'optimizer: {before} kept{far}')
 
 
+def _without_defaults(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """But for decay and rate, which one wants to see."""
+    defaults = {
+        name: p.default for name, p in inspect.signature(torch.optim.AdamW).parameters.items()
+    }
+    del defaults['lr'], defaults['weight_decay']
+    return {key: v for key, v in optimizer.items() if key not in defaults or v != defaults[key]}
+
+
 def _shown(optimizer: Mapping[str, Any]) -> str:
     decay = f' decay={optimizer["weight_decay"]:g}' if optimizer.get('weight_decay') else ''
     return f'{optimizer.get("type")} lr={optimizer.get("lr")}{decay}'
@@ -77,6 +89,8 @@ def _scale(draft: Draft, ratio: float) -> None:
             if part.get(key):
                 part[key] = float(f'{part[key] * ratio:.3g}')
                 names.append(f'{part["type"]}.{key}')
+        if part.get('_scope_') == draft.get('default_scope'):
+            part.pop('_scope_', None)  # it is looked for there
     if names:
         why = f'{" and ".join(names)} times {ratio:.3g}, as the rate itself.'
         draft.set('param_scheduler', scaled, why)
@@ -125,5 +139,7 @@ def _spare_nothing(draft: Draft) -> None:
         spared.append('decay_rate')
     if spared:
         why = 'Random weights: no layer has to be spared.'
-        draft.set('optim_wrapper.paramwise_cfg', groups, why)
+        draft.set('optim_wrapper.paramwise_cfg', groups)
+        if ('optim_wrapper',) not in draft.reasons:
+            draft.explain('optim_wrapper', why)
         draft.said.append(f'decay: {", ".join(spared)} = 1: from random weights all learn alike')

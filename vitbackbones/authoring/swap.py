@@ -15,7 +15,7 @@ from . import maps as choosing
 from .channels import Rewiring, positions_read
 from .draft import Draft
 from .maps import Choice
-from .measuring import Map, Measured, MeasuringError, NeckError, measure, measure_neck, words
+from .measuring import Map, Measured, MeasuringError, measure, measure_neck, words
 from .methods import check_method
 from .ours import Network, Recipe, network, recipe
 from .owners import owner_of
@@ -67,11 +67,6 @@ def _measured(draft: Draft, place: str, scope: str) -> Measured:
     kind = owner['backbone'].get('type')
     try:
         return measure(owner, scope)
-    except NeckError as error:
-        raise UserError(
-            f'config {draft.bases[0]} fails as it is: {place}.neck does not take the maps of '
-            f'{place}.backbone ({kind}): {error}'
-        ) from error
     except MeasuringError as error:
         reason = error
     for reader in (owner.get('neck'), owner.get('decode_head'), owner.get('panoptic_head')):
@@ -108,6 +103,8 @@ def _wire(
     kind, neck = owner['backbone'].get('type'), owner.get('neck')
     after = f'; after the neck {words(old.levels)}' if old.levels else ''
     draft.said.append(f'old: {kind} {words(old.maps)}{after}')
+    if old.trouble:
+        draft.said.append(f'neck: what it gives could not be tried here: {old.trouble}')
     maps, levels, read = old.maps, old.levels, old.read
     if levels is not None and choosing.is_pyramid_of_tokens(maps, levels):
         why = f'{neck.get("type")} made a pyramid of the tokens of a plain ViT.'
@@ -137,7 +134,9 @@ def _wire(
             _put_before(draft, f'{place}.neck', choice.pyramid, why)
         if choice.reason:
             draft.said.append(f'maps: {choice.reason}')
-    now = _check(draft, place, scope, old.side, output, levels, by_depth=choice.by_depth)
+    now = None
+    if not old.trouble:
+        now = _check(draft, place, scope, old.side, output, levels, by_depth=choice.by_depth)
     after = f'; after the neck {words(now)}' if now else ''
     draft.said.append(f'new: {new.words} {words(output)}{after}')
 

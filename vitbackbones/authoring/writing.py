@@ -17,6 +17,7 @@ from vitbackbones.errors import UserError
 from .draft import Draft, Place
 
 WIDTH = 100  # of a line
+DEEPEST = 40  # column from which on lines are not filled, but begin anew
 DELETE = '_delete_'
 ROOT = 'data_root'  # the name of a folder that is written once
 
@@ -144,33 +145,69 @@ def _assignment(
 def _value(
     start: str, value: Any, place: Place, reasons: Mapping[Place, str], indent: int
 ) -> list[str]:
+    """A value behind ``start``, and a comma: in one line, filled lines, or one part in each."""
     one = f'{start}{_words(value)},'
-    inside = _has_comment(place, {key: '' for key in reasons if key != place})
-    if len(one) <= WIDTH and not inside:
+    commented = _has_comment(place, {key: '' for key in reasons if key != place})
+    if not isinstance(value, (dict, list, tuple)) or not value:
         return [one]
-    if isinstance(value, dict) and value and all(_is_keyword(key) for key in value):
-        opening, closing = 'dict(', ')'
-        lines = [
-            line
-            for key, each in value.items()
-            for line in _assignment(key, each, (*place, key), reasons, indent + 4)
-        ]
-    elif isinstance(value, dict) and value:
-        opening, closing = '{', '}'
-        lines = [
-            line
-            for key, each in value.items()
-            for line in _assignment(repr(key), each, (*place, key), reasons, indent + 4, ': ')
-        ]
-    elif isinstance(value, (list, tuple)) and value:
-        opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
-        lines = []
-        for i, each in enumerate(value):
-            lines += _comment(reasons.get((*place, i), ''), indent + 4)
-            lines += _value(' ' * (indent + 4), each, (*place, i), reasons, indent + 4)
-    else:
+    if len(one) - (indent == 0) <= WIDTH and not commented:  # at the left it loses its comma
         return [one]
-    return [start + opening, *lines, ' ' * indent + closing + ',']
+    opening, closing, parts = _parts(value)
+    start += opening
+    if not commented and len(start) <= DEEPEST and not _is_list_of_dicts(value):
+        words = [f'{name}{_words(each)},' for _, name, each in parts]
+        room = WIDTH - len(start) - 2  # for brackets that close
+        if max(map(len, words)) <= room:
+            filled = _filled(words, room)
+            lines = [start + filled[0], *(' ' * len(start) + line for line in filled[1:])]
+            return _closed(lines, value, closing, indent)
+    lines = [start]
+    joins = False  # whether what comes next may stand in the same line
+    for key, name, each in parts:
+        lead = ' ' * (indent + 4)
+        own = _comment(reasons.get((*place, key), ''), indent + 4)
+        new = [*own, *_value(lead + name, each, (*place, key), reasons, indent + 4)]
+        short = len(new) == 1 and not isinstance(value, (list, tuple))
+        if short and joins and len(lines[-1]) + len(new[0].lstrip()) < WIDTH:
+            lines[-1] += f' {new[0].lstrip()}'
+        else:
+            lines += new
+        joins = short
+    return _closed(lines, value, closing, indent)
+
+
+def _parts(value: Any) -> tuple[str, str, list[tuple[Any, str, Any]]]:
+    """What opens and closes a container; key, words before it and value of each of its parts."""
+    if isinstance(value, dict) and all(map(_is_keyword, value)):
+        return 'dict(', ')', [(key, f'{key}=', each) for key, each in value.items()]
+    if isinstance(value, dict):
+        return '{', '}', [(key, f'{key!r}: ', each) for key, each in value.items()]
+    opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
+    return opening, closing, [(i, '', each) for i, each in enumerate(value)]
+
+
+def _closed(lines: list[str], value: Any, closing: str, indent: int) -> list[str]:
+    """With the bracket behind the last part, if there is room for it."""
+    alone = isinstance(value, tuple) and len(value) == 1
+    last = lines[-1] if alone else lines[-1].removesuffix(',')
+    if len(last) + len(closing) + 1 > WIDTH:
+        return [*lines, f'{" " * indent}{closing},']
+    return [*lines[:-1], f'{last}{closing},']
+
+
+def _filled(words: list[str], width: int) -> list[str]:
+    """As many in each line as it holds."""
+    lines = ['']
+    for word in words:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] = f'{lines[-1]} {word}'.strip()
+    return lines
+
+
+def _is_list_of_dicts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(each, dict) for each in value)
 
 
 def _words(value: Any) -> str:
