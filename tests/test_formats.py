@@ -362,6 +362,33 @@ def test_yolo_with_lists_of_images(made: Callable[..., Path], source: Path) -> N
         assert_equal(objects(data.splits[split]), original(source, split), 1e-4)
 
 
+def test_yolo_with_lists_and_without_a_description(made: Callable[..., Path], source: Path) -> None:
+    """As darknet has it: all images in one folder, and train.txt and valid.txt."""
+    folder = made('yolo', described=False)
+    for part in ('images', 'labels'):
+        for split in ('train', 'val'):
+            for file in (folder / part / split).iterdir():
+                own_data.copy(file, folder / 'data')
+        shutil.rmtree(folder / part)
+    for split, name in (('train', 'train'), ('val', 'valid')):
+        names = [f'data/{path.name}' for path in (source / split).iterdir()]
+        own_data.write(folder / f'{name}.txt', names)
+    own_data.write(folder / 'obj.names', CLASSES)
+    data = read(folder)
+    for split in ('train', 'val'):
+        assert_equal(objects(data.splits[split]), original(source, split))
+
+
+def test_what_was_written_into_the_folder_itself_is_none_of_it(
+    made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made('yolo')
+    monkeypatch.chdir(folder)
+    first = read_folder(Path('.'), Path('my_data'))
+    assert first.written == folder / 'my_data'
+    assert read_folder(folder, folder / 'my_data', force=True).splits == first.splits
+
+
 def test_labels_beside_images(beside: Path, made: Callable[..., Path], source: Path) -> None:
     yolo = beside.parent / 'yolo'
     own_data.yolo(source, yolo)
@@ -818,6 +845,7 @@ def empty(path: str) -> Callable[[Path], None]:
 LABELS = 'labels/train/a picture 1.txt'
 XML = 'VOCdevkit/VOC2007/Annotations/a picture 1.xml'
 COCO = '{"images": [], "annotations": [], "categories": []}'
+MIXED = ('have masks', 'have none', '--head')
 LISTED = 'VOCdevkit/VOC2007/ImageSets/Main/val.txt'
 
 
@@ -848,6 +876,7 @@ LISTED = 'VOCdevkit/VOC2007/ImageSets/Main/val.txt'
         ('coco', put('annotations.json', COCO[1:]), ('annotations.json', 'cannot be read')),
         ('coco', edit('annotations.json', 'a picture', 'another'), ('none of them is in',)),
         ('coco', edit('annotations.json', '"segmentation"', '"s"'), ()),
+        ('coco', edit('annotations.json', '"segmentation": [[3, 3,', '"no": [[3, 3,'), MIXED),
         ('coco', put('more.json', COCO), ('annotations.json', 'does not say')),
         ('index', put('classes.txt', 'ground\ncat'), ('the value 2', 'classes.txt has 2 classes')),
         ('index', put('classes.csv', 'a,0\nb,1'), ('the value 2', 'not in', 'classes.csv')),

@@ -221,7 +221,7 @@ def _image_folder(tree: Tree, file: _File, split: str) -> str | None:
         UserError: it is not clear which.
     """
     names = [str(row['file_name']) for row in file.content['images']]
-    folders = {''}
+    folders = {'', posixpath.dirname(file.name)}
     for image in tree.images:
         folder = posixpath.dirname(image)
         while folder and folder not in folders:

@@ -39,7 +39,8 @@ def read_folder(
     Raises:
         UserError: the folder is of no format or of several, or is not right; nothing is written.
     """
-    tree = list_tree(folder)
+    into = into.absolute()
+    tree = list_tree(folder, without=into)
     form, found, said = recognise(tree, form, task)
     listed = read_class_list(classes) if classes else None
     with staged(into, force=force) as stage:

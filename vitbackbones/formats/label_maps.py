@@ -15,15 +15,15 @@ from vitbackbones.errors import UserError
 
 from .annotated import common_folder, duplicates, look_at_all, validation_said
 from .class_list import Named, find_class_list, palette, read_class_list
+from .given_splits import given_splits
 from .label_classes import Meaning, colours_of, interpret
 from .label_values import Values, look_at_map, translate
 from .looking import over_files
 from .own_data import OwnData, Split
 from .pairing import Pairing
-from .picture import Notes, Picture, counted
-from .split_lists import resolve, split_lists
+from .picture import Notes, Picture
 from .splitting import Item, choose_validation
-from .tree import Tree, purpose
+from .tree import Tree
 
 
 class Labelled(NamedTuple):
@@ -115,35 +115,21 @@ def read(
     )
 
 
-def _splits(tree: Tree, pairing: Pairing) -> tuple[dict[str, Sequence[tuple[str, str]]], list[str]]:
-    """The pairs of each split: by lists of names if there are some, else by the folders' names."""
+def _splits(tree: Tree, pairing: Pairing) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
+    """The pairs of each split: by lists, by the folders of images, or by those of label maps."""
     said: list[str] = []
-    splits: dict[str, list[tuple[str, str]]] = {}
-    lists = split_lists(tree, ['ImageSets/Segmentation']) or split_lists(tree, [''])
-    pair_of = dict(pairing.pairs)
-    for folder, those in lists.items():
-        for split, lines in those.items():
-            found, unknown = resolve(lines, pair_of, split)
-            if found and unknown:
-                what = f'names in {posixpath.join(folder, split)}.txt without label map'
-                said.append(counted(what, unknown, len(unknown), 'left out'))
-            if found:
-                splits.setdefault(split, []).extend((image, pair_of[image]) for image in found)
-    if 'train' in splits:
-        taken = {image for those in splits.values() for image, _ in those}
-        rest = [image for image in pair_of if image not in taken]
-        if rest:
-            said.append(counted('images in no list', rest, len(rest), 'left out'))
-        return {**splits}, said
-    splits = {}
-    for image, labels in pairing.pairs:
-        named = purpose(posixpath.dirname(image)) or purpose(posixpath.dirname(labels))
-        splits.setdefault(named or 'train', []).append((image, labels))
+    by_image = dict(pairing.pairs)
+    by_map = {labels: image for image, labels in pairing.pairs}
+    lists = 'ImageSets/Segmentation'
+    if not any(posixpath.dirname(file).endswith(lists) for file in tree.ending('.txt')):
+        lists = ''
+    splits = given_splits(tree, [*by_image], said, lists=lists, half='label map')
     if len(splits) == 1:
-        return {'train': pairing.pairs}, said
+        found = given_splits(tree, [*by_map], [], half='label map')
+        splits = {split: [by_map[file] for file in files] for split, files in found.items()}
     if 'train' not in splits:
         raise UserError(f'{tree.root} has images for {" and ".join(splits)}, none for train')
-    return {**splits}, said
+    return {s: [(image, by_image[image]) for image in those] for s, those in splits.items()}, said
 
 
 def _look_at(
@@ -211,7 +197,9 @@ def _ready(
         listed = None
         if not (in_place and len(names) == _number_below(tree, images, image_suffix)):
             listed = into / f'{split}.txt'
-            (stage / listed.name).write_text(''.join(f'{name}\n' for name in names))
+            (stage / listed.name).write_text(
+                ''.join(f'{name}\n' for name in names), encoding='utf-8'
+            )
         ready[split] = Split(images, labels, len(names), listed)
     return ready, (image_suffix, label_suffix if in_place else '.png')
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from vitbackbones.errors import UserError
 
+from .given_splits import shared_end
 from .label_values import looks_like_labels
-from .split_lists import shared_end
 from .tree import Tree, purpose, stem
 
 _LABELS = re.compile(

@@ -63,8 +63,11 @@ class Tree:
         return ', '.join(few) + (' ...' if len(numbers) > 5 else '')
 
 
-def list_tree(folder: Path) -> Tree:
+def list_tree(folder: Path, without: Path) -> Tree:
     """List a folder; one that holds a single folder and nothing else is as if it were that one.
+
+    Args:
+        without: a folder that is none of the user's, if it is below.
 
     Raises:
         UserError: it is not there, no folder, or empty.
@@ -79,10 +82,10 @@ def list_tree(folder: Path) -> Tree:
             break
         root /= inside[0]
     files: list[str] = []
-    seen: set[str] = set()
+    seen = {os.path.realpath(without)}
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # links in a circle
+        if real in seen:  # or links in a circle
             folders.clear()
             continue
         seen.add(real)

@@ -14,10 +14,10 @@ from vitbackbones.errors import UserError
 
 from .annotated import Annotated, look_at_all
 from .class_list import find_class_list, read_class_list
+from .given_splits import given_splits
 from .looking import over_files
 from .own_data import Task
-from .picture import Notes, Picture, Thing, counted
-from .split_lists import resolve, split_lists
+from .picture import Notes, Picture, Thing
 from .tree import Tree, purpose, stem
 
 _ROOT = re.compile(rb'<annotation[\s>]')
@@ -80,7 +80,8 @@ def read(
         if xml.polygons:
             notes.add('XML files with polygons', file, 'the boxes around them are learnt')
     annotated = Annotated('Pascal VOC', 'boxes', names, {}, notes, said=said)
-    for split, those in _splits(tree, xmls, said).items():
+    splits = given_splits(tree, [*xmls], said, lists='ImageSets/Main', half='XML file')
+    for split, those in splits.items():
         with_image = [file for file in those if file in images]
         sizes = [xmls[file].size or (0, 0) for file in with_image]
         pictures = look_at_all([tree.full(images[file]) for file in with_image], notes, sizes)
@@ -200,39 +201,6 @@ def _in_common(image: str, file: str) -> tuple[int, bool]:
             break
         shared += 1
     return shared, purpose(posixpath.dirname(image)) == purpose(posixpath.dirname(file))
-
-
-# -------------------------------------------------------------------------------------- splits
-
-
-def _splits(tree: Tree, xmls: Mapping[str, Xml], said: list[str]) -> dict[str, list[str]]:
-    """The files of each split: by ImageSets/Main if there is one, else by the folders' names."""
-    lists = split_lists(tree, ['ImageSets/Main'])
-    splits: defaultdict[str, list[str]] = defaultdict(list)
-    if not lists:
-        for file in xmls:
-            splits[purpose(posixpath.dirname(file)) or 'train'].append(file)
-        return {'train': [*xmls]} if len(splits) == 1 else splits
-    taken: set[str] = set()
-    for folder, there in lists.items():
-        year = posixpath.dirname(posixpath.dirname(folder))  # VOC2007, or nothing
-        own = [file for file in xmls if not year or file.startswith(f'{year}/')]
-        for split, lines in there.items():
-            found, unknown = resolve(lines, own, split)
-            if not found and split != 'test':
-                raise UserError(
-                    f'{tree.full(folder)}/{split}.txt: none of its {len(lines)} images has an XML '
-                    'file'
-                )
-            if unknown:
-                what = f'names in {folder}/{split}.txt without XML file'
-                said.append(counted(what, unknown, len(unknown), 'left out'))
-            splits[split] += found
-            taken.update(found)
-    if len(taken) < len(xmls):
-        rest = [file for file in xmls if file not in taken]
-        said.append(counted('XML files in no list of ImageSets', rest, len(rest), 'left out'))
-    return {split: files for split, files in splits.items() if files}
 
 
 # ------------------------------------------------------------------------------------- classes

@@ -13,10 +13,11 @@ from vitbackbones.errors import UserError
 from .annotated import Annotated, look_at_all
 from .class_list import NAMES as CLASS_FILES
 from .class_list import find_class_list, read_class_list
+from .given_splits import given_splits
 from .looking import over_files
 from .own_data import Task
 from .picture import Notes, Thing, around
-from .tree import Tree, purpose
+from .tree import Tree
 from .yolo_yaml import Description, find_description
 
 #: Shares beyond this are no rounding, but pixels.
@@ -73,16 +74,11 @@ def read(tree: Tree, found: Yolo, task: Task | None, classes: Sequence[str] | No
     notes = Notes(tree.root)
     said: list[str] = []
     description = found.description
-    splits: dict[str, list[str]] = {}
     if description:
         splits = description.splits(tree, said)
     else:
-        for image in tree.images:
-            splits.setdefault(purpose(posixpath.dirname(image)) or 'train', []).append(
-                tree.full(image)
-            )
-        if len(splits) == 1:
-            splits = {'train': next(iter(splits.values()))}
+        given = given_splits(tree, tree.images, said, half='image')
+        splits = {split: [tree.full(image) for image in those] for split, those in given.items()}
     texts = {tree.full(file) for file in _texts(tree)}
     keypoints = bool(description and description.keypoints)
     if keypoints:
