@@ -184,6 +184,40 @@ def test_sgd_becomes_adamw_at_the_published_rates_and_the_schedule_follows(
     assert cosine.eta_min == pytest.approx(0.0005 / 100)
 
 
+def test_the_batch_that_a_rate_is_for_comes_with_it(tmp_path: Path) -> None:
+    new = Written(tmp_path, DETECTOR + 'auto_scale_lr = dict(base_batch_size=64)', 'casvit_xs')
+    assert new.get('optim_wrapper.optimizer.lr') == 2e-4
+    assert new.config.auto_scale_lr.base_batch_size == 32
+
+
+def test_the_detector_of_a_tracker_is_changed_alone(tmp_path: Path) -> None:
+    tracker = (
+        "part = dict(backbone=dict(type='ResNet', depth=18, norm_eval=True),\n"
+        "            data_preprocessor=dict(type='DetDataPreprocessor'))\n"
+        "model = dict(type='DeepSORT', detector=model, reid=part)\n"
+    )
+    new = Written(tmp_path, DETECTOR + tracker, 'sepvit_lite', weights='none')
+    assert new.get('model.detector.backbone.type') == 'vitbackbones.SepViT'
+    assert new.get('model.detector.data_preprocessor.bgr_to_rgb')
+    assert 'reid' not in new.text
+    assert new.said['owner'] == 'model.detector; model.reid keeps its backbone'
+
+
+def test_a_package_that_only_the_old_backbone_needs_may_be_missing(
+    tmp_path: Path,
+) -> None:
+    missing = DETECTOR.replace("type='ResNet', depth=18", "type='absent.ResNet'")
+    missing += "custom_imports = dict(imports=['absent.models'], allow_failed_imports=False)\n"
+    new = Written(tmp_path, missing, 'sepvit_lite', weights='none')
+    assert new.said['guessed'].endswith('it gives 64@4 128@8 256@16 512@32')
+    assert new.config.custom_imports.imports == ['vitbackbones']
+    assert misfits(new.config) == []
+    (tmp_path / 'new.py').unlink()
+    with pytest.raises(UserError, match=r'imports absent\.models, which is not there'):
+        Written(tmp_path, missing.replace("'FPN'", "'absent.FPN'"), 'sepvit_lite')
+    assert not (tmp_path / 'new.py').exists()
+
+
 def test_adamw_is_kept_and_a_rate_far_away_is_named(segmentor: Written) -> None:
     assert 'optim_wrapper' not in segmentor.text
     assert segmentor.said['optimizer'].startswith(

@@ -118,7 +118,7 @@ def _import_modules(draft: Draft) -> list[str]:
                     f'config {draft.bases[0]} imports {name}, which is not there: {reason}'
                 ) from error
             missing.append(name)
-            draft.said.append(f'imports: {name} is not installed, and only the old backbone of it')
+            draft.said.append(f'imports: {name} is not there, and the old backbone alone needed it')
     return missing
 
 

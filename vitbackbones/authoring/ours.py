@@ -46,6 +46,7 @@ class Recipe(NamedTuple):
     source: str  # the config of ours that says so
     backbone: ConfigDict
     optim_wrapper: ConfigDict
+    batch_size: int  # that the rate is for, over all processes
 
 
 @functools.cache
@@ -85,4 +86,5 @@ def recipe(network: Network, task: str, *, in_two_stages: bool = False) -> Recip
     head = 'upernet' if task == 'segmentation' else 'mask_rcnn' if in_two_stages else 'retinanet'
     source = f'{task}/{network.cls.__name__.lower()}_{head}.py'
     cfg = inherited([str(CONFIGS / source)])
-    return Recipe(f'vitbackbones::{source}', cfg.model.backbone, cfg.optim_wrapper)
+    batch_size = cfg.auto_scale_lr.base_batch_size
+    return Recipe(f'vitbackbones::{source}', cfg.model.backbone, cfg.optim_wrapper, batch_size)

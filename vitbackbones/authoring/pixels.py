@@ -13,15 +13,19 @@ from .draft import Draft, dicts_in
 CLOSE = 0.5  # grey levels that do not matter
 
 
-def set_pixels(draft: Draft) -> None:
-    """Means and deviations of ImageNet in red, green and blue, wherever a config normalises.
+def set_pixels(draft: Draft, owner: str) -> None:
+    """Means and deviations of ImageNet in red, green and blue, where the backbone's are set.
 
     Images of other than three channels are left alone.
+
+    Args:
+        owner: place of the part of the model with the backbone.
     """
     parts = [
-        part
-        for part in dicts_in(draft.config.model, 'model')
-        if part[0].rpartition('.')[2] == 'data_preprocessor'
+        (place, part)
+        for place, part in dicts_in(draft.config.model, 'model')
+        if place.rpartition('.')[2] == 'data_preprocessor'
+        and f'{owner}.'.startswith(f'{place.partition(".data_preprocessor")[0]}.')
     ]
     if not parts and draft.get('data_preprocessor'):  # where mmengine's Runner looks for it, too
         parts = [('data_preprocessor', draft.config.data_preprocessor)]
@@ -49,7 +53,10 @@ def _set(draft: Draft, place: str, node: Mapping[str, Any], order: str) -> None:
     )
     if fits and node.get(order):
         return
-    draft.said.append(f'pixels: {place} had mean={mean} std={std} {order}={node.get(order)}')
+    draft.said.append(
+        f'pixels: {place} had mean={mean} std={std} {order}={node.get(order)}; now those of '
+        'ImageNet, in red, green and blue'
+    )
     why = "ImageNet's pixels, which weights of this backbone know."
     if not fits:
         draft.set(f'{place}.mean', list(MEAN), why)

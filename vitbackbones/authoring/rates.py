@@ -42,10 +42,16 @@ def set_rates(draft: Draft, recipe: Recipe, family: str, *, from_random: bool) -
         draft.set('optim_wrapper.optimizer', _without_defaults(new))
         draft.explain(
             'optim_wrapper',
-            f'The rates of {family} in {recipe.source}: {old.get("type")} with '
-            f'lr={old.get("lr")} is for others.',
+            f'The rates of {family} in {recipe.source}, for batches of {recipe.batch_size}: '
+            f'{old.get("type")} with lr={old.get("lr")} is for others.',
         )
-        draft.said.append(f'optimizer: {before} becomes {_shown(new)}, of {recipe.source}')
+        draft.said.append(
+            f'optimizer: {before} becomes {_shown(new)}, of {recipe.source}, for batches of '
+            f'{recipe.batch_size}'
+        )
+        base = draft.get('auto_scale_lr.base_batch_size')
+        if base not in (None, recipe.batch_size):
+            draft.set('auto_scale_lr.base_batch_size', recipe.batch_size)
         if old.get('lr'):
             _scale(draft, new['lr'] / old['lr'])
         _published_groups(draft, recipe, wrapper, foreign)
@@ -142,4 +148,5 @@ def _spare_nothing(draft: Draft) -> None:
         draft.set('optim_wrapper.paramwise_cfg', groups)
         if ('optim_wrapper',) not in draft.reasons:
             draft.explain('optim_wrapper', why)
-        draft.said.append(f'decay: {", ".join(spared)} = 1: from random weights all learn alike')
+        names = ', '.join(f'{key}.lr_mult' if key in keys else key for key in spared)
+        draft.said.append(f'decay: {names} = 1: from random weights all learn alike')

@@ -53,7 +53,7 @@ def swap(draft: Draft, backbone: str, weights: str = 'auto') -> None:
         draft.said.append(f'load_from: {draft.get("load_from")} is of another model: dropped')
         draft.set('load_from', None, 'That was another model.')
     set_rates(draft, published, new.cls.family, from_random=start.is_random)
-    set_pixels(draft)
+    set_pixels(draft, place)
     draft.said.append(f'weights: {start.reason}')
 
 
