@@ -483,6 +483,17 @@ def test_coco_without_some_of_its_images(source: Path, tmp_path: Path) -> None:
         assert name.name in line
 
 
+@pytest.mark.parametrize('image_id', [1000, 'x', [1]])
+def test_objects_of_no_image_are_counted(made: Callable[..., Path], image_id: Any) -> None:
+    folder = made('coco')
+    path = folder / 'annotations.json'
+    content = json.loads(path.read_text())
+    content['annotations'][3]['image_id'] = image_id
+    path.write_text(json.dumps(content))
+    data = read(folder)
+    assert 'objects of images that are not listed: 1 (4), left out' in data.said
+
+
 def test_coco_from_another_machine(made: Callable[..., Path], source: Path) -> None:
     folder = made('coco')
     path = folder / 'annotations.json'
@@ -842,6 +853,10 @@ def empty(path: str) -> Callable[[Path], None]:
     return change
 
 
+def soften(folder: Path) -> None:
+    draw(folder / 'ann_dir/train/a picture 1.png', 0)
+
+
 LABELS = 'labels/train/a picture 1.txt'
 XML = 'VOCdevkit/VOC2007/Annotations/a picture 1.xml'
 COCO = '{"images": [], "annotations": [], "categories": []}'
@@ -885,6 +900,7 @@ LISTED = 'VOCdevkit/VOC2007/ImageSets/Main/val.txt'
         ('index', put('classes.csv', 'a,0,1'), ('classes.csv', 'a,0,1')),
         ('colours', edit('class_dict.csv', '220,60', '220,61'), ('(220, 60, 40)', 'class_dict')),
         ('colours', empty('class_dict.csv'), ('colours such as', '--classes')),
+        ('colours', soften, ('a picture 1.png', 'more than 300 colours')),
         ('colours', put('classes.txt', 'a\nb\nc'), ('class_dict.csv', 'classes.txt', '--classes')),
     ],
 )  # fmt: skip

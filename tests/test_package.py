@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # What `import vitbackbones` must never need, and the rooms that may need it when they are used.
 FRAMEWORKS = {
     *('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'matplotlib'),
-    *('onnx', 'onnxruntime', 'onnxscript', 'supervision'),
+    *('onnx', 'onnxruntime', 'onnxscript'),
 }
 OUTER = {'launch', 'data', 'inference', 'benchmark', 'deploy', 'cli', 'formats', 'authoring'}
 

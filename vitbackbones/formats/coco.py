@@ -13,6 +13,7 @@ from typing import Any
 
 from vitbackbones.data.annotations import read_coco
 from vitbackbones.data.fixing import fix
+from vitbackbones.data.values import is_id
 from vitbackbones.errors import UserError
 
 from .annotated import Annotated, InPlace, look_at_all
@@ -288,8 +289,12 @@ def _pictures(
     pictures = look_at_all(paths, notes, sizes)
     by_id = {row['id']: picture for row, picture in zip(rows, pictures, strict=True)}
     labels = {name: place for place, name in enumerate(classes)}
+    listed = {row['id'] for row in file.content['images']}
     names = {row['id']: str(row['name']) for row in file.content['categories']}
     for row in file.content['annotations']:
+        if not is_id(row['image_id']) or row['image_id'] not in listed:
+            notes.add('objects of images that are not listed', str(row['id']), 'left out')
+            continue
         picture, name = by_id.get(row['image_id']), names[row['category_id']]
         if picture is None or row.get('ignore'):
             continue

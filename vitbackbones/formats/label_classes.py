@@ -10,7 +10,7 @@ from pathlib import Path
 from vitbackbones.errors import UserError
 
 from .class_list import Colour, Named, palette
-from .label_values import Values, is_grey
+from .label_values import MOST_COLOURS, Values, is_grey
 
 IGNORED = 255
 _NO_CLASS = ('void', 'ignore', 'ignored')
@@ -47,6 +47,11 @@ def interpret(
     """
     first: dict[int, str] = {}  # a file that has it
     for path, found in maps.items():
+        if not found.values:
+            raise UserError(
+                f'{path} has more than {MOST_COLOURS} colours: it is no label map, or one that was '
+                'resized or compressed with losses'
+            )
         for value in found.values:
             first.setdefault(value, path)
     coloured = [path for path, found in maps.items() if found.coloured]

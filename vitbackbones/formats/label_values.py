@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ class Values(NamedTuple):
 
     Attributes:
         size: width and height in pixels; None if it cannot be read.
-        values: those that occur, see :func:`as_numbers`.
+        values: those that occur, see :func:`as_numbers`; none if they are too many colours.
         coloured: whether it has three channels.
         palette: colours of the indices, if the file has them, as 65536 R + 256 G + B.
         problem: why it cannot be read.
@@ -39,30 +39,27 @@ def look_at_map(path: str) -> Values:
         return Values(None, problem=broken.detail)
     try:
         with _opened(path) as image:
-            pixels = as_numbers(image)
-            colours = image.getpalette('RGB') if image.mode == 'P' else None
-            size, coloured = image.size, image.mode not in _PLAIN
+            palette = image.getpalette('RGB') if image.mode == 'P' else None
+            found = Values(image.size, _values(image), image.mode not in _PLAIN, _packed(palette))
     except Exception as error:  # PIL's readers raise whatever the bytes lead them to
         return Values(None, problem=f'{type(error).__name__}: {error}'.partition('\n')[0])
-    values = _distinct(pixels)
-    if not coloured and values[-1] > 255:
-        return Values(
-            None, problem=f'it has the value {values[-1]}, and mmseg reads none above 255'
-        )
-    return Values(size, tuple(values[: MOST_COLOURS + 1]), coloured, _packed(colours or []))
+    if not found.coloured and found.values[-1] > 255:
+        highest = found.values[-1]
+        return Values(None, problem=f'it has the value {highest}, and mmseg reads none above 255')
+    return found
 
 
 def looks_like_labels(path: str) -> bool:
     """Whether a file has so few values that it is no photograph."""
     found = look_at_map(path)
-    return found.size is not None and len(found.values) <= _FEW_VALUES
+    return 0 < len(found.values) <= _FEW_VALUES
 
 
 def as_numbers(image: Image.Image) -> np.ndarray:
     """(H, W) indices, or of colours 65536 R + 256 G + B."""
     if image.mode in _PLAIN:
-        return np.asarray(image).astype(np.int64)
-    red, green, blue = np.moveaxis(np.asarray(image.convert('RGB')).astype(np.int64), 2, 0)
+        return np.asarray(image).astype(np.int32)
+    red, green, blue = np.moveaxis(np.asarray(image.convert('RGB')).astype(np.int32), 2, 0)
     return red << 16 | green << 8 | blue
 
 
@@ -78,7 +75,7 @@ def translate(path: str, to: str, table: dict[int, int], palette: list[int]) -> 
     """
     with _opened(path) as image:
         pixels = as_numbers(image)
-    old = np.array(sorted(table), np.int64)
+    old = np.array(sorted(table), np.int32)
     new = np.array([table[value] for value in sorted(table)], np.uint8)
     labels = Image.fromarray(new[np.searchsorted(old, pixels)])
     labels.putpalette(palette)
@@ -94,7 +91,8 @@ def is_grey(value: int) -> bool:
     return value % 0x010101 == 0
 
 
-def _packed(colours: list[int]) -> tuple[int, ...]:
+def _packed(palette: list[int] | None) -> tuple[int, ...]:
+    colours = palette or []
     triples = zip(colours[::3], colours[1::3], colours[2::3], strict=True)
     return tuple(red << 16 | green << 8 | blue for red, green, blue in triples)
 
@@ -105,7 +103,13 @@ def _opened(path: str) -> Image.Image:
         return Image.open(path)
 
 
-def _distinct(pixels: np.ndarray) -> list[int]:
-    if pixels.size and pixels.max() < 1 << 16:  # a table is faster than sorting
-        return np.flatnonzero(np.bincount(pixels.ravel())).tolist()
-    return np.unique(pixels).tolist()
+def _values(image: Image.Image) -> tuple[int, ...]:
+    """As :func:`as_numbers` has them, each once, in order."""
+    if image.mode in _PLAIN and image.mode not in ('L', 'P'):
+        return tuple(np.unique(as_numbers(image)).tolist())
+    colours: Any  # single numbers or triples
+    if image.mode in _PLAIN:
+        colours = image.getcolors(256) or ()
+        return tuple(sorted(value for _, value in colours))
+    colours = image.convert('RGB').getcolors(MOST_COLOURS) or ()
+    return tuple(sorted(red << 16 | green << 8 | blue for _, (red, green, blue) in colours))
