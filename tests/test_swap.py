@@ -156,6 +156,28 @@ def test_maps_that_a_neck_does_not_read_are_not_output(detector: Written) -> Non
     assert (neck.out_channels, neck.num_outs, neck.add_extra_convs) == (16, 5, 'on_input')
 
 
+def test_a_neck_that_looks_at_a_map_without_reading_it_keeps_it(tmp_path: Path) -> None:
+    text = DETECTOR.replace("type='FPN', ", "type='NASFCOS_FPN', ").replace("'on_input'", 'True')
+    new = Written(tmp_path, text, 'sepvit_lite', weights='none')
+    assert 'out_indices' not in new.get('model.backbone')
+    assert new.get('model.neck.in_channels') == [32, 64, 128, 256]
+    assert new.get('model.neck.start_level') == 1
+
+
+def test_a_config_whose_name_mmengine_does_not_take_is_inherited_by_its_path(
+    tmp_path: Path,
+) -> None:
+    new = new_config(
+        'mmdet::gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py',
+        'sepvit_lite',
+        tmp_path / 'new.py',
+        weights='none',
+    )
+    read = Config.fromfile(new.path)
+    assert read.model.neck.in_channels == [32, 64, 128, 256]
+    assert read.model.neck.norm_cfg.type == 'GN'
+
+
 def test_fpn_becomes_the_pyramid_that_makes_finer_levels(coarse: Written) -> None:
     assert coarse.get('model.neck') == dict(
         type='vitbackbones.TransposedConvFPN',

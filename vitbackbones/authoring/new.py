@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,9 @@ from .swap import swap
 from .writing import write_draft
 
 HOOKS = 'vitbackbones::_base_/hooks.py'
+
+#: What mmengine takes for a config of a package; of others, as those in `gn+ws`, it takes the path.
+NAME = re.compile(r'\w+::\w+/\w')
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def draft_of(start: str) -> Draft:
             'file with `_base_` cannot inherit; mmdet and mmseg have nearly all of them in the '
             'other style too, in their configs/ folder: --from mmdet::... or mmseg::...'
         )
-    draft = Draft([start])
+    draft = Draft([start if NAME.match(start) or '::' not in start else str(file)])
     missing = _import_modules(draft)
     if not {'custom_hooks', 'custom_imports'} & {*draft.config}:
         draft.inherit(HOOKS)

@@ -10,7 +10,7 @@ from vitbackbones.engine.pixels import MEAN, STD
 
 from .draft import Draft, dicts_in
 
-CLOSE = 0.5  # grey levels that do not matter
+CLOSE = 2  # grey levels that do not matter
 
 
 def set_pixels(draft: Draft, owner: str) -> None:
@@ -29,7 +29,7 @@ def set_pixels(draft: Draft, owner: str) -> None:
     ]
     if not parts and draft.get('data_preprocessor'):  # where mmengine's Runner looks for it, too
         parts = [('data_preprocessor', draft.config.data_preprocessor)]
-    pipelines = [key for key in draft.config if key.endswith(('dataloader', 'pipeline'))]
+    pipelines = [key for key in draft.config if key.endswith('dataloader')]
     steps = [
         part
         for key in pipelines

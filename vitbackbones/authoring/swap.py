@@ -6,6 +6,7 @@ of the maps. Everything else follows from that, each rule in a module of its own
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,11 @@ def _measured(draft: Draft, place: str, scope: str) -> Measured:
     """
     owner = draft.get(place)
     kind = owner['backbone'].get('type')
+    if kind is None:
+        raise UserError(
+            f'config {draft.bases[0]}: {place}.backbone has no type: another framework builds it '
+            f'(model.type={draft.get("model.type")!r})'
+        )
     try:
         return measure(owner, scope)
     except MeasuringError as error:
@@ -113,7 +119,7 @@ def _wire(
         maps, levels, neck = levels, None, None
     if neck is None:
         read = positions_read(owner, len(maps))
-    elif not _may_leave_out(neck, read, len(maps)):
+    elif not _may_leave_out(neck, scope, old):
         read = tuple(range(len(maps)))
     choice = choosing.choose(new.stages, maps, read)
     first = neck[0] if isinstance(neck, (list, tuple)) else neck
@@ -236,14 +242,22 @@ def _check(
     return now
 
 
-def _may_leave_out(neck: Any, read: Sequence[int], count: int) -> bool:
-    """Whether maps that a neck does not read need not be there."""
-    first = neck[0] if isinstance(neck, (list, tuple)) else neck
-    if len(read) == count or tuple(read) != tuple(range(count - len(read), count)):
-        return len(read) == count
-    if isinstance(first.get('in_channels'), (list, tuple)):
-        return first.get('start_level') == count - len(read)
-    return isinstance(first.get('in_channels'), int)
+def _may_leave_out(neck: Any, scope: str, old: Measured) -> bool:
+    """Whether maps that a neck does not read need not be there: it gives the same without them."""
+    rest = [old.maps[i] for i in old.read]
+    if rest != list(old.maps[-len(rest) :]):
+        return False
+    without = copy.deepcopy(neck)
+    first = without[0] if isinstance(without, (list, tuple)) else without
+    channels = first.get('in_channels')
+    if isinstance(channels, (list, tuple)) and len(rest) < len(old.maps):
+        if list(channels) != [m.channels for m in old.maps]:
+            return False
+        first['in_channels'], first['start_level'] = [m.channels for m in rest], 0
+    try:
+        return measure_neck(without, scope, rest, old.side)[0] == old.levels
+    except MeasuringError:  # it looks at their sizes, as NAS-FCOS's
+        return False
 
 
 def _levels_of(first: Any, scope: str, old: Measured) -> tuple[Map, ...] | None:
