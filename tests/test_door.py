@@ -270,6 +270,14 @@ def test_it_opens_again_when_a_change_is_taken_back(name: str) -> None:
 
 @every_backbone
 @torch.no_grad()
+def test_a_layer_that_is_compiled_is_heard(name: str) -> None:
+    net = build(name)
+    next(net.children()).compile()  # which does nothing before its first pass
+    assert not net.is_as_built()
+
+
+@every_backbone
+@torch.no_grad()
 def test_it_opens_again_when_pruning_is_undone(name: str) -> None:
     net = build(name)
     *_, layer = (m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
@@ -373,7 +381,7 @@ def test_modes_of_torch_are_heard(name: str) -> None:
     with Scaling():
         assert_close(net(IMAGE), plainly(net))
     with Keeping() as mode:
-        net(IMAGE)
+        assert not is_open_to(net)
     assert all(torch.equal(one, other) for one, other in mode.kept)
 
 
@@ -496,10 +504,32 @@ def test_a_subclass_with_layers_of_its_own_is_heard(name: str) -> None:
 # ---------------------------------------------------------------------------------- what is watched
 
 
+def one_of_each_role(net: nn.Module) -> list[nn.Module]:
+    """The first and the last of those modules that are called alike, in parents of like types.
+
+    Blocks of a stage repeat each other; its last one makes a map that is handed out.
+    """
+    first: dict[Any, nn.Module] = {}
+    last: dict[Any, nn.Module] = {}
+    for name, module in net.named_modules():
+        path = name.split('.')
+        parents = [type(net.get_submodule('.'.join(path[:i]))) for i in range(len(path))]
+        role = (*parents[-2:], type(module), '' if path[-1].isdigit() else path[-1])
+        first.setdefault(role, module)
+        last[role] = module
+    return list(dict.fromkeys([*first.values(), *last.values()]))
+
+
+# One hook alone has to close the door; with gradients, the door is closed whoever watches.
+WATCHED = [
+    *((where, grad) for where in ('whole process', 'all modules') for grad in (False, True)),
+    ('each alone', False),
+]
+
+
 @every_backbone
-@pytest.mark.parametrize('grad', [False, True])
+@pytest.mark.parametrize(('where', 'grad'), WATCHED)
 @pytest.mark.parametrize('before', [False, True])
-@pytest.mark.parametrize('where', ['whole process', 'all modules', 'each alone'])
 def test_what_any_hook_has_kept_is_not_overwritten(
     name: str, where: str, before: bool, grad: bool
 ) -> None:
@@ -513,8 +543,8 @@ def test_what_any_hook_has_kept_is_not_overwritten(
         on_all, on_one = everywhere.register_module_forward_pre_hook, 'register_forward_pre_hook'
     else:
         on_all, on_one = everywhere.register_module_forward_hook, 'register_forward_hook'
-    modules = list(net.modules())
-    hooked = {'whole process': [[]], 'all modules': [modules], 'each alone': [[m] for m in modules]}
+    alone = [[module] for module in one_of_each_role(net)]
+    hooked = {'whole process': [[]], 'all modules': [[*net.modules()]], 'each alone': alone}
     want, seen = plainly(net), 0
     for watched in hooked[where]:
         handles = [getattr(module, on_one)(keep) for module in watched] or [on_all(keep)]
@@ -526,7 +556,7 @@ def test_what_any_hook_has_kept_is_not_overwritten(
         assert all(torch.equal(one, other) for one, other in kept), watched
         seen += len(kept)
         kept.clear()
-    assert seen > 50
+    assert seen > 40
 
 
 @every_backbone
@@ -614,9 +644,11 @@ def test_no_condition_of_speed_stands_in_a_network(path: Path) -> None:
 @pytest.mark.parametrize('grad', [False, True])
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 def test_a_trace_holds_for_other_sizes(name: str, grad: bool) -> None:
-    net = build(name).requires_grad_(grad)
-    traced = torch.jit.trace(net, IMAGE, check_trace=False)
-    for shape in ((1, 3, 72, 88), (1, 3, 128, 128), (2, 3, 64, 104), (1, 3, 190, 70)):
+    net = build(name)
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(net, IMAGE, check_trace=False)
+    assert 'addc' not in str(traced.inlined_graph)  # which converters do not know
+    for shape in ((1, 3, 72, 88), (2, 3, 64, 104), (1, 3, 190, 70)):
         x = torch.randn(shape)
         assert_close(traced(x), plainly(net, x))
 
@@ -633,10 +665,11 @@ def test_a_trace_of_an_operating_point_holds_for_other_sizes(point: dict[str, fl
         assert_close(traced(x), plainly(net, x))
 
 
-@every_backbone
-def test_exported_graphs_hold_operations_that_converters_know(name: str) -> None:
-    graph = torch.export.export(build(name), (IMAGE,)).run_decompositions()
-    targets = {str(node.target) for node in graph.graph.nodes if node.op == 'call_function'}
+def test_an_exported_graph_holds_operations_that_converters_know() -> None:
+    """Of the network with a scale for each channel; traces of all of them are looked at above."""
+    graph = torch.export.export(build('GCViT'), (IMAGE,)).graph
+    targets = {str(node.target) for node in graph.nodes if node.op == 'call_function'}
+    assert 'aten.gelu.default' in targets
     assert not [target for target in targets if 'addc' in target]
 
 
