@@ -25,13 +25,16 @@ BOXES = ((0.06, 0.06, 0.31, 0.44), (0.39, 0.16, 0.77, 0.78), (0.23, 0.59, 0.35, 
 CLASSES = ('num_classes', 'num_things_classes')
 
 
-def noise_batch(model: Mapping[str, Any], number: int = 2, side: int | None = None) -> Any:
+def noise_batch(
+    model: Mapping[str, Any], number: int = 2, side: int | None = None, *, training: bool = True
+) -> Any:
     """A batch as a data loader makes it, for ``model.train_step`` and ``model.val_step``.
 
     Args:
         model: its config.
         number: of images; a tracker gets one video of two frames.
         side: of the square images in pixels; None for 256, or more if the model needs it.
+        training: or predicting; there are trackers of which only the detector is trained.
 
     Returns:
         ``inputs``, a list of (C, side, side), uint8, and ``data_samples`` with boxes, masks,
@@ -44,7 +47,9 @@ def noise_batch(model: Mapping[str, Any], number: int = 2, side: int | None = No
     if kind == 'SegDataPreProcessor':
         channels = len(preprocessor.get('mean') or 'rgb')
         made = [_labelled_image(i, side, channels, classes) for i in range(number)]
-    elif kind == 'TrackDataPreprocessor':
+    elif kind == 'TrackDataPreprocessor' and not (
+        training and preprocessor.get('use_det_processor')
+    ):
         made = [_video(side, classes)]
     else:
         made = [_image_with_objects(i, side, classes) for i in range(number)]

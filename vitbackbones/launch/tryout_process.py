@@ -58,7 +58,7 @@ def try_here(name: str, folder: str) -> dict[str, Any]:
     if not math.isfinite(watch.losses[0]):
         raise UserError(f'the loss of the first training step is {watch.losses[0]}')
     watch.training = False
-    batches = [noise_batch(written.model, IMAGES)] if noise else []
+    batches = [noise_batch(written.model, IMAGES, training=False)] if noise else []
     predicted, batch = _predict(runner, batches) if noise or runner.val_loop else ('none', 0.0)
     validates = not noise and runner.val_loop
     loop: Any = runner.train_loop
