@@ -190,9 +190,12 @@ def objects_on(
         text = classes[int(found.labels[i])]
         if 'scores' in found:
             text += f' {float(found.scores[i]):.2f}'
-        area = pen.textbbox((max(x1, 0) + 2, max(y1, 0)), text, font=font)
-        pen.rectangle((area[0] - 2, area[1], area[2] + 2, area[3] + 1), fill=colour)
-        pen.text((area[0], max(y1, 0)), text, fill='white', font=font)
+        left = max(x1, 0) + 2
+        area = pen.textbbox((left, max(y1, 0)), text, font=font)
+        if min(x2 - x1, (y2 - y1) / 2) < area[3] - area[1]:  # it would hide the object
+            area = pen.textbbox((left, max(y1 - (area[3] - area[1]) - 4, 0)), text, font=font)
+        pen.rectangle((area[0] - 2, area[1] - 1, area[2] + 2, area[3] + 1), fill=colour)
+        pen.text(area[:2], text, fill='white', font=font, anchor='lt')
     return image
 
 

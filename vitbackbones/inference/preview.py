@@ -201,11 +201,16 @@ def _meta(dataset: Any) -> dict[str, Any]:
 def _drawn(picture: Picture, meta: Mapping[str, Any]) -> Image.Image:
     zoom = WIDTH / picture.image.width
     if picture.objects is None:
-        labels = picture.labels
-        assert labels is not None
+        labels = np.array(picture.labels)
+        labels[np.isin(labels, _uncoloured(meta))] = 255
         return enlarged(labels_on(picture.image, labels, meta['palette'], STRENGTH), zoom)
-    few = len(picture.objects) <= MOST_NAMES
-    return objects_on(picture.image, picture.objects, meta['classes'], zoom, names=few)
+    names = len(meta['classes']) > 1 and len(picture.objects) <= MOST_NAMES
+    return objects_on(picture.image, picture.objects, meta['classes'], zoom, names=names)
+
+
+def _uncoloured(meta: Mapping[str, Any]) -> list[int]:
+    """Labels that stay as the image is: a background would cover most of it."""
+    return [i for i, name in enumerate(meta['classes']) if name.lower() == 'background']
 
 
 def _labels_in(picture: Picture) -> set[int]:
@@ -223,10 +228,12 @@ def _sheet(
     heights = [max(image.height for _, image in shown) for _, shown in drawn]
     pictures = [picture for _, shown in rows for _, picture in shown]
     objects = pictures[0].objects is not None
-    seen = sorted({label for picture in pictures for label in _labels_in(picture)})
+    seen = {label for picture in pictures for label in _labels_in(picture)}
+    if not objects:
+        seen -= {*_uncoloured(meta)}
     key = [
         (meta['classes'][i], colour_of(i) if objects else meta['palette'][i])
-        for i in seen
+        for i in sorted(seen)
         if i < len(meta['classes'])
     ]
     width = gap + max(len(shown) for _, shown in drawn) * (WIDTH + gap)
