@@ -33,6 +33,7 @@ from .loading import load_config
 from .noise import fit_to_noise, noise_batch
 from .training import SPLITS, add_hooks, add_import, run, starting_point, trainer
 
+PACKAGE = Path(__file__).parents[1]
 STEPS = 3  # of training: the first one is slower than those that follow
 BATCHES = 2  # of validation, likewise
 IMAGES = 2  # of noise, in a batch
@@ -168,14 +169,15 @@ class _Watch(Hook):
 
 
 class _Heard(logging.Handler):
-    """What is warned of; the parameters without gradient are reported by themselves."""
+    """What we warn of, not mmengine; parameters without gradient are reported by themselves."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if 'got no gradient' not in record.getMessage():
+        ours = Path(record.pathname).is_relative_to(PACKAGE)
+        if ours and 'got no gradient' not in record.getMessage():
             self.lines.append(record.getMessage())
 
 
