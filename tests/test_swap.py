@@ -265,6 +265,13 @@ def test_layer_decay_of_others_goes(tmp_path: Path, backbone: str) -> None:
         assert wrapper.paramwise_cfg == dict(decay_rate=1.0, flat_decay_mult=0.0)
 
 
+def test_layer_decay_of_ours_stays(tmp_path: Path) -> None:
+    cfg = "_base_ = 'vitbackbones::segmentation/supervit_upernet.py'"
+    wrapper = Written(tmp_path, cfg, 'supervit_deit_s', weights='none').get('optim_wrapper')
+    assert wrapper.constructor == 'vitbackbones.LayerDecayOptimWrapperConstructor'
+    assert wrapper.paramwise_cfg == dict(decay_rate=1.0, flat_decay_mult=0.0)
+
+
 def test_multipliers_of_a_config_are_kept(tmp_path: Path) -> None:
     own = 'optim_wrapper.update(paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0))\n'
     new = Written(tmp_path, DETECTOR + own, 'sepvit_lite', weights='none')
@@ -420,13 +427,28 @@ def test_strides_that_do_not_double_are_refused() -> None:
 
 
 def test_fpn_is_replaced_only_where_it_begins_too_fine() -> None:
-    fpn = dict(type='FPN', in_channels=[1, 2, 3], out_channels=16, num_outs=4)
+    fpn = dict(type='mmdet.FPN', in_channels=[1, 2, 3], out_channels=16, num_outs=4)
     levels = [Map(16, s) for s in (4.0, 8.0, 16.0, 32.0)]
     found = in_place_of_fpn(fpn, SHVIT, levels)
     assert found is not None
-    assert (found['num_outs'], found['out_levels']) == (5, [0, 1, 2, 3])
+    assert found[0] == (0, 1, 2)
+    assert (found[1]['num_outs'], found[1]['out_levels']) == (5, [0, 1, 2, 3])
     assert in_place_of_fpn(fpn, SEPVIT, levels) is None
     assert in_place_of_fpn(dict(fpn, type='PAFPN'), SHVIT, levels) is None
+
+
+def test_a_pyramid_for_coarse_stages_is_made_anew_for_finer_ones(tmp_path: Path) -> None:
+    cfg = "_base_ = 'vitbackbones::detection/shvit_retinanet.py'"
+    new = Written(tmp_path, cfg, 'sepvit_lite', weights='none')
+    assert new.get('model.neck') == dict(
+        type='vitbackbones.TransposedConvFPN',
+        in_channels=[64, 128, 256],
+        out_channels=256,
+        num_outs=5,
+        num_trans_convs=0,
+    )
+    assert new.get('model.backbone.out_indices') == (1, 2, 3)
+    assert new.lines[0] == "_base_ = 'start.py'"  # it has our hooks
 
 
 # ----------------------------------------------------------------------- channels, by themselves

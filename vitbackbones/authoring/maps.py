@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
 
 from .measuring import Map
@@ -54,7 +55,7 @@ def choose(stages: Sequence[Map], old: Sequence[Map], read: Sequence[int]) -> Ch
     if by_depth:
         depths = [32 / 2 ** (len(old) - 1 - i) for i in range(len(old))]
         wanted = [depths[i] for i in read]
-        reason = f'strides {_list(m.stride for m in old)} become, by depth, {_list(depths)}'
+        reason = f'strides {listed(m.stride for m in old)} become, by depth, {listed(depths)}'
     distinct = sorted({*wanted})
     positions = {i: distinct.index(stride) for i, stride in zip(read, wanted, strict=True)}
     have = [m.stride for m in stages]
@@ -64,11 +65,11 @@ def choose(stages: Sequence[Map], old: Sequence[Map], read: Sequence[int]) -> Ch
         given = tuple(stages[i] for i in chosen)
         return Choice(chosen, given, positions, reason=reason, by_depth=by_depth)
     if not rising:
-        why = f'a pyramid gives strides {_list(distinct)}, whose maps the old backbone had fused'
+        why = f'a pyramid gives strides {listed(distinct)}, whose maps the old backbone had fused'
     elif {*distinct} <= {*have}:
-        why = f'a pyramid lets stages of strides {_list(have)} all count for {_list(distinct)}'
+        why = f'a pyramid lets stages of strides {listed(have)} all count for {listed(distinct)}'
     else:
-        why = f'a pyramid makes strides {_list(distinct)} of {_list(have)}'
+        why = f'a pyramid makes strides {listed(distinct)} of {listed(have)}'
     reason = '; '.join(filter(None, (reason, why)))
     first = min(sum(stride < distinct[0] for stride in have), len(have) - 1)
     chosen = tuple(range(first, len(stages)))
@@ -101,8 +102,8 @@ def pyramid_of(stages: Sequence[Map], width: int, wanted: Sequence[float]) -> di
         levels.append(2 * levels[-1])
     if not {*wanted} <= {*levels}:
         raise UserError(
-            f'maps of strides {_list(wanted)}, which heads or neck of the old backbone read, '
-            f'cannot be made of those that the new one has, {_list(have)}'
+            f'maps of strides {listed(wanted)}, which heads or neck of the old backbone read, '
+            f'cannot be made of those that the new one has, {listed(have)}'
         )
     neck = dict(
         type='vitbackbones.TransposedConvFPN',
@@ -118,19 +119,27 @@ def pyramid_of(stages: Sequence[Map], width: int, wanted: Sequence[float]) -> di
 
 def in_place_of_fpn(
     neck: Any, stages: Sequence[Map], levels: Sequence[Map] | None
-) -> dict[str, Any] | None:
-    """The neck that makes the levels of mmdet's FPN of stages that begin too coarse for it.
+) -> tuple[tuple[int, ...], dict[str, Any]] | None:
+    """The pyramid that makes the levels of an FPN of stages that begin too coarse for it.
+
+    One that did so already is made anew, for stages that begin anywhere.
 
     Returns:
-        None if ``neck`` is another one, or does not need it.
+        the stages that it takes and its config; None if ``neck`` is another one, or does not need
+        it.
     """
-    if not isinstance(neck, Mapping) or neck.get('type') not in ('FPN', 'mmdet.FPN', 'mmseg.FPN'):
+    kind = type_name(neck) if isinstance(neck, Mapping) else ''
+    if not levels or kind not in ('FPN', 'TransposedConvFPN'):
         return None
-    if not levels or levels[0].stride >= stages[0].stride or len({m.channels for m in levels}) > 1:
+    if len({m.channels for m in levels}) > 1 or (
+        kind == 'FPN' and levels[0].stride >= stages[0].stride
+    ):
         return None
     if any(2 * a.stride != b.stride for a, b in itertools.pairwise(levels)):
         return None
-    return pyramid_of(stages, levels[0].channels, [m.stride for m in levels])
+    taken = tuple(i for i, m in enumerate(stages) if m.stride >= levels[0].stride)
+    strides = [m.stride for m in levels]
+    return taken, pyramid_of([stages[i] for i in taken], levels[0].channels, strides)
 
 
 def is_pyramid_of_tokens(maps: Sequence[Map], levels: Sequence[Map]) -> bool:
@@ -141,5 +150,6 @@ def is_pyramid_of_tokens(maps: Sequence[Map], levels: Sequence[Map]) -> bool:
     return strides == sorted({*strides}) and {*strides} <= {4, 8, 16, 32}
 
 
-def _list(strides: Any) -> str:
+def listed(strides: Any) -> str:
+    """Strides in words."""
     return ', '.join(f'{stride:g}' for stride in strides)

@@ -19,8 +19,8 @@ FAR = 4
 #: What of a schedule is a rate itself. `start_factor`, `gamma` and the like are relative.
 ABSOLUTE = ('eta_min', 'eta_max')
 
-#: mmengine's constructor, and ours, which take what it takes.
-PLAIN = ('DefaultOptimWrapperConstructor', 'NoWeightDecayOptimWrapperConstructor')
+#: mmengine's own constructor of parameter groups, which knows no layers.
+PLAIN = 'DefaultOptimWrapperConstructor'
 
 
 def set_rates(draft: Draft, recipe: Recipe, family: str, *, from_random: bool) -> None:
@@ -36,7 +36,8 @@ def set_rates(draft: Draft, recipe: Recipe, family: str, *, from_random: bool) -
         draft.said.append('optimizer: optim_wrapper has several optimizers, or none: left alone')
         return
     old, new = wrapper['optimizer'], recipe.optim_wrapper['optimizer']
-    foreign = str(wrapper.get('constructor', PLAIN[0])).rpartition('.')[2] not in PLAIN
+    constructor = str(wrapper.get('constructor', PLAIN))
+    foreign = constructor != PLAIN and not constructor.startswith('vitbackbones.')
     before = _shown(old)
     if old.get('type') != 'AdamW':
         draft.set('optim_wrapper.optimizer', _without_defaults(new))
@@ -115,7 +116,7 @@ def _published_groups(
         own = {'custom_keys': own['custom_keys']} if own.get('custom_keys') else {}
         draft.said.append(
             f'decay: {wrapper["constructor"]} counts the layers of other backbones: '
-            f'{constructor or PLAIN[0]} in its place'
+            f'{constructor or PLAIN} in its place'
         )
     if 'decay_rate' in groups:  # ours of layers has few options, and wants each key to match
         own = {}
@@ -126,7 +127,7 @@ def _published_groups(
     if merged != dict(wrapper.get('paramwise_cfg') or {}):
         draft.set('optim_wrapper.paramwise_cfg', merged or None)
     if constructor or 'constructor' in wrapper:
-        draft.set('optim_wrapper.constructor', constructor or PLAIN[0])
+        draft.set('optim_wrapper.constructor', constructor or PLAIN)
 
 
 def _spare_nothing(draft: Draft) -> None:

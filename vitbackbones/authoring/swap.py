@@ -10,12 +10,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
 
 from . import maps as choosing
 from .channels import Rewiring, positions_read
 from .draft import Draft
-from .maps import Choice
+from .maps import Choice, listed
 from .measuring import Map, Measured, MeasuringError, measure, measure_neck, words
 from .methods import check_method
 from .ours import Network, Recipe, network, recipe
@@ -125,14 +126,16 @@ def _wire(
     first = neck[0] if isinstance(neck, (list, tuple)) else neck
     instead = choosing.in_place_of_fpn(first, new.stages, _levels_of(first, scope, old))
     if instead is not None:
-        choice = Choice(tuple(range(len(new.stages))), new.stages, choice.positions)
+        stages, pyramid = instead
+        choice = Choice(stages, tuple(new.stages[i] for i in stages), choice.positions)
 
     _set_backbone(draft, place, new, start, published, choice)
     output = [new.stages[i] for i in choice.stages]
     if instead is not None:
-        why = f"FPN begins at its first map; {new.cls.family}'s own pyramid makes finer levels."
+        own = [new.stages[i].stride for i in stages]
+        why = f'A pyramid makes the levels of {type_name(first)} of strides {listed(own)}.'
         draft.said.append(f'neck: {why}')
-        draft.set(f'{place}.neck' + ('.0' if first is not neck else ''), instead, why)
+        draft.set(f'{place}.neck' + ('.0' if first is not neck else ''), pyramid, why)
     else:
         _rewire(draft, place, maps, choice)
         if choice.pyramid is not None:
