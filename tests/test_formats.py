@@ -176,7 +176,7 @@ def assert_equal(found: Objects, expected: Objects, tolerance: float = 0) -> Non
     for name, rows in expected.items():
         assert [row[0] for row in found[name]] == [row[0] for row in rows]
         for row, other in zip(found[name], rows, strict=True):
-            assert row[1:] == pytest.approx(other[1:], abs=tolerance)
+            assert row[1:] == pytest.approx(other[1:], rel=0, abs=tolerance)
 
 
 def original(source: Path, split: str, key: str = 'bbox') -> Objects:
@@ -360,6 +360,18 @@ def test_yolo_with_lists_of_images(made: Callable[..., Path], source: Path) -> N
     data = read(folder)
     for split in ('train', 'val'):
         assert_equal(objects(data.splits[split]), original(source, split), 1e-4)
+
+
+def test_a_validation_that_is_the_training_once_more_is_none(made: Callable[..., Path]) -> None:
+    """As in the small samples of COCO that come with YOLO."""
+    folder = made('yolo')
+    path = folder / 'data.yaml'
+    path.write_text(path.read_text().replace('images/val', 'images/train'))
+    data = read(folder)
+    train, val = (objects(data.splits[split]) for split in ('train', 'val'))
+    assert len(val) == round(0.2 * NUMBERS['train'])
+    assert not {*train} & {*val}
+    assert any('train once more' in line for line in data.said)
 
 
 def test_yolo_with_lists_and_without_a_description(made: Callable[..., Path], source: Path) -> None:
