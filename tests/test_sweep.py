@@ -138,6 +138,69 @@ def test_a_process_that_dies_or_lasts_is_a_failure(monkeypatch: pytest.MonkeyPat
     assert (found['status'], found['reason'][:27]) == ('failed', 'not done after 60 s of one ')
 
 
+#: Config, backbone, what becomes of it, rules that must have acted, words of the reason.
+SAMPLE = [
+    ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', 'shvit_s1', 'works', 'frozen neck', ''),
+    ('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'sepvit_lite', 'works', 'pixels', ''),
+    ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', 'casvit_xs', 'works', 'schedule pixels', ''),
+    ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'shvit_s1', 'works', 'maps', ''),
+    ('mmdet::detr/detr_r18_8xb2-500e_coco.py', 'sepvit_lite', 'works', 'channels decay', ''),
+    ('mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', 'sepvit_lite', 'works', '', ''),
+    ('mmdet::yolof/yolof_r50-c5_8xb8-1x_coco.py', 'gcvit_xxtiny', 'works', 'channels', ''),
+    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'casvit_xs', 'works', 'optimizer', ''),
+    ('mmdet::detectors/cascade-rcnn_r50-rfp_1x_coco.py', 'sepvit_lite', 'refused', '', 'atrous'),
+    ('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py', 'sepvit_lite', 'works', 'maps', ''),
+    (
+        'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
+        'supervit_deit_s',
+        'works',
+        'channels',
+        '',
+    ),
+    (
+        'mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py',
+        'casvit_xs',
+        'works',
+        'pretrained channels',
+        '',
+    ),
+    (
+        'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py',
+        'sepvit_lite',
+        'warning',
+        'maps',
+        'FastSCNN',
+    ),
+    (
+        'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py',
+        'sepvit_lite',
+        'refused',
+        '',
+        'branches',
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ('config', 'backbone', 'status', 'rules', 'reason'), SAMPLE, ids=lambda value: value[:30]
+)
+def test_a_sample_of_the_methods(
+    config: str,
+    backbone: str,
+    status: str,
+    rules: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = sweep_trial.trial(config, backbone)
+    assert (result['status'], reason in result['reason']) == (status, True), result
+    acted = {rule.partition(':')[0] for rule in result.get('rules', ())}
+    assert acted >= {*rules.split()}
+    assert result.get('lines', 0) <= 40
+
+
 def test_the_page_has_a_row_for_each_method_and_counts(tmp_path: Path) -> None:
     results = [
         dict(

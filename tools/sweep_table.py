@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +20,9 @@ MARKS = {
     'framework': ('fails itself', 'the original config fails with the same words'),
     'failed': ('fails', 'ought to work, and does not'),
 }
+
+#: Rules that act in every config.
+UNTOLD = {'old', 'new', 'weights', 'warning'}
 
 INTRODUCTION = """\
 # Any detector, any segmentor
@@ -40,8 +44,8 @@ with the reason, and nothing is written.
 
 One config of each folder of methods: the first by name whose model has a backbone. It was written
 for random weights, read back and compared, built, trained for one step on two images of noise of
-128 x 128 pixels (where a method allows it), and asked for a prediction. Where that did not work,
-the original config went through the same. Versions: {versions}; commit {commits}.
+128 x 128 pixels (256 or 384 where those are too small), and asked for a prediction. Where that did
+not work, the original config went through the same. Versions: {versions}; commit {commits}.
 
 ```bash
 {commands}
@@ -122,11 +126,23 @@ def tell(own: dict[str, Result], backbones: Sequence[str]) -> Iterator[str]:
     """The rules that acted for the first backbone, and every reason once."""
     first = own.get(backbones[0], {})
     rules = dict.fromkeys(rule.partition(':')[0] for rule in first.get('rules', ()))
-    if rules and first['status'] != 'failed':
-        yield ', '.join(rules)
-    for reason in dict.fromkeys(each.get('reason', '') for each in own.values()):
-        whose = [name for name in backbones if own.get(name, {}).get('reason') == reason]
-        if reason:
-            yield reason if len(whose) == len(own) else f'{", ".join(whose)}: {reason}'
-    for error in dict.fromkeys(each['original'] for each in own.values() if 'original' in each):
-        yield f'the original: {error}'
+    if first and first['status'] != 'failed' and (told := [r for r in rules if r not in UNTOLD]):
+        yield ', '.join(told)
+    reasons = {name: sentence(result) for name, result in own.items() if result['reason']}
+    for reason in dict.fromkeys(reasons.values()):
+        whose = [f'`{name}`' for name in backbones if reasons.get(name) == reason]
+        yield reason if len(whose) == len(own) else f'{", ".join(whose)}: {reason}'
+    for result in own.values():
+        if result['status'] == 'refused' and 'original' in result:
+            yield f'the original fails too, {shortened(result["original"])}'
+            break
+
+
+def sentence(result: Result) -> str:
+    """A reason without the name of the config, which stands in the row."""
+    return shortened(result['reason'].removeprefix(f'config {result["config"]}').lstrip(': '))
+
+
+def shortened(text: str) -> str:
+    """The first line, for errors of others may have many."""
+    return textwrap.shorten(text.partition('\n')[0], 220, placeholder=' ...')

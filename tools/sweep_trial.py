@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.errors import UserError
-from vitbackbones.launch import noise
 from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.launch.noise import fit_to_noise, noise_batch
 
 T = TypeVar('T')
 
-SIDE = 128  # of the images, in pixels
+#: Of the images, in pixels. Deformable convolutions on the last of five levels need the largest.
+SIDES = (128, 256, 384)
 SAMPLES = 32  # of regions for each head of a detector in two stages
 
 
@@ -33,7 +34,7 @@ def trial(config: str, backbone: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         cfg = original(config) if backbone is None else swapped(config, backbone, found)
-        warnings = [*found.pop('warnings', ()), *tried(cfg, own=backbone is not None)]
+        warnings = [*found.pop('warnings', ()), *tried(cfg, backbone is not None)]
     except UserError as error:
         return dict(found, status='refused', reason=str(error))
     except TrialError as error:
@@ -58,7 +59,9 @@ def original(config: str) -> Config:
     from vitbackbones.authoring.draft import inherited
 
     cfg = doing('read', lambda: inherited([config]))
-    without_weights(cfg.get('model', {}))
+    if 'model' not in cfg:
+        raise TrialError('read: there is no model in it')
+    without_weights(cfg.model)
     return cfg
 
 
@@ -73,7 +76,9 @@ def swapped(config: str, backbone: str, found: dict[str, Any]) -> Config:
     found['rules'] = list(written.said)
     start = 'warning: '
     found['warnings'] = [x.removeprefix(start) for x in written.said if x.startswith(start)]
-    return doing('read', lambda: Config.fromfile(path))
+    cfg = doing('read', lambda: Config.fromfile(path))
+    without_weights(cfg.model)  # of other parts than the backbone
+    return cfg
 
 
 def without_weights(node: Any) -> None:
@@ -91,17 +96,27 @@ def without_weights(node: Any) -> None:
 # ------------------------------------------------------------------------------- the model
 
 
-def tried(cfg: Config, *, own: bool) -> Iterator[str]:
-    """Build it, train a step, predict; yields what is to be warned of.
+def tried(cfg: Config, own: bool) -> Sequence[str]:
+    """Build it, train a step, predict; what is to be warned of.
+
+    There are methods for which the smallest images are too small.
 
     Args:
         own: whether the backbone is one of ours, all of which must learn.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     adapt_to_device(cfg)
-    side = fitting_side(cfg.model)
-    fit_to_noise(cfg.model, side)
     with_fewer_samples(cfg.model)
+    needed = noise_batch(cfg.model, 1)['inputs'][0].shape[-1]
+    *small, last = SIDES if needed <= max(SIDES) else (needed,)
+    for side in small:
+        with suppress(TrialError):
+            return tried_at(side, cfg, own)
+    return tried_at(last, cfg, own)
+
+
+def tried_at(side: int, cfg: Config, own: bool) -> Sequence[str]:
+    fit_to_noise(cfg.model, side)
     torch.manual_seed(0)
     model = doing('build', lambda: MODELS.build(cfg.model))
     doing('initialise', model.init_weights)
@@ -112,14 +127,9 @@ def tried(cfg: Config, *, own: bool) -> Iterator[str]:
     wrapper = doing('optimizer', lambda: build_optim_wrapper(model, cfg.optim_wrapper))
     doing('step', lambda: step(model, wrapper, noise_batch(cfg.model, side=side)))
     doing('prediction', lambda: predict(model, noise_batch(cfg.model, side=side, training=False)))
-    if unread := [name for name, seen in read.items() if not seen]:
-        yield f'{len(unread)} parameters of the backbone get no gradient, as {unread[0]}'
-
-
-def fitting_side(model: Any) -> int:
-    """Of the images, in pixels: what is wired wrongly shows at any size."""
-    needed = noise_batch(model, 1)['inputs'][0].shape[-1]
-    return needed if needed > noise.SIDE else SIDE
+    unread = [name for name, seen in read.items() if not seen]
+    many = f'{len(unread)} parameters of the backbone get no gradient, as {unread[:1]}'
+    return [many] if unread else []
 
 
 def with_fewer_samples(node: Any) -> None:

@@ -41,7 +41,7 @@ class Picture:
     Attributes:
         path: absolute.
         size: width and height as mmcv loads it, in pixels.
-        digest: see :class:`~.looking.Seen`.
+        digest: equal of two files if their bytes are.
     """
 
     path: str
