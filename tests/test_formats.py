@@ -176,7 +176,7 @@ def assert_equal(found: Objects, expected: Objects, tolerance: float = 0) -> Non
     for name, rows in expected.items():
         assert [row[0] for row in found[name]] == [row[0] for row in rows]
         for row, other in zip(found[name], rows, strict=True):
-            assert row[1:] == pytest.approx(other[1:], abs=tolerance)
+            assert row[1:] == pytest.approx(other[1:], rel=0, abs=tolerance)
 
 
 def original(source: Path, split: str, key: str = 'bbox') -> Objects:
@@ -296,13 +296,38 @@ def test_a_test_split_is_one(made: Callable[..., Path]) -> None:
     assert any('none of the 5 images of test is annotated' in line for line in data.said)
 
 
+def test_images_that_differ_in_the_middle_alone_are_two(made: Callable[..., Path]) -> None:
+    folder = made('yolo')
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    for split in ('train', 'val'):
+        Image.fromarray(pixels).save(folder / 'images' / split / 'dark.bmp')
+        (folder / 'labels' / split / 'dark.txt').write_text('0 .5 .5 .5 .5\n')
+        pixels[32, 32] = 1
+    assert not [line for line in read(folder).said if 'too' in line]
+
+
+def test_one_pixel_of_a_large_image_is_an_object(made: Callable[..., Path]) -> None:
+    folder = made('yolo')
+    draw(folder / 'images/train/large.jpg', 0, (640, 480))
+    share = f'{180.5 / 640:.6f} {328.5 / 480:.6f} {1 / 640:.6f} {1 / 480:.6f}'
+    (folder / 'labels/train/large.txt').write_text(f'0 {share}\n')
+    found = objects(read(folder).splits['train'])
+    assert found['large.jpg'] == [('cat', 180, 328, 1, 1)]
+
+
 def test_a_folder_too_many(made: Callable[..., Path], source: Path) -> None:
-    folder = made('voc')
-    (folder / 'unpacked').mkdir()
-    shutil.move(folder / 'VOCdevkit', folder / 'unpacked')
+    folder = made('yolo', described=False)
+    for part in ('images', 'labels'):
+        for file in (folder / part / 'train').iterdir():
+            own_data.copy(file, folder / part)
+        shutil.rmtree(folder / part / 'train')
+        # A name that would be one of a split, if it counted.
+        shutil.move(folder / part, folder / 'test' / 'again' / part)
     (folder / '__MACOSX').mkdir()
     (folder / '.DS_Store').write_bytes(b'x')
-    assert_equal(objects(read(folder).splits['val']), original(source, 'val'))
+    data = read(folder)
+    assert [*data.splits] == ['train', 'val']
+    assert {*objects(data.splits['val'])} == {*original(source, 'val')}
 
 
 def test_exports_of_roboflow(source: Path, tmp_path: Path) -> None:
@@ -360,6 +385,18 @@ def test_yolo_with_lists_of_images(made: Callable[..., Path], source: Path) -> N
     data = read(folder)
     for split in ('train', 'val'):
         assert_equal(objects(data.splits[split]), original(source, split), 1e-4)
+
+
+def test_a_validation_that_is_the_training_once_more_is_none(made: Callable[..., Path]) -> None:
+    """As in the small samples of COCO that come with YOLO."""
+    folder = made('yolo')
+    path = folder / 'data.yaml'
+    path.write_text(path.read_text().replace('images/val', 'images/train'))
+    data = read(folder)
+    train, val = (objects(data.splits[split]) for split in ('train', 'val'))
+    assert len(val) == round(0.2 * NUMBERS['train'])
+    assert not {*train} & {*val}
+    assert any('train once more' in line for line in data.said)
 
 
 def test_yolo_with_lists_and_without_a_description(made: Callable[..., Path], source: Path) -> None:

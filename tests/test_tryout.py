@@ -16,6 +16,7 @@ from tests import models
 from tests.test_e2e import NARROW, ROOT
 from vitbackbones.data import demo as demo_data
 from vitbackbones.errors import UserError
+from vitbackbones.launch import noise
 from vitbackbones.launch.loading import load_config
 from vitbackbones.launch.noise import fit_to_noise, noise_batch
 from vitbackbones.launch.tryout import Tryout, try_out
@@ -81,7 +82,10 @@ def test_what_a_training_will_take_is_found_out_and_nothing_is_left(
     assert (tmp_path / 'my.py').read_text() == before[1]
 
 
-def test_a_config_without_its_data_is_tried_on_noise(narrow: Config, tmp_path: Path) -> None:
+def test_a_config_without_its_data_is_tried_on_noise(
+    narrow: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, 'SIDE', 128)
     for loader in (narrow.train_dataloader, narrow.val_dataloader):
         loader.dataset.data_root = str(tmp_path / 'none')
     found = try_here(written(narrow, tmp_path), str(tmp_path / 'out'))

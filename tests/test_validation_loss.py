@@ -203,8 +203,9 @@ def validated(
         with torch.no_grad():
             predicted = model.val_step(batch)
         hook.after_val_iter(runner, i, batch, predicted)
-    metrics: dict[str, float] = {}
+    metrics = {'mAP': 0.5}
     hook.after_val_epoch(runner, metrics)
+    assert metrics.pop('mAP') == 0.5
     return metrics, said
 
 
@@ -225,8 +226,10 @@ def of_training(model: nn.Module, batches: Any) -> float:
 # ------------------------------------------------------------------------------- the losses
 
 
-@pytest.mark.parametrize('batch', [1, 2])
-@pytest.mark.parametrize('kind', ['retinanet', 'fcos', 'mask_rcnn', 'cascade_rcnn'])
+@pytest.mark.parametrize(
+    ('kind', 'batch'),
+    [('retinanet', 2), ('fcos', 1), ('mask_rcnn', 1), ('mask_rcnn', 2), ('cascade_rcnn', 2)],
+)
 def test_losses_of_a_detector_are_those_of_training_on_the_same_images(
     kind: str, batch: int, data: Path
 ) -> None:
@@ -300,6 +303,21 @@ def test_ranks_are_averaged_by_images(monkeypatch: pytest.MonkeyPatch, data: Pat
     monkeypatch.setattr(validation_loss, 'all_gather_object', gathered)
     both, _ = validated(model, loader(detection(data), 2))
     assert both['val_loss'] == pytest.approx((3 * alone['val_loss'] + 12) / 4)
+
+
+def test_metrics_of_nothing_stay_empty_and_the_loss_is_logged(data: Path) -> None:
+    """CheckpointHook would look for its metric among others, and fail."""
+    model, hub = models.build(detector('retinanet')), MessageHub.get_instance('nothing')
+    batches = loader(detection(data), 2)
+    runner: Any = SimpleNamespace(model=model, val_dataloader=batches, message_hub=hub)
+    hook, metrics = ValidationLossHook(), {}
+    for _ in range(2):  # the log averages over what the hub has
+        hook.before_val_epoch(runner)
+        for i, batch in enumerate(batches):
+            hook.after_val_iter(runner, i, batch)
+        hook.after_val_epoch(runner, metrics)
+    assert metrics == {}
+    assert len(hub.get_scalar('val/val_loss').data[0]) == 1
 
 
 def test_a_model_without_such_losses_warns_once(data: Path) -> None:
@@ -441,6 +459,12 @@ def test_training_stops_when_the_metric_gets_no_better_and_names_the_best(
     ) in said
     (best,) = (tmp_path / 'run').glob('best_acc_*.pth')
     assert f'the best checkpoint (acc 0.4000) is {best}; test it with `vitbackbones test ' in said
+
+
+def test_a_training_that_has_found_nothing_yet_goes_on(tmp_path: Path) -> None:
+    runner = scripted(tmp_path / 'run', [0.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.2])
+    runner.train()
+    assert runner.epoch == 7
 
 
 @pytest.mark.parametrize('iteration', [20, 29, 31])

@@ -39,7 +39,8 @@ class EarlyStoppingHook(Hook):
 
     mmengine's hook of this name starts to count anew with ``--resume``, and takes less than 0.1
     more for no gain. Here the count is in the checkpoints: a training that was killed stops where
-    it would have stopped.
+    it would have stopped. Of a metric of which more is better, validations do not count before it
+    is above 0: from random weights nothing is found at first.
 
     ::
 
@@ -104,14 +105,16 @@ class EarlyStoppingHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Count; when it is enough, the training loop ends."""
-        if self.monitor is None and metrics:  # save_best='auto' takes the first one, too
+        if not metrics:  # as those of COCO when nothing was detected yet
+            return
+        if self.monitor is None:  # save_best='auto' takes the first one, too
             self.monitor = next(iter(metrics))
-        value = (metrics or {}).get(self.monitor or '')
+        value = metrics.get(self.monitor)
         if value is None:
             if not self._warned:
                 runner.logger.warning(
                     f'EarlyStoppingHook: there is no {self.monitor!r} among the metrics: '
-                    f'{", ".join(metrics or ()) or "none"}'
+                    f'{", ".join(metrics)}'
                 )
             self._warned = True
             return
@@ -119,7 +122,8 @@ class EarlyStoppingHook(Hook):
         if state is None or self._is_better(float(value), state['best']):
             state = _State(best=float(value), at=_now(runner), waited=0, iteration=runner.iter)
         elif runner.iter != state['iteration']:  # else resumed, and validated once more
-            state |= {'waited': state['waited'] + 1, 'iteration': runner.iter}
+            begun = self._less or state['best'] > 0
+            state |= {'waited': state['waited'] + begun, 'iteration': runner.iter}
         runner.message_hub.update_info(STATE, dict(state))
         if state['waited'] >= self.patience:
             self._stop(runner, state)
@@ -127,8 +131,11 @@ class EarlyStoppingHook(Hook):
     def _is_better(self, value: float, best: float) -> bool:
         if math.isnan(best):
             return not math.isnan(value)
-        less = self.rule == 'less' or (self.rule is None and 'loss' in str(self.monitor))
-        return value < best - self.min_delta if less else value > best + self.min_delta
+        return value < best - self.min_delta if self._less else value > best + self.min_delta
+
+    @property
+    def _less(self) -> bool:
+        return self.rule == 'less' or (self.rule is None and 'loss' in str(self.monitor))
 
     def _stop(self, runner: Runner, state: _State) -> None:
         loop: Any = runner.train_loop

@@ -106,10 +106,14 @@ class ValidationLossHook(Hook):
             for name, (value, images) in some.items():
                 _add(sums, name, value, images)
         assert metrics is not None
+        nothing = not metrics
         for name, (value, images) in sums.items():
-            metrics[PREFIX + name] = value / images
             # mmengine's log averages losses over the last values, here those of other epochs.
             runner.message_hub.log_scalars.pop(f'val/{PREFIX}{name}', None)
+            if nothing:  # CheckpointHook knows by that, that nothing was predicted
+                runner.message_hub.update_scalar(f'val/{PREFIX}{name}', value / images)
+            else:
+                metrics[PREFIX + name] = value / images
 
     def _losses(self, batch: Any) -> Mapping[str, Any]:
         samples = [

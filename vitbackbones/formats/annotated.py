@@ -15,7 +15,7 @@ from .class_list import Named, palette
 from .looking import look_at_images
 from .own_data import OwnData, Split, Task
 from .picture import SHOWN, Notes, Picture, counted, tidy
-from .splitting import SHARE, Item, choose_validation, in_two_splits
+from .splitting import SHARE, Item, choose_validation, in_two_splits, told_apart
 from .tree import Tree
 from .writing import write_coco
 
@@ -94,11 +94,11 @@ def make_ready(
         raise UserError(f'{folder} has images for {" and ".join(found.splits)}, none for train')
     said = [*found.said]
     changed: set[str] = set()
+    items = told_apart({split: _items(pictures) for split, pictures in found.splits.items()})
+    said += duplicates(items, tree.root)
     if 'val' not in found.splits:
-        said.append(_make_validation(found, seed))
+        said.append(_make_validation(found, items['train'], seed))
         changed = {'train', 'val'}
-    else:
-        said += duplicates({split: _items(p) for split, p in found.splits.items()}, tree.root)
     _drop_empty(found, said)
     ready: dict[str, Split] = {}
     untouched = Notes(tree.root)  # what is wrong in files that are read as they are, training says
@@ -163,9 +163,9 @@ def _items(pictures: Sequence[Picture]) -> list[Item]:
     ]
 
 
-def _make_validation(found: Annotated, seed: int) -> str:
+def _make_validation(found: Annotated, items: Sequence[Item], seed: int) -> str:
     every = found.splits['train']
-    validates = choose_validation(_items(every), seed)
+    validates = choose_validation(items, seed)
     found.splits['train'] = [p for p, val in zip(every, validates, strict=True) if not val]
     found.splits['val'] = [p for p, val in zip(every, validates, strict=True) if val]
     return validation_said(len(found.splits['train']), len(found.splits['val']), seed)

@@ -22,7 +22,7 @@ from .looking import over_files
 from .own_data import OwnData, Split
 from .pairing import Pairing
 from .picture import Notes, Picture
-from .splitting import Item, choose_validation
+from .splitting import Item, choose_validation, told_apart
 from .tree import Tree
 
 
@@ -87,16 +87,14 @@ def read(
                 f'label maps: no image is left in {split}' + (f' ({why})' if why else '')
             )
     meaning = interpret(values, listed, source)
-    items = {split: _items(those, values, meaning) for split, those in labelled.items()}
-    made = 'val' not in labelled
-    if made:
+    items = told_apart({split: _items(those, values, meaning) for split, those in labelled.items()})
+    said += duplicates(items, tree.root)
+    if 'val' not in labelled:
         every = labelled['train']
         validates = choose_validation(items['train'], seed)
         labelled['train'] = [one for one, val in zip(every, validates, strict=True) if not val]
         labelled['val'] = [one for one, val in zip(every, validates, strict=True) if val]
         said.append(validation_said(len(labelled['train']), len(labelled['val']), seed))
-    else:
-        said += duplicates(items, tree.root)
     ready, suffixes = _ready(tree, labelled, meaning, pairing.suffix, stage, into)
     sizes = [one.picture.size for one in labelled['train']]
     return OwnData(

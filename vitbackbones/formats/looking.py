@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +26,7 @@ class Seen(NamedTuple):
 
     Attributes:
         size: width and height as mmcv loads it; None if it cannot be read.
-        digest: of its length and both ends; files of equal content have the same.
+        digest: of its length and both ends: files of equal content have the same, others may.
         problem: why it cannot be read.
     """
 
@@ -70,13 +69,14 @@ def look_at_image(path: str) -> Seen:
 
 
 def look_at_images(paths: Sequence[str]) -> list[Seen]:
-    """As :func:`look_at_image`, with digests that are equal where all of the content is."""
-    seen = over_files(look_at_image, paths, 'images')
-    numbers = Counter(one.digest for one in seen if one.size)
-    return [
-        one._replace(digest=_whole(path)) if numbers[one.digest] > 1 else one
-        for path, one in zip(paths, seen, strict=True)
-    ]
+    """As :func:`look_at_image`, all of them."""
+    return over_files(look_at_image, paths, 'images')
+
+
+def whole_digest(path: str) -> bytes:
+    """Of all of a file."""
+    with open(path, 'rb') as file:
+        return _digest(iter(lambda: file.read(1 << 20), b''))
 
 
 def _ends(path: str) -> bytes:
@@ -85,11 +85,6 @@ def _ends(path: str) -> bytes:
         ends = file.read(_END)
         file.seek(max(size - _END, 0))
         return _digest((size.to_bytes(8, 'big'), ends, file.read(_END)))
-
-
-def _whole(path: str) -> bytes:
-    with open(path, 'rb') as file:
-        return _digest(iter(lambda: file.read(1 << 20), b''))
 
 
 def _digest(parts: Iterable[bytes]) -> bytes:

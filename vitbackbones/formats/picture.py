@@ -41,7 +41,7 @@ class Picture:
     Attributes:
         path: absolute.
         size: width and height as mmcv loads it, in pixels.
-        digest: equal of two files if their bytes are.
+        digest: see :class:`~.looking.Seen`.
     """
 
     path: str

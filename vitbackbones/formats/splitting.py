@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from vitbackbones.errors import UserError
 
+from .looking import whole_digest
+
 SHARE = 0.2  # of the images, for validation
 # Roboflow's exports have several altered copies of one image, whose names have this in common.
 _ROBOFLOW = re.compile(r'(.+)\.rf\.[0-9a-f]+\.')
@@ -76,6 +78,18 @@ def choose_validation(items: Sequence[Item], seed: int) -> list[bool]:
         chosen.add(min(order, key=lambda g: len(groups[g])))
     validating = {place for g in chosen for place in groups[g]}
     return [place in validating for place in range(len(items))]
+
+
+def told_apart(splits: Mapping[str, Sequence[Item]]) -> dict[str, list[Item]]:
+    """The same, with equal digests only where all of the content is equal."""
+    numbers = Counter(item.digest for items in splits.values() for item in items)
+    return {
+        split: [
+            item._replace(digest=whole_digest(item.path)) if numbers[item.digest] > 1 else item
+            for item in items
+        ]
+        for split, items in splits.items()
+    }
 
 
 def in_two_splits(splits: Mapping[str, Sequence[Item]]) -> dict[tuple[str, str], list[str]]:
