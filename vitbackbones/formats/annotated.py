@@ -15,7 +15,7 @@ from .class_list import Named, palette
 from .looking import look_at_images
 from .own_data import OwnData, Split, Task
 from .picture import SHOWN, Notes, Picture, counted, tidy
-from .splitting import SHARE, Item, choose_validation, in_two_splits, told_apart
+from .splitting import SHARE, SPLITS, Item, choose_validation, in_two_splits, told_apart
 from .tree import Tree
 from .writing import write_coco
 
@@ -92,23 +92,24 @@ def make_ready(
     """
     if 'train' not in found.splits:
         raise UserError(f'{folder} has images for {" and ".join(found.splits)}, none for train')
-    said = [*found.said]
-    changed: set[str] = set()
+    made = 'val' not in found.splits
+    in_place = {
+        split: own
+        for split, own in found.in_place.items()
+        if not (made and split == 'train')  # it is parted
+    }
+    untouched = Notes(tree.root)  # what is wrong in files that are read as they are, training says
+    for split, pictures in found.splits.items():
+        tidy(pictures, untouched if split in in_place else found.notes)
     items = told_apart({split: _items(pictures) for split, pictures in found.splits.items()})
-    said += duplicates(items, tree.root)
-    if 'val' not in found.splits:
+    said = [*found.said, *duplicates(items, tree.root)]
+    if made:
         said.append(_make_validation(found, items['train'], seed))
-        changed = {'train', 'val'}
     _drop_empty(found, said)
     ready: dict[str, Split] = {}
-    untouched = Notes(tree.root)  # what is wrong in files that are read as they are, training says
-    for split in ('train', 'val', 'test'):
-        pictures = found.splits.get(split)
-        if pictures is None:
-            continue
-        own = found.in_place.get(split) if split not in changed else None
-        tidy(pictures, untouched if own else found.notes)
-        if own:
+    for split, pictures in found.splits.items():
+        if split in in_place:
+            own = in_place[split]
             ready[split] = Split(own.images, own.annotations, len(pictures))
             continue
         images = common_folder([picture.path for picture in pictures])
@@ -122,10 +123,10 @@ def make_ready(
         task=found.task,
         classes=found.classes,
         palette=palette([Named(name) for name in found.classes]),
-        splits=ready,
+        splits={split: ready[split] for split in SPLITS if split in ready},
         image_sizes=sizes,
         objects=objects,
-        written=into if any(split.annotations.parent == into for split in ready.values()) else None,
+        written=into if any(stage.iterdir()) else None,
         said=(*said, *found.notes.lines()),
     )
 

@@ -17,6 +17,7 @@ from vitbackbones.data.values import is_id
 from vitbackbones.errors import UserError
 
 from .annotated import Annotated, InPlace, look_at_all
+from .image_places import image_folder, image_places
 from .own_data import Task
 from .picture import Notes, Picture, Thing
 from .tree import Tree, purpose, stem
@@ -63,6 +64,10 @@ class _File:
     content: Mapping[str, Any]
     images: str | None = None
 
+    def names(self) -> list[str]:
+        """Of its images."""
+        return [str(row['file_name']) for row in self.content['images']]
+
 
 def read(
     tree: Tree, names: Sequence[str], task: Task | None, classes: Sequence[str] | None
@@ -87,7 +92,7 @@ def read(
             more = f', and {len(errors) - 1} more problems' if len(errors) > 1 else ''
             raise UserError(f'{errors[0]} ({errors[0].kind}){more}')
         file.content = fix(str(file.path), file.content, None, ordered=False).content
-        file.images = _image_folder(tree, file, split)
+        file.images = image_folder(tree, file.name, file.names(), split)
     every = _classes(files, notes)
     if classes is None:
         classes = every
@@ -215,71 +220,13 @@ def _is_below_another(category: Mapping[str, Any]) -> bool:
 # ------------------------------------------------------------------------------------ images
 
 
-def _image_folder(tree: Tree, file: _File, split: str) -> str | None:
-    """The folder that the names of a file's images are below; None if there is no such folder.
-
-    Raises:
-        UserError: it is not clear which.
-    """
-    names = [str(row['file_name']) for row in file.content['images']]
-    folders = {'', posixpath.dirname(file.name)}
-    for image in tree.images:
-        folder = posixpath.dirname(image)
-        while folder and folder not in folders:
-            folders.add(folder)
-            folder = posixpath.dirname(folder)
-    few = names[:: max(1, len(names) // 50)]
-    numbers = {folder: sum(_joined(folder, name) in tree.all for name in few) for folder in folders}
-    most = max(numbers.values())
-    best = [folder for folder in sorted(folders) if numbers[folder] == most]
-    if not most:
-        return None
-    if len(best) == 1:
-        return best[0]
-    for named in (
-        [folder for folder in best if purpose(folder) == split],
-        [folder for folder in best if folder == posixpath.dirname(file.name)],
-    ):
-        if len(named) == 1:
-            return named[0]
-    raise UserError(
-        f'{file.path}: the images that it names are in {best[0] or "."} and in {best[1]} of '
-        f'{tree.root} alike'
-    )
-
-
-def _joined(folder: str, name: str) -> str:
-    return posixpath.normpath(posixpath.join(folder, name))
-
-
-def _places(tree: Tree, file: _File) -> list[str | None]:
-    """Where each image is; None for one that is nowhere.
-
-    Raises:
-        UserError: not one is there.
-    """
-    names = [str(row['file_name']) for row in file.content['images']]
-    if file.images is not None:
-        there = [_joined(file.images, name) for name in names]
-        return [tree.full(name) if name in tree.all else None for name in there]
-    # Names with a folder of the machine that they come from.
-    by_name: dict[str, list[str]] = {}
-    for image in tree.images:
-        by_name.setdefault(posixpath.basename(image), []).append(image)
-    last = [by_name.get(name.replace('\\', '/').rpartition('/')[2], []) for name in names]
-    if not any(len(found) == 1 for found in last):
-        raise UserError(
-            f'{file.path} names images such as {names[0]}, and none of them is in {tree.root}'
-        )
-    return [tree.full(found[0]) if len(found) == 1 else None for found in last]
-
-
 def _pictures(
     tree: Tree, file: _File, classes: Sequence[str], task: Task, notes: Notes
 ) -> list[Picture]:
     """Those images that are there, with their objects."""
     rows, paths = [], []
-    for row, path in zip(file.content['images'], _places(tree, file), strict=True):
+    places = image_places(tree, file.name, file.names(), file.images)
+    for row, path in zip(file.content['images'], places, strict=True):
         if path is None:
             notes.add('annotated images that are not there', str(row['file_name']), 'left out')
         else:

@@ -22,7 +22,7 @@ from .looking import over_files
 from .own_data import OwnData, Split
 from .pairing import Pairing
 from .picture import Notes, Picture
-from .splitting import Item, choose_validation, told_apart
+from .splitting import SPLITS, Item, choose_validation, told_apart
 from .tree import Tree
 
 
@@ -103,7 +103,7 @@ def read(
         task='labels',
         classes=tuple(one.name for one in meaning.classes),
         palette=palette(meaning.classes),
-        splits={split: ready[split] for split in ('train', 'val', 'test') if split in ready},
+        splits={split: ready[split] for split in SPLITS if split in ready},
         image_sizes=np.array(sizes, np.int64).reshape(-1, 2),
         objects=np.zeros((0, 3)),
         image_suffix=suffixes[0],

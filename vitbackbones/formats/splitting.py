@@ -12,6 +12,7 @@ from vitbackbones.errors import UserError
 
 from .looking import whole_digest
 
+SPLITS = ('train', 'val', 'test')
 SHARE = 0.2  # of the images, for validation
 # Roboflow's exports have several altered copies of one image, whose names have this in common.
 _ROBOFLOW = re.compile(r'(.+)\.rf\.[0-9a-f]+\.')
@@ -95,7 +96,7 @@ def told_apart(splits: Mapping[str, Sequence[Item]]) -> dict[str, list[Item]]:
 def in_two_splits(splits: Mapping[str, Sequence[Item]]) -> dict[tuple[str, str], list[str]]:
     """By pairs of splits, the paths of images in the second whose content the first has, too."""
     found = {}
-    names = [name for name in ('train', 'val', 'test') if name in splits]
+    names = [name for name in SPLITS if name in splits]
     for i, first in enumerate(names):
         contents = {item.digest for item in splits[first]}
         for second in names[i + 1 :]:

@@ -138,8 +138,7 @@ def _is_of_numbers(path: Path) -> bool:
     """Whether a file looks like labels; an empty one does not."""
     try:
         with path.open(encoding='utf-8') as file:
-            words = file.readline(10_000).split()
-            return len(words) >= 5 and all(isinstance(float(word), float) for word in words)
+            return len([float(word) for word in file.readline(10_000).split()]) >= 5
     except (OSError, ValueError):
         return False
 
