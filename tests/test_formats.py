@@ -925,6 +925,8 @@ LISTED = 'VOCdevkit/VOC2007/ImageSets/Main/val.txt'
         ('yolo', edit('data.yaml', 'val: images/val', 'val: labels'), ('val', 'no images')),
         ('yolo', empty('labels/val/*'), ('no object is left', 'val')),
         ('yolo', flatten, ('no object is left', 'val', 'objects without area', ': 10 (')),
+        ('voc', lambda folder: (folder / 'VOCdevkit/val').mkdir(), ()),
+        ('index', lambda folder: (folder / 'img_dir/test').mkdir(), ('img_dir/test is empty',)),
         ('voc', edit(XML, '<width>64</width>', ''), (XML, 'no size', '<width>')),
         ('voc', edit(XML, '<width>64<', '<width>0<'), (XML, 'the size 0 x 48')),
         ('voc', edit(XML, '</annotation>', ''), (XML, 'cannot be read')),
@@ -982,4 +984,6 @@ def test_one_image_cannot_be_split(made: Callable[..., Path], source: Path) -> N
     for path in files:
         if path.stem != 'a picture 1':
             path.unlink()
+    for part in ('images', 'labels'):
+        (folder / part / 'val').rmdir()
     refused(folder, '1 images cannot be split')

@@ -31,7 +31,8 @@ def given_splits(
         half: what ``files`` are, in words.
 
     Raises:
-        UserError: a list cannot be read, or one in ``lists`` names none of the files.
+        UserError: a list cannot be read, one in ``lists`` names none of the files, or a split has
+            an empty folder.
     """
     splits: defaultdict[str, list[str]] = defaultdict(list)
     for folder, those in _lists(tree, lists).items():
@@ -62,6 +63,12 @@ def given_splits(
     splits.clear()
     for file in files:
         splits[purpose(posixpath.dirname(file)) or 'train'].append(file)
+    for folder in tree.empty:
+        named = purpose(folder)
+        if named and named not in splits:
+            raise UserError(
+                f'{tree.full(folder)} is empty: put the images of {named} there, or remove it'
+            )
     return dict(splits) if len(splits) > 1 else {'train': [*files]}
 
 

@@ -32,10 +32,12 @@ class Tree:
     Attributes:
         root: the folder, absolute.
         files: their paths below it, with slashes, sorted.
+        empty: folders that hold nothing, as ``files``.
     """
 
     root: Path
     files: tuple[str, ...]
+    empty: tuple[str, ...] = ()
 
     @cached_property
     def all(self) -> frozenset[str]:
@@ -70,18 +72,22 @@ def list_tree(folder: Path, without: Path) -> Tree:
         without: a folder that is none of the user's, if it is below.
 
     Raises:
-        UserError: it is not there, no folder, or empty.
+        UserError: it is not there, no folder, empty, or cannot be read.
     """
     if not folder.is_dir():
         what = 'a file, not a folder' if folder.exists() else 'not there'
         raise UserError(f'{folder} is {what}: name the folder of images and annotations')
     root = Path(os.path.abspath(folder))
     while True:
-        inside = [name for name in os.listdir(root) if _is_of_interest(name)]
+        try:
+            inside = [name for name in os.listdir(root) if _is_of_interest(name)]
+        except OSError as error:
+            raise UserError(f'{root} cannot be read: {error.strerror or error}') from error
         if len(inside) != 1 or not (root / inside[0]).is_dir():
             break
         root /= inside[0]
     files: list[str] = []
+    empty: list[str] = []
     seen = {os.path.realpath(without)}
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
@@ -92,10 +98,13 @@ def list_tree(folder: Path, without: Path) -> Tree:
         folders[:] = sorted(filter(_is_of_interest, folders))
         below = Path(place).relative_to(root).as_posix()
         prefix = '' if below == '.' else f'{below}/'
-        files += [prefix + name for name in names if _is_of_interest(name)]
+        here = [prefix + name for name in names if _is_of_interest(name)]
+        files += here
+        if not (here or folders):
+            empty.append(below)
     if not files:
         raise UserError(f'{folder} is empty')
-    return Tree(root, tuple(sorted(files)))
+    return Tree(root, tuple(sorted(files)), tuple(sorted(empty)))
 
 
 def purpose(path: str) -> str | None:
