@@ -123,10 +123,38 @@ def test_a_base_of_another_package_keeps_its_scope(tmp_path: Path) -> None:
     assert read.model['_scope_'] == 'mmdet'
 
 
-@pytest.mark.parametrize('base', ['mmdet::none.py', 'none.py', 'nobody::none.py'])
-def test_a_base_that_is_not_there_is_one_sentence(base: str) -> None:
-    with pytest.raises(UserError, match='cannot be read'):
+@pytest.mark.parametrize(
+    ('base', 'message'),
+    [
+        ('mmdet::none.py', r'there is no config file .*none\.py'),
+        ('mmdet::retinanet/retinanet_r50_fpn_1x.py', 'did you mean retinanet/retinanet_'),
+        ('none.py', r'there is no config file none\.py'),
+        ('nobody::none.py', "there is no installed package 'nobody'"),
+    ],
+)
+def test_a_base_that_is_not_there_is_one_sentence(base: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Draft([base])
+
+
+@pytest.mark.parametrize(
+    ('name', 'hint'),
+    [
+        ('a_detector_of_my_own', 'no other has its name'),
+        ('solo_r50_fpn_1x_coco', r'inherit mmdet::solo/solo_r50_fpn_1x_coco\.py'),
+        (
+            'faster_rcnn_r50_fpn_1x_coco',
+            r'inherit mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco\.py',
+        ),
+    ],
+)
+def test_a_base_that_imports_its_bases_is_refused_and_its_twin_named(
+    tmp_path: Path, name: str, hint: str
+) -> None:
+    file = tmp_path / f'{name}.py'
+    file.write_text('from mmengine.config import read_base\n\nwith read_base():\n    pass\n')
+    with pytest.raises(UserError, match=f'with read_base.*cannot inherit; {hint}'):
+        Draft([str(file)])
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(draft: Draft, tmp_path: Path) -> None:

@@ -544,10 +544,10 @@ def test_what_heads_read_is_known() -> None:
             'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py',
             'PIDNet, .* without it: its thre',
         ),
-        ('default_scope = "mmdet"', 'describes no model, only: default_scope'),
+        ('default_scope = "mmdet"', 'describes no model; it begins with default_scope'),
         ('model = dict(type="Whole", layers=3)', "no backbone .* model.type='Whole' has type, lay"),
         ('model = 1 / 0', 'cannot be read: ZeroDivisionError'),
-        ('with read_base(): pass', 'imports its bases'),
+        ('with read_base():\n    pass', 'imports its bases .* cannot inherit'),
         (
             'part = dict(backbone=dict(type="ResNet"))\nmodel = dict(teacher=part, student=part)',
             'several networks with a backbone, model.teacher, model.student',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from vitbackbones.errors import UserError
+from vitbackbones.launch.loading import config_path, package_configs
+
+#: What mmengine takes for a config of a package; of others, as those in `gn+ws`, it takes the path.
+TAKEN = re.compile(r'\w+::\w+/\w')
 
 #: Keys and indices from the top of a config to a value.
 Place = tuple[str | int, ...]
@@ -32,9 +37,9 @@ class Draft:
         """Read what is inherited.
 
         Raises:
-            UserError: a base is missing or fails.
+            UserError: a base is missing or fails, or is of the kind that nothing inherits.
         """
-        self.bases = tuple(base if '::' in base else str(Path(base).absolute()) for base in bases)
+        self.bases = tuple(map(as_base, bases))
         self.original = original = inherited(self.bases)
         self.config = copy.deepcopy(original)
         self.reasons: dict[Place, str] = {}
@@ -93,6 +98,34 @@ class Draft:
     def _say(self, place: Place, why: str) -> None:
         if why:
             self.reasons[place] = why
+
+
+def as_base(name: str) -> str:
+    """A config as ``_base_`` may name it: ``package::path``, or the absolute path of its file.
+
+    Raises:
+        UserError: there is no such config, or it imports its bases.
+    """
+    file = config_path(name)
+    if re.search(r'^with read_base\(\)', file.read_text(encoding='utf-8'), flags=re.MULTILINE):
+        twin = _in_the_other_style(file)
+        raise UserError(
+            f'config {name} imports its bases (`with read_base()`), which a file with `_base_` '
+            f'cannot inherit; {f"inherit {twin}" if twin else "no other has its name"}'
+        )
+    return name if TAKEN.match(name) else str(file.absolute())
+
+
+def _in_the_other_style(file: Path) -> str | None:
+    """The config of the same name that mmdet or mmseg has with ``_base_``."""
+    for package in ('mmdet', 'mmseg'):
+        folder = package_configs(package)
+        if folder is None:
+            continue
+        for path in sorted(folder.rglob('*.py')):
+            if path.stem.replace('-', '_') == file.stem.replace('-', '_'):
+                return f'{package}::{path.relative_to(folder).as_posix()}'
+    return None
 
 
 def inherited(bases: Sequence[str]) -> Config:

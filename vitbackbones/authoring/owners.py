@@ -19,7 +19,8 @@ def owner_of(draft: Draft) -> str:
         UserError: there is none, or several.
     """
     if draft.get('model') is None:
-        raise UserError(f'{_name(draft)} describes no model, only: {", ".join(draft.config)}')
+        keys = ', '.join([*draft.config][:5])
+        raise UserError(f'{_name(draft)} describes no model; it begins with {keys or "nothing"}')
     places = [
         place
         for place, part in dicts_in(draft.config.model, 'model')

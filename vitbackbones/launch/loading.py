@@ -48,11 +48,10 @@ def config_path(name: str) -> Path:
     """The file of ``name``: a path, or ``package::relative/path.py`` below its shipped configs."""
     package, separator, relative = name.rpartition('::')
     if separator:
-        spec = find_spec(package) if package.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
+        shipped = package_configs(package)
+        if shipped is None:
             raise UserError(f'config {name!r}: there is no installed package {package!r}')
-        folder = Path(spec.submodule_search_locations[0], '.mim', 'configs')
-        path = folder / relative
+        folder, path = shipped, shipped / relative
     else:
         path = Path(name)
         folder = path.parent
@@ -63,6 +62,14 @@ def config_path(name: str) -> Path:
     near = difflib.get_close_matches(relative if separator else path.name, choices, cutoff=0.5)
     hint = f'; did you mean {" or ".join(near)}?' if near else ''
     raise UserError(f'there is no config file {path}{hint}')
+
+
+def package_configs(package: str) -> Path | None:
+    """The folder of the configs that an installed package ships; None if it is not installed."""
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0], '.mim', 'configs')
 
 
 def work_dir(cfg: Config, name: str, chosen: str | None, *, demo: bool) -> str:
