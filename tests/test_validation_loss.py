@@ -162,7 +162,8 @@ def detector(kind: str) -> dict[str, Any]:
 
 def segmentor() -> dict[str, Any]:
     preprocessor = {k: v for k, v in PREPROCESSOR.items() if not k.startswith('pad')}
-    preprocessor |= dict(type='mmseg.SegDataPreProcessor', seg_pad_val=255, size=(32, 32))
+    padding = dict(size_divisor=32)
+    preprocessor |= dict(type='mmseg.SegDataPreProcessor', **padding, test_cfg=padding)
     return {**models.upernet(), 'data_preprocessor': preprocessor}
 
 
@@ -217,7 +218,7 @@ def of_training(model: nn.Module, batches: Any) -> float:
     for i, batch in enumerate(batches):
         validation_loss.random_states.seed(0, i)
         with torch.no_grad():
-            data = twin.data_preprocessor(batch, 'Seg' not in type(twin.data_preprocessor).__name__)
+            data = twin.data_preprocessor(batch, True)
             loss, _ = twin.parse_losses(twin(**data, mode='loss'))
         total += float(loss) * len(batch['inputs'])
     return total / len(SIZES)
@@ -476,6 +477,16 @@ def test_a_training_that_was_ended_and_resumed_stops_where_it_would_have(
     end = dict(type='ToySignal', iteration=iteration, number=signal.SIGTERM, stage=stage)
     with pytest.raises(SystemExit):
         scripted(tmp_path / 'run', VALUES, hooks=[end]).train()
+    runner = scripted(tmp_path / 'run', VALUES, resume=True)
+    runner.train()
+    assert runner.iter == 36
+
+
+def test_a_validation_that_is_made_up_for_counts_once(tmp_path: Path) -> None:
+    end = dict(type='ToySignal', iteration=27, number=signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        scripted(tmp_path / 'run', VALUES, hooks=[end]).train()
+    (tmp_path / 'run/interrupted.pth').unlink()  # as if it had been killed
     runner = scripted(tmp_path / 'run', VALUES, resume=True)
     runner.train()
     assert runner.iter == 36
