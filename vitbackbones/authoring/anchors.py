@@ -49,13 +49,13 @@ def fit_anchors(draft: Draft, objects: NDArray[Any], sizes: NDArray[Any]) -> Non
                     draft.set(
                         f'{place}.{key}', chosen[key], f'As they were, {what}; so, {after:.0%}.'
                     )
-            draft.said.append(f'{place}: {what}; changed, {after:.0%}')
+            draft.said.append(f'anchors: {what} of {place}; changed, {after:.0%}')
         if after > SHARE:
             side = np.sqrt(objects.prod(1))
             draft.said.append(
-                f'warning: {place}: {after:.0%} of the objects match no anchor by half; their '
-                f'sides are {np.quantile(side, 0.05):.0f} to {np.quantile(side, 0.95):.0f} pixels '
-                'in resized images'
+                f'anchors: warning, {after:.0%} of the objects match none of {place} by half; '
+                f'their sides are {np.quantile(side, 0.05):.0f} to {np.quantile(side, 0.95):.0f} '
+                'pixels in resized images'
             )
 
 
@@ -72,7 +72,7 @@ def unmatched(generator: Mapping[str, Any], boxes: torch.Tensor, images: torch.T
     """The share of boxes that no anchor overlaps by half."""
     from mmdet.registry import TASK_UTILS
 
-    built = TASK_UTILS.build({k: v for k, v in generator.items() if k != '_scope_'})
+    built = TASK_UTILS.build({**generator, '_scope_': 'mmdet'})  # whatever was run before
     return float((best_overlap(boxes, images, built) < OVERLAP).float().mean())
 
 
@@ -81,9 +81,9 @@ def _best(
 ) -> tuple[dict[str, Any], float]:
     """The nearest to a generator that leaves few out, else the one that leaves out fewest."""
     found = None
-    for ratios in _ratios(generator, boxes):
+    for other in _variants(generator, boxes):
         for factor in FACTORS:
-            trial = _times(dict(generator, **ratios), factor)
+            trial = _times(dict(generator, **other), factor)
             share = unmatched(trial, boxes, images)
             if share <= SHARE:
                 return trial, share
@@ -93,15 +93,22 @@ def _best(
     return found
 
 
-def _ratios(generator: Mapping[str, Any], boxes: torch.Tensor) -> Iterator[dict[str, Any]]:
-    """The ratios as they are, then as many as there are, evenly over those of the objects."""
+def _variants(generator: Mapping[str, Any], boxes: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """As it is; a size more in each map; other ratios, evenly over those of the objects; both."""
     yield {}
+    scales = generator.get('scales')
+    more = dict(scales=[scales[0], 1.5 * scales[0]]) if scales and len(scales) == 1 else {}
+    if more:
+        yield more
     number = len(generator.get('ratios') or ())
     if number > 1:
         width, height = (boxes[:, 2:] - boxes[:, :2]).numpy().T
         shares = (np.arange(number) + 0.5) / number
         found = np.quantile(height / np.maximum(width, 1e-6), shares)
-        yield dict(ratios=[float(f'{ratio:.2g}') for ratio in found])
+        ratios = dict(ratios=[float(f'{ratio:.2g}') for ratio in found])
+        yield ratios
+        if more:
+            yield {**more, **ratios}
 
 
 def _times(generator: dict[str, Any], factor: float) -> dict[str, Any]:

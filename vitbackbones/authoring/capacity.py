@@ -13,15 +13,28 @@ from .draft import Draft
 from .pipelines import FEW_IMAGES
 from .scale import RECIPE, Scale
 
-#: Never fewer: proposals that are kept for an image, and those that a box head is taught with.
-LEAST_PROPOSALS, LEAST_SAMPLES = 250, 128
+#: Never fewer: proposals that are kept for an image, in all and for each of its objects, and those
+#: that a box head is taught with.
+LEAST_PROPOSALS, PROPOSALS_PER_OBJECT, LEAST_SAMPLES = 250, 5, 128
 
 #: What a detector finds in an image by default.
 FOUND = 100
 
 
-def fewer_proposals(draft: Draft, scale: Scale) -> None:
+def crowd(objects: NDArray[Any]) -> int:
+    """Objects in an image that only one in a hundred exceeds.
+
+    Args:
+        objects: (M, 3), the last column being the index of their image.
+    """
+    if not len(objects):
+        return 0
+    return int(np.ceil(np.quantile(np.bincount(objects[:, 2].astype(int)), 0.99)))
+
+
+def fewer_proposals(draft: Draft, scale: Scale, objects: NDArray[Any]) -> None:
     """Cut the proposals and samples that are made for COCO's images to the area of smaller ones."""
+    proposals = max(LEAST_PROPOSALS, PROPOSALS_PER_OBJECT * crowd(objects))
     share = scale.size[0] * scale.size[1] / (RECIPE[0] * RECIPE[1])
     samples = [
         f'model.train_cfg.rcnn.{i}' for i in range(len(as_list(draft.get('model.train_cfg.rcnn'))))
@@ -30,7 +43,7 @@ def fewer_proposals(draft: Draft, scale: Scale) -> None:
         samples = ['model.train_cfg.rcnn']
     places = [(f'{place}.sampler.num', LEAST_SAMPLES) for place in samples]
     for part in ('model.train_cfg.rpn_proposal', 'model.test_cfg.rpn'):
-        places += [(f'{part}.{key}', LEAST_PROPOSALS) for key in ('nms_pre', 'max_per_img')]
+        places += [(f'{part}.{key}', proposals) for key in ('nms_pre', 'max_per_img')]
     why = (
         f'Images of {scale.size[0]} x {scale.size[1]} are {share:.0%} of the area that these '
         'numbers are made for.'
@@ -46,10 +59,7 @@ def fewer_proposals(draft: Draft, scale: Scale) -> None:
 
 def enough_found(draft: Draft, objects: NDArray[Any]) -> None:
     """Let no more than one image in a hundred have more objects than may be found."""
-    if not len(objects):
-        return
-    counts = np.bincount(objects[:, 2].astype(int))
-    crowded = int(np.ceil(np.quantile(counts, 0.99)))
+    crowded = crowd(objects)
     for place in ('model.test_cfg.max_per_img', 'model.test_cfg.rcnn.max_per_img'):
         old = draft.get(place)
         if isinstance(old, int) and old < 2 * crowded and crowded > FOUND / 2:

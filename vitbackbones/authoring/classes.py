@@ -46,7 +46,7 @@ def set_classes(draft: Draft, number: int) -> None:
         else:
             draft.drop(place, 'The weights of classes that are not yours.')
     if changed:
-        draft.said.append(f'{number} classes: {", ".join(changed)}')
+        draft.said.append(f'classes: {why[:-1]}: {", ".join(changed)}')
 
 
 def _former(draft: Draft) -> int | None:

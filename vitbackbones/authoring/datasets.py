@@ -34,7 +34,7 @@ def pipeline_of(draft: Draft, split: str) -> list[Step]:
 
 
 def put_datasets(
-    draft: Draft, data: OwnData, task: Task, pipelines: Mapping[str, list[Step]]
+    draft: Draft, data: OwnData, task: Task, pipelines: Mapping[str, list[Step]], *, ours: bool
 ) -> None:
     """Let all splits read the user's data, and be measured by them.
 
@@ -43,6 +43,8 @@ def put_datasets(
     Args:
         task: of the config.
         pipelines: of the datasets themselves, by 'train', 'val' and 'test'.
+        ours: whether the head is one of ours, which learn from images without objects, too, where
+            these are not the most.
     """
     draft.set('data_root', os.path.abspath(data.folder), f'Your data: {data.form}.')
     for split in SPLITS:
@@ -57,7 +59,7 @@ def put_datasets(
         def made(inner: Mapping[str, Any], chosen: Split = chosen, split: str = split) -> Step:
             if task == 'labels':
                 return _label_maps(data, chosen, pipelines[split])
-            return _coco(data, chosen, pipelines[split], split, inner)
+            return _coco(data, chosen, pipelines[split], split, inner, ours)
 
         draft.set(f'{split}_dataloader.dataset', _mixed(old, made))
         if split != 'train':
@@ -65,9 +67,8 @@ def put_datasets(
             if not draft.get(f'{split}_cfg'):
                 draft.set(f'{split}_cfg', dict(type=f'{split.title()}Loop'))
     if 'test' not in data.splits:
-        draft.reasons[('test_dataloader',)] = (
-            'There is no test split: what is tested is validation.'
-        )
+        why = 'There is no test split: what is tested is validation.'
+        draft.explain('test_dataloader', why)
 
 
 def _mixed(node: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Step]) -> Step:
@@ -79,7 +80,12 @@ def _mixed(node: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Step]) -
 
 
 def _coco(
-    data: OwnData, chosen: Split, pipeline: list[Step], split: str, old: Mapping[str, Any]
+    data: OwnData,
+    chosen: Split,
+    pipeline: list[Step],
+    split: str,
+    old: Mapping[str, Any],
+    ours: bool,
 ) -> Step:
     dataset: Step = dict(
         type='CocoDataset',
@@ -92,7 +98,14 @@ def _coco(
         dataset['test_mode'] = True
     elif old.get('filter_cfg'):  # which images a method can do without is the method's to say
         dataset['filter_cfg'] = plain(old['filter_cfg'])
+        if ours and 2 * _without_objects(data) <= len(data.image_sizes):
+            dataset['filter_cfg']['filter_empty_gt'] = False
     return dict(dataset, pipeline=pipeline)
+
+
+def _without_objects(data: OwnData) -> int:
+    """How many images of the training show nothing."""
+    return len(data.image_sizes) - len(set(data.objects[:, 2].astype(int).tolist()))
 
 
 def _label_maps(data: OwnData, chosen: Split, pipeline: list[Step]) -> Step:

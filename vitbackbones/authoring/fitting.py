@@ -15,7 +15,7 @@ from .capacity import enough_found, fewer_proposals, narrower_heads
 from .classes import set_classes
 from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
 from .draft import Draft
-from .heads import check_task, task_of
+from .heads import task_of
 from .machine import Machine, batch_for, workers_for
 from .scale import THICKNESS, Scale, choose_scale, resized, sides_of
 from .schedule import set_schedule
@@ -56,21 +56,20 @@ def fit(
         epochs: the length of the training; None to choose.
 
     Raises:
-        UserError: the config does not learn from such annotations.
+        UserError: the config learns from something that no folder teaches.
     """
-    check_task(data, draft.config, name)
     task = task_of(draft.config, name)
     draft.beside = data.written
     images = data.splits['train'].number
     scale = _scale(data, task, max_scale)
     steps = _pipelines(draft, data, task, scale, ours=ours)
     set_classes(draft, len(data.classes))
-    put_datasets(draft, data, task, steps)
+    put_datasets(draft, data, task, steps, ours=ours)
     if task != 'labels':
         objects = resized(data.image_sizes, data.objects, scale)
         enough_found(draft, data.objects)
         if ours:
-            fewer_proposals(draft, scale)
+            fewer_proposals(draft, scale, data.objects)
         if not pipelines.has_one_size(draft):
             long, short = scale.size
             factors = np.minimum(long / data.image_sizes.max(1), short / data.image_sizes.min(1))
@@ -97,7 +96,7 @@ def _scale(data: OwnData, task: Task, max_scale: tuple[int, int] | None) -> Scal
         data.image_sizes,
         thinnest.min(keepdims=True) if len(thinnest) else thinnest,
         wanted=THICKNESS,
-        what=f'regions of {data.classes[int(np.nanargmin(found))]}' if len(thinnest) else '',
+        what=f'its regions of {data.classes[int(np.nanargmin(found))]}' if len(thinnest) else '',
         largest=max_scale,
     )
 
@@ -119,8 +118,8 @@ def _pipelines(
         narrower_heads(draft, images)
     else:
         train, test = pipelines.detection(scale, masks=task == 'masks', images=images)
-    draft.said.append(f'images are resized to {scale.size[0]} x {scale.size[1]}: {scale.why}')
-    draft.reasons[('train_dataloader', 'dataset', 'pipeline')] = scale.why
+    draft.said.append(f'scale: {scale.size[0]} x {scale.size[1]}. {scale.why}')
+    draft.explain('train_dataloader.dataset.pipeline', scale.why)
     return dict(train=train, val=test, test=test)
 
 
@@ -131,17 +130,17 @@ def _theirs(
     theirs = pipelines.test_scale(pipeline_of(draft, 'val') or pipeline_of(draft, 'test'))
     fixed = pipelines.has_one_size(draft)
     if theirs is None or fixed:
-        draft.said.append(f'the sizes of images stay: {fixed or "the pipeline names none"}')
+        draft.said.append(f'scale: sizes stay, {fixed or "for the pipeline names none"}')
     else:
         long, short = np.median(data.image_sizes.max(1)), np.median(data.image_sizes.min(1))
         factor = scale.factor / min(theirs[0] / long, theirs[1] / short)
-        why = f'All sizes times {factor:.2g}. {scale.why}'
+        why = f'Sizes of the original times {factor:.2g}. {scale.why}'
         for place in PLACES_OF_SIZES:
             old = draft.get(place)
             if old and pipelines.rescale(plain(old), factor) != plain(old):
                 draft.set(place, pipelines.rescale(plain(old), factor))
-        draft.reasons[('train_dataloader', 'dataset')] = why
-        draft.said.append(f'all sizes of images times {factor:.2g}: {scale.why}')
+        draft.explain('train_dataloader.dataset', why)
+        draft.said.append(f'scale: {why}')
     steps = {split: pipeline_of(draft, split) for split in SPLITS}
     for step in (step for each in steps.values() for step in each):
         if task == 'labels' and type_name(step) == 'LoadAnnotations':

@@ -22,8 +22,8 @@ from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.classes import use_one_order
 
 from .datasets import SPLITS
-from .draft import Draft
-from .heads import DEFAULTS, HEADS, check_task, config_of, task_of
+from .draft import inherited
+from .heads import HEADS, config_of, task_of
 
 #: Examples of each kind of finding that are shown.
 SHOWN = 3
@@ -74,7 +74,7 @@ def reading(wanted: Data, start: str | None, into: Path, *, force: bool) -> Iter
         raise UserError('--head chooses one of our configs, --from another: give one of them')
     task: Task | None = None
     if start is not None:
-        task = task_of(Draft([start]).config, start)
+        task = task_of(inherited([start]), start)
     elif wanted.head is not None:
         task = HEADS.get(wanted.head)
         config_of(wanted.head, 'sepvit')  # that there is such a head
@@ -94,20 +94,6 @@ def reading(wanted: Data, start: str | None, into: Path, *, force: bool) -> Iter
         if not there:
             shutil.rmtree(into, ignore_errors=True)
         raise
-
-
-def start_for(data: OwnData, wanted: Data, start: str | None, family: str) -> str:
-    """The config to begin with.
-
-    Args:
-        family: of the backbone, in small letters.
-
-    Raises:
-        UserError: it does not learn from such annotations.
-    """
-    start = start or config_of(wanted.head or DEFAULTS[data.task], family)
-    check_task(data, Draft([start]).config, f'--head {wanted.head}' if wanted.head else start)
-    return start
 
 
 def looked_at(cfg: Config) -> tuple[str, ...]:

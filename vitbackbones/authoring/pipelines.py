@@ -35,12 +35,14 @@ def detection(scale: Scale, *, masks: bool, images: int) -> tuple[list[Step], li
     load: Step = dict(type='LoadAnnotations', with_bbox=True)
     if masks:
         load['with_mask'] = True
+    # Colours tell what is what: they vary, but channels are not swapped, as other steps do.
+    colours: Step = dict(type='YOLOXHSVRandomAug')
     meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     return _around(
         [load, _resize(scale, BOXES_RANGE)],
         [dict(type='Resize', scale=scale.size, keep_ratio=True), load],
+        colours if images < FEW_IMAGES else None,
         'PackDetInputs',
-        images,
         meta_keys=meta,
     )
 
@@ -58,20 +60,20 @@ def segmentation(scale: Scale, *, images: int) -> tuple[list[Step], list[Step], 
             dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.75),
         ],
         [dict(type='Resize', scale=scale.size, keep_ratio=True), load],
+        dict(type='PhotoMetricDistortion') if images < FEW_IMAGES else None,
         'PackSegInputs',
-        images,
     )
     return train, test, crop
 
 
 def _around(
-    train: list[Step], test: list[Step], pack: str, images: int, **packed: Any
+    train: list[Step], test: list[Step], colours: Step | None, pack: str, **packed: Any
 ) -> tuple[list[Step], list[Step]]:
     load: Step = dict(type='LoadImageFromFile')
-    colours: list[Step] = [dict(type='PhotoMetricDistortion')] if images < FEW_IMAGES else []
+    # The last, since colours cannot vary in a view of an image from its other end.
     flip: Step = dict(type='RandomFlip', prob=0.5)
     return (
-        [load, *train, flip, *colours, dict(type=pack)],
+        [load, *train, *([colours] if colours else []), flip, dict(type=pack)],
         [load, *test, dict(type=pack, **packed)],
     )
 

@@ -59,32 +59,28 @@ def choose_scale(
         largest: long and short side that must not be exceeded.
     """
     long, short = (float(np.median(sizes.max(1))), float(np.median(sizes.min(1))))
-    factor = least = min(1.0, RECIPE[0] / long, RECIPE[1] / short)
-    why = f'Half of the images are at least {long:.0f} x {short:.0f}'
+    least = factor = min(1.0, RECIPE[0] / long, RECIPE[1] / short)
     side = float(np.median(sides)) if len(sides) else math.inf
+    image = f'a typical image is {long:.0f} x {short:.0f}'
+    seen = f', {what} in it {side:.3g} pixels wide' if len(sides) else ''
     if side * factor < wanted:
         factor = min(least * MOST, MOST, wanted / side)
-        verb = 'enlarged' if factor > 1 else 'shrunk no further'
-        why += (
-            f', and half of the {what} at most {side:.3g} pixels wide there: {verb}, for '
-            f'{side * factor:.3g} pixels ({wanted:g} are wanted)'
-        )
+        why = f'Sizes times {factor:.2g}: {image}{seen}, and {wanted:g} are wanted'
+        if factor * side < 0.99 * wanted:
+            why += '; larger ones would cost too much'
     elif factor < 1:
-        why += f': shrunk to what recipes are made for, {RECIPE[0]} x {RECIPE[1]}'
-        if len(sides):
-            why += f', where half of the {what} are at least {side * factor:.3g} pixels wide'
-    elif len(sides):
-        why += f', and half of the {what} at least {side:.3g} pixels wide: they stay so'
+        why = f'Sizes times {factor:.2g}: {image}{seen}, and recipes are made for'
+        why += f' {RECIPE[0]} x {RECIPE[1]}'
     else:
-        why += ': they stay so'
+        why = f'Sizes stay: {image}{seen}'
     bounded = False
     if largest is not None:
         bound = min(max(largest) / long, min(largest) / short)
         if bound < factor:
             factor, bounded = bound, True
-            why += f'; --max-scale leaves {factor:.2g} of their size'
+            why += f'. --max-scale makes it {factor:.2g}'
             if len(sides):
-                why += f' and {side * factor:.3g} pixels'
+                why += f', and {what} {side * factor:.3g} pixels wide'
     size = (_round(long * factor), _round(short * factor))
     if largest is not None:  # never above it, whatever it is divisible by
         size = (min(size[0], max(largest)), min(size[1], min(largest)))

@@ -91,19 +91,17 @@ def set_schedule(
     weights = 'given' if pretrained else 'random'
     chosen = epochs or epochs_for(images, pretrained)
     total = max(1, chosen * images // BATCH)
-    why = (
-        f'{chosen} times {images} images, '
-        + ('as was asked for' if epochs else f'enough from {weights} weights')
-        + '; it stops earlier where nothing improves.'
-    )
+    why = f'each of {images} images is seen {chosen} times, '
+    why += 'as was asked for' if epochs else f'since weights are {weights} and images that many'
+    why += '; it stops earlier where nothing improves.'
     by_epoch = 'max_iters' not in (draft.get('train_cfg') or {})
     length = chosen if by_epoch else total
     interval = max(1, round(length / validations_for(chosen * images, validated)))
     old = draft.get('train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters') or length
     if by_epoch:
-        draft.set('train_cfg.max_epochs', length, why)
+        draft.set('train_cfg.max_epochs', length, why[0].upper() + why[1:])
     else:
-        draft.set('train_cfg.max_iters', length, f'With batches of {BATCH} {why}')
+        draft.set('train_cfg.max_iters', length, f'In batches of {BATCH}, {why}')
     draft.set('train_cfg.val_interval', interval)
     draft.drop('train_cfg.dynamic_intervals')
     draft.set(
@@ -117,10 +115,8 @@ def set_schedule(
     )
     _set_rates(draft, pretrained, total, by_epoch)
     _set_hooks(draft, metric, length / old, length)
-    draft.said.append(
-        f'{length} {"epochs" if by_epoch else "iterations"} from {weights} weights'
-        + ('' if epochs else f', for {images} images')
-    )
+    unit = 'epochs' if by_epoch else 'iterations'
+    draft.said.append(f'length: {length} {unit} from {weights} weights. {why[0].upper()}{why[1:]}')
 
 
 def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool) -> None:

@@ -82,7 +82,7 @@ def require_positive(args: argparse.Namespace, *names: str) -> None:
     for name in names:
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise UserError(f'--{name} {value} must be at least 1')
+            raise UserError(f'--{name.replace("_", "-")} {value} must be at least 1')
 
 
 def require_choice(args: argparse.Namespace, name: str, choices: Iterable[str]) -> None:
@@ -109,6 +109,22 @@ def read_size(word: str) -> tuple[int, int]:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise UserError(f'--sizes {word}: expected HEIGHTxWIDTH in pixels, as in 800x1216')
     return sides[0], sides[-1]
+
+
+def read_scale(word: str | None) -> tuple[int, int] | None:
+    """Width and height of ``1333x800``, the word of ``--max-scale``; None if it was not given.
+
+    Raises:
+        UserError: it is no such word, or too small for any network.
+    """
+    if word is None:
+        return None
+    sides = word.lower().split('x')
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) >= 32 for side in sides):
+        raise UserError(
+            f'--max-scale {word}: expected WIDTHxHEIGHT in pixels, as in 1333x800, each from 32 on'
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def make_folder(name: str) -> Path:

@@ -95,6 +95,14 @@ def recognise(tree: Tree, form: Form | None, task: Task | None) -> tuple[Form, A
         raise UserError(f'{tree.root} holds {each}: choose one with --format {" or ".join(found)}')
     for name, what in found.items():
         return name, what, f'{tree.root} holds {FORMATS[name].title} ({FORMATS[name].seen(what)})'
+    for name in () if form else FORMATS.keys() - looked.keys():
+        other, what = FORMATS[name], FORMATS[name].find(tree)
+        if what and task is not None:
+            raise UserError(
+                f'{tree.root} holds {other.title} ({other.seen(what)}), which '
+                f'{"have" if name == "label-maps" else "has"} no {_WORDS[task]}: choose another '
+                '--head or --from'
+            )
     wanted = '; '.join(f'{each.title}: {each.wanted}' for each in looked.values())
     raise UserError(
         f'{tree.root} is of no known format: it has {tree.content()}; looked for were {wanted}'
