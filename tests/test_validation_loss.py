@@ -30,7 +30,7 @@ from vitbackbones.errors import UserError
 
 CLASSES = ('round', 'square')
 SIZES = ((96, 64), (64, 96), (80, 80))  # of images, width and height
-SCALE = (128, 64)
+SCALE = (120, 80)  # other than those of the images
 PREPROCESSOR = dict(
     type='mmdet.DetDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -95,9 +95,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def detection(root: Path, *, early: bool = False, annotations: bool = True) -> dict[str, Any]:
+def detection(
+    root: Path, *, early: bool = False, annotations: bool = True, masks: bool = True
+) -> dict[str, Any]:
     """A validation dataset whose pipeline loads annotations before or after it resizes."""
-    load = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+    load = dict(type='LoadAnnotations', with_bbox=True, with_mask=masks)
     resize = dict(type='Resize', scale=SCALE, keep_ratio=True)
     steps = [load, resize] if early else [resize, load]
     meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
@@ -238,11 +240,16 @@ def test_losses_of_a_detector_are_those_of_training_on_the_same_images(
     if kind == 'fcos':  # predicts in other units than it learns in
         cfg['bbox_head']['norm_on_bbox'] = True
     model = models.build(cfg)
-    late, said = validated(model, loader(detection(data), batch))
-    early, _ = validated(model, loader(detection(data, early=True), batch))
+    masks = kind == 'mask_rcnn'  # which also tell whether boxes were resized
+    first = detection(data, early=True, masks=masks)
+    last = detection(data, masks=masks)
+    # As in a training, where the steps are inside another one.
+    last['pipeline'] = [dict(type='vitbackbones.CheckedPipeline', steps=last['pipeline'])]
+    late, said = validated(model, loader(last, batch))
+    early, _ = validated(model, loader(first, batch))
     assert said == []
     assert late == early
-    expected = of_training(model, loader(detection(data, early=True), batch))
+    expected = of_training(model, loader(first, batch))
     assert late['val_loss'] == pytest.approx(expected, rel=1e-6)
     parts = [value for name, value in late.items() if 'loss_' in name]
     assert len(parts) > 1
