@@ -67,7 +67,7 @@ def choose(stages: Sequence[Map], old: Sequence[Map], read: Sequence[int]) -> Ch
     if not rising:
         why = f'a pyramid gives strides {listed(distinct)}, whose maps the old backbone had fused'
     elif {*distinct} <= {*have}:
-        why = f'a pyramid lets stages of strides {listed(have)} all count for {listed(distinct)}'
+        why = f'a pyramid lets all stages count for strides {listed(distinct)}'
     else:
         why = f'a pyramid makes strides {listed(distinct)} of {listed(have)}'
     reason = '; '.join(filter(None, (reason, why)))
