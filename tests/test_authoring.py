@@ -73,6 +73,14 @@ def test_it_reads_as_it_was_meant(draft: Draft, tmp_path: Path, place: str, valu
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
+def test_a_list_that_became_longer_is_written_as_the_base_and_the_rest(
+    draft: Draft, tmp_path: Path
+) -> None:
+    draft.set('steps', [8, 11, 14])
+    text, _ = written(draft, tmp_path / 'new.py')
+    assert lines_of(text)[1:] == ['steps = [*_base_.steps, 14]']
+
+
 def test_what_is_dropped_at_the_top_is_none(draft: Draft, tmp_path: Path) -> None:
     draft.drop('load_from', 'It fits no more.')
     text, read = written(draft, tmp_path / 'new.py')

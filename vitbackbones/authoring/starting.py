@@ -26,7 +26,7 @@ def draft_of(start: str) -> Draft:
     ours = inherited([HOOKS])
     hooks = list(draft.get('custom_hooks') or [])
     types = {hook.get('type') for hook in hooks}
-    added = [dict(hook) for hook in ours.custom_hooks if hook.type not in types]
+    added = [dict(type=hook.type) for hook in ours.custom_hooks if hook.type not in types]
     if added:
         draft.set('custom_hooks', [*hooks, *added], 'Those it had, and ours.')
     own = draft.get('custom_imports')

@@ -43,6 +43,8 @@ def as_text(draft: Draft, folder: Path, header: str = '') -> str:
     for key, value in changes.items():
         if lines[-1] != '' and _has_comment((key,), draft.reasons):
             lines.append('')
+        if not _has_comment((key,), {place: '' for place in draft.reasons if place != (key,)}):
+            value = _lengthened(key, draft.original.get(key), value)
         same = _said_before(changes, key)
         if same:
             lines += [*_comment(draft.reasons.get((key,), ''), 0), f'{key} = {same}']
@@ -95,6 +97,22 @@ def write_draft(draft: Draft, path: Path, header: str = '') -> None:
         raise UserError(f'{path} cannot be written: {error.strerror}') from error
     finally:
         trial.unlink(missing_ok=True)
+
+
+class _Expression(str):
+    """Words of a config that stand for a value."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _lengthened(key: str, old: Any, new: Any) -> Any:
+    """A list that begins with what its base has, as that and the rest."""
+    if not isinstance(old, list) or not isinstance(new, list) or not 0 < len(old) < len(new):
+        return new
+    if plain(old) != new[: len(old)]:
+        return new
+    return [_Expression(f'*_base_.{key}'), *new[len(old) :]]
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
