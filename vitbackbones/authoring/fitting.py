@@ -17,6 +17,7 @@ from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
 from .draft import Draft
 from .heads import task_of
 from .machine import Machine, batch_for, workers_for
+from .owners import owner_of
 from .scale import THICKNESS, Scale, choose_scale, resized, sides_of
 from .schedule import set_schedule
 from .thickness import thickness
@@ -75,7 +76,7 @@ def fit(
             factors = np.minimum(long / data.image_sizes.max(1), short / data.image_sizes.min(1))
             sizes = data.image_sizes * factors[:, None]
             fit_anchors(draft, objects, sizes[data.objects[:, 2].astype(int)])
-    pretrained = bool(draft.get('model.backbone.init_cfg')) or bool(draft.get('load_from'))
+    pretrained = bool(draft.get(f'{owner_of(draft)}.backbone.init_cfg'))
     set_schedule(
         draft,
         images=images,

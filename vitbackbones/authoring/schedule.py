@@ -135,30 +135,19 @@ def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool) -> No
     rate = draft.get('optim_wrapper.optimizer.lr')
     if not isinstance(rate, float) or type_name(draft.get('optim_wrapper.optimizer')) != 'AdamW':
         return
-    ours = RANDOM_RATE if not pretrained else min(rate, GIVEN_RATE)
+    ours = min(rate, GIVEN_RATE)
+    why = 'The rate it had is made for large batches.'
     if not pretrained:
-        _all_layers_alike(draft)
-        draft.set(
-            'optim_wrapper.optimizer.lr',
-            ours,
-            'From random weights layers learn alike and faster than published rates let given '
-            'ones; clipped gradients keep the first steps stable.',
+        ours = RANDOM_RATE
+        why = (
+            'From random weights layers learn faster than published rates let given ones; clipped '
+            'gradients keep the first steps stable.'
         )
         if not draft.get('optim_wrapper.clip_grad'):
             draft.set('optim_wrapper.clip_grad', dict(max_norm=1.0))
-    elif ours != rate:
-        draft.set('optim_wrapper.optimizer.lr', ours, 'The rate it had is made for large batches.')
-
-
-def _all_layers_alike(draft: Draft) -> None:
-    """Take away what spares layers that have learnt already."""
-    if 'LayerDecay' in str(draft.get('optim_wrapper.constructor') or ''):
-        draft.drop('optim_wrapper.constructor')
-        draft.drop('optim_wrapper.paramwise_cfg')
-    keys = draft.get('optim_wrapper.paramwise_cfg.custom_keys') or {}
-    for key, options in list(keys.items()):
-        if 'backbone' in key and options.get('lr_mult', 1) < 1:
-            options['lr_mult'] = 1.0
+    if ours != rate:
+        draft.set('optim_wrapper.optimizer.lr', ours, why)
+        draft.said.append(f'rate: {ours:g}. {why}')
 
 
 def _set_hooks(draft: Draft, metric: str, ratio: float, length: int) -> None:
