@@ -329,3 +329,27 @@ def test_the_length_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     base = 'vitbackbones::segmentation/sepvit_upernet.py'
     draft = fitted(tmp_path, base, own(tmp_path, 'labels'), epochs=7)
     assert draft.config.train_cfg.max_iters == 7 * 40 // 4
+
+
+@pytest.mark.parametrize(
+    ('base', 'given', 'rate'),
+    [
+        ('vitbackbones::detection/sepvit_retinanet.py', False, 3e-4),
+        ('vitbackbones::detection/sepvit_retinanet.py', True, 1e-4),
+        ('mmdet::detr/detr_r50_8xb2-150e_coco.py', False, 1e-4),  # as its decoder can learn
+        ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', False, 3e-4),  # of 4e-3, for 256 images
+        ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', True, 2e-4),
+    ],
+)
+def test_rates_are_those_of_small_batches(
+    tmp_path: Path, base: str, given: bool, rate: float
+) -> None:
+    draft = Draft([base])
+    init = dict(type='Pretrained', checkpoint='some.pth') if given else None
+    draft.set('model.backbone.init_cfg', init)
+    fit(draft, own(tmp_path, 'boxes'), CPU, ours=base.startswith('vitbackbones'), name=base)
+    assert draft.config.optim_wrapper.optimizer.lr == rate
+    assert bool(draft.get('optim_wrapper.clip_grad')) == (not given or 'detr' in base)
+    warm_up, fall = draft.config.param_scheduler
+    assert warm_up['end'] < 500
+    assert 'end' not in fall  # it follows a length that is set later

@@ -84,6 +84,7 @@ def fit(
         pretrained=pretrained,
         epochs=epochs,
         metric=METRICS[task],
+        ours=ours,
     )
     _set_batch(draft, machine, scale, images, batch_size)
 

@@ -78,6 +78,7 @@ def set_schedule(
     pretrained: bool,
     epochs: int | None,
     metric: str,
+    ours: bool,
 ) -> None:
     """Set length, rates, validation, checkpoints, averaging and stopping.
 
@@ -87,6 +88,7 @@ def set_schedule(
         pretrained: whether the backbone starts from weights that are given.
         epochs: those asked for; None to choose.
         metric: by which a checkpoint is the best.
+        ours: whether it is one of our configs; others with AdamW know what their heads can take.
     """
     weights = 'given' if pretrained else 'random'
     chosen = epochs or epochs_for(images, pretrained)
@@ -113,13 +115,13 @@ def set_schedule(
             save_best=metric,
         ),
     )
-    _set_rates(draft, pretrained, total, by_epoch)
+    _set_rates(draft, pretrained, total, by_epoch, ours)
     _set_hooks(draft, metric, length / old, length)
     unit = 'epochs' if by_epoch else 'iterations'
     draft.said.append(f'length: {length} {unit} from {weights} weights. {why[0].upper()}{why[1:]}')
 
 
-def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool) -> None:
+def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours: bool) -> None:
     warm_up = min(500, max(20, total // 50))
     draft.set(
         'param_scheduler',
@@ -135,19 +137,19 @@ def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool) -> No
     rate = draft.get('optim_wrapper.optimizer.lr')
     if not isinstance(rate, float) or type_name(draft.get('optim_wrapper.optimizer')) != 'AdamW':
         return
-    ours = min(rate, GIVEN_RATE)
+    new = min(rate, GIVEN_RATE if pretrained else RANDOM_RATE)
+    theirs = (draft.original.get('optim_wrapper') or {}).get('optimizer')
+    if not pretrained and (ours or type_name(theirs) != 'AdamW'):
+        new = RANDOM_RATE
     why = 'The rate it had is made for large batches.'
-    if not pretrained:
-        ours = RANDOM_RATE
-        why = (
-            'From random weights layers learn faster than published rates let given ones; clipped '
-            'gradients keep the first steps stable.'
-        )
-        if not draft.get('optim_wrapper.clip_grad'):
-            draft.set('optim_wrapper.clip_grad', dict(max_norm=1.0))
-    if ours != rate:
-        draft.set('optim_wrapper.optimizer.lr', ours, why)
-        draft.said.append(f'rate: {ours:g}. {why}')
+    if new > rate:
+        why = 'From random weights layers learn faster than published rates let given ones.'
+    if new != rate:
+        draft.set('optim_wrapper.optimizer.lr', new, why)
+        draft.said.append(f'rate: {new:g}. {why}')
+    if not pretrained and not draft.get('optim_wrapper.clip_grad'):
+        why = 'From random weights, it keeps the first steps stable.'
+        draft.set('optim_wrapper.clip_grad', dict(max_norm=1.0), why)
 
 
 def _set_hooks(draft: Draft, metric: str, ratio: float, length: int) -> None:
