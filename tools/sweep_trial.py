@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ T = TypeVar('T')
 
 #: Of the images, in pixels. Deformable convolutions on the last of five levels need the largest.
 SIDES = (128, 256, 384)
+#: What is raised where images are too small, among others.
+OF_SIZES = (AssertionError, IndexError, RuntimeError, ValueError)
 SAMPLES = 32  # of regions for each head of a detector in two stages
 
 
@@ -110,14 +113,19 @@ def tried(cfg: Config, own: bool) -> Sequence[str]:
     needed = noise_batch(cfg.model, 1)['inputs'][0].shape[-1]
     *small, last = SIDES if needed <= max(SIDES) else (needed,)
     for side in small:
-        with suppress(TrialError):
-            return tried_at(side, cfg, own)
+        try:
+            return tried_at(side, copy.deepcopy(cfg), own)  # building a model may change its config
+        except TrialError as error:
+            if not isinstance(error.__cause__, OF_SIZES):
+                raise
     return tried_at(last, cfg, own)
 
 
 def tried_at(side: int, cfg: Config, own: bool) -> Sequence[str]:
     fit_to_noise(cfg.model, side)
     torch.manual_seed(0)
+    for name in ('iter', 'epoch'):  # some losses begin small, and ask mmengine how far it is
+        MessageHub.get_current_instance().update_info(name, 0)
     model = doing('build', lambda: MODELS.build(cfg.model))
     doing('initialise', model.init_weights)
     ours = [part for part in model.modules() if isinstance(part, Backbone)]

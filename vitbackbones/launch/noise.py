@@ -38,7 +38,8 @@ def noise_batch(
 
     Returns:
         ``inputs``, a list of (C, side, side), uint8, and ``data_samples`` with boxes, masks,
-        a semantic label map, proposals and captions, or with what a segmentor learns.
+        a semantic label map, captions, and proposals if nothing makes them, or with what a
+        segmentor learns.
     """
     side = side or _side(model)
     preprocessor = model.get('data_preprocessor') or {}
@@ -52,7 +53,9 @@ def noise_batch(
     ):
         made = [_video(side, classes)]
     else:
-        made = [_image_with_objects(i, side, classes) for i in range(number)]
+        # Where there is a head that makes proposals, others would take the place of its own.
+        given = 'roi_head' in model and not model.get('rpn_head')
+        made = [_image_with_objects(i, side, classes, given) for i in range(number)]
     samples = [sample for _, sample in made]
     if 'mask' not in str(model).lower():  # RTMDet takes masks for those of its other variant
         for sample in samples:
@@ -121,7 +124,9 @@ def _labelled_image(i: int, side: int, channels: int, classes: int) -> tuple[Ten
     return _noise(i, channels, side), sample
 
 
-def _image_with_objects(i: int, side: int, classes: int) -> tuple[Tensor, Any]:
+def _image_with_objects(
+    i: int, side: int, classes: int, proposals: bool = False
+) -> tuple[Tensor, Any]:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -140,8 +145,9 @@ def _image_with_objects(i: int, side: int, classes: int) -> tuple[Tensor, Any]:
     sample.ignored_instances = InstanceData(
         bboxes=boxes[:0], labels=labels[:0], masks=BitmapMasks(masks[:0], side, side)
     )
-    regions = torch.cat([boxes, boxes + side // 32])  # Fast R-CNN's
-    sample.proposals = InstanceData(bboxes=regions, scores=torch.ones(len(regions)))
+    if proposals:  # as Fast R-CNN's
+        regions = torch.cat([boxes, boxes + side // 32])
+        sample.proposals = InstanceData(bboxes=regions, scores=torch.ones(len(regions)))
     sample.gt_sem_seg = PixelData(sem_seg=kinds)
     return _noise(i, 3, side), sample
 
