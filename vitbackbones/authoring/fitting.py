@@ -121,7 +121,9 @@ def _pipelines(
     else:
         train, test = pipelines.detection(scale, masks=task == 'masks', images=images)
     draft.said.append(f'scale: {scale.size[0]} x {scale.size[1]}. {scale.why}')
-    draft.explain('train_dataloader.dataset.pipeline', scale.why)
+    place = 'train_dataloader.dataset.pipeline'
+    draft.explain(place, scale.why)
+    pipelines.explain(draft, place, train, images)
     return dict(train=train, val=test, test=test)
 
 

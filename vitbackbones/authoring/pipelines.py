@@ -25,6 +25,15 @@ _LEAST = 48  # what is smaller is no image's side
 
 Step = dict[str, Any]
 
+#: Why steps are as they are, for the reader of the file.
+REASONS = {
+    'RandomResize': 'Sizes vary from {least} to {most} times that of tests.',
+    'RandomCrop': 'No class fills more than three quarters of a crop.',
+    'YOLOXHSVRandomAug': 'Colours vary, since there are few images: {images}.',
+    'PhotoMetricDistortion': 'Colours vary, since there are few images: {images}.',
+    'RandomFlip': 'Left and right alone: most scenes have an up.',
+}
+
 
 def detection(scale: Scale, *, masks: bool, images: int) -> tuple[list[Step], list[Step]]:
     """Steps of training and test for objects.
@@ -56,7 +65,6 @@ def segmentation(scale: Scale, *, images: int) -> tuple[list[Step], list[Step], 
         [
             load,
             _resize(scale, LABELS_RANGE, cropped=True),
-            # No class may fill more than three quarters of a crop.
             dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.75),
         ],
         [dict(type='Resize', scale=scale.size, keep_ratio=True), load],
@@ -83,6 +91,14 @@ def _resize(scale: Scale, parts: tuple[float, float], cropped: bool = False) -> 
     if scale.bounded and not cropped:
         most = 1.0  # what bounds the size is the memory, most often
     return dict(type='RandomResize', scale=scale.size, ratio_range=(least, most), keep_ratio=True)
+
+
+def explain(draft: Draft, place: str, steps: list[Step], images: int) -> None:
+    """Let comments stand above the steps of ours at a place of a config."""
+    for i, step in enumerate(steps):
+        least, most = step.get('ratio_range', (1, 1))
+        why = REASONS.get(step['type'], '').format(least=least, most=most, images=images)
+        draft.explain(f'{place}.{i}', why)
 
 
 # ------------------------------------------------------------------------- sizes in any pipeline

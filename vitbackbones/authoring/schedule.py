@@ -104,7 +104,7 @@ def set_schedule(
         draft.set('train_cfg.max_epochs', length, why[0].upper() + why[1:])
     else:
         draft.set('train_cfg.max_iters', length, f'In batches of {BATCH}, {why}')
-    draft.set('train_cfg.val_interval', interval)
+    draft.set('train_cfg.val_interval', interval, f'{-(-length // interval)} validations.')
     draft.drop('train_cfg.dynamic_intervals')
     draft.set(
         'default_hooks.checkpoint',
@@ -114,6 +114,7 @@ def set_schedule(
             max_keep_ckpts=2,
             save_best=metric,
         ),
+        'Saved after each validation; the best is kept besides the last two.',
     )
     _set_rates(draft, pretrained, total, by_epoch, ours)
     _set_hooks(draft, metric, length / old, length)
