@@ -104,7 +104,7 @@ def test_a_bound_is_never_exceeded() -> None:
 
 def test_thickness_is_that_of_strips(tmp_path: Path) -> None:
     data = own(tmp_path, 'labels')
-    found = thickness(sorted((data.folder / 'maps').glob('*.png')), 4, 255)
+    found = thickness(sorted((data.folder / 'maps').glob('*.png')), 4)
     assert found[1:3] == pytest.approx([10, 2])
     assert np.isnan(found[3])
 

@@ -63,7 +63,7 @@ def put_datasets(
 
         draft.set(f'{split}_dataloader.dataset', _mixed(old, made))
         if split != 'train':
-            draft.set(f'{split}_evaluator', _evaluator(data, chosen, task))
+            draft.set(f'{split}_evaluator', _evaluator(chosen, task))
             if not draft.get(f'{split}_cfg'):
                 draft.set(f'{split}_cfg', dict(type=f'{split.title()}Loop'))
     if 'test' not in data.splits:
@@ -123,15 +123,12 @@ def _label_maps(data: OwnData, chosen: Split, pipeline: list[Step]) -> Step:
     )
     if chosen.names is not None:
         dataset['ann_file'] = _below(data, chosen.names)
-    if data.ignored != 255:
-        dataset['ignore_index'] = data.ignored
     return dict(dataset, pipeline=pipeline)
 
 
-def _evaluator(data: OwnData, chosen: Split, task: Task) -> Step:
+def _evaluator(chosen: Split, task: Task) -> Step:
     if task == 'labels':
-        metric: Step = dict(type='IoUMetric', iou_metrics=['mIoU'])
-        return metric if data.ignored == 255 else dict(metric, ignore_index=data.ignored)
+        return dict(type='IoUMetric', iou_metrics=['mIoU'])
     return dict(
         type='CocoMetric',
         ann_file=os.path.abspath(chosen.annotations),

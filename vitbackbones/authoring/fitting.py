@@ -92,7 +92,7 @@ def fit(
 def _scale(data: OwnData, task: Task, max_scale: tuple[int, int] | None) -> Scale:
     if task != 'labels':
         return choose_scale(data.image_sizes, sides_of(data.objects), largest=max_scale)
-    found = thickness(_label_maps(data), len(data.classes), data.ignored)
+    found = thickness(_label_maps(data), len(data.classes))
     thinnest = found[~np.isnan(found)]
     return choose_scale(
         data.image_sizes,

@@ -12,8 +12,10 @@ from PIL import Image
 #: So many label maps tell.
 MAPS = 200
 
+IGNORED = 255
 
-def thickness(maps: Sequence[Path], classes: int, ignored: int) -> NDArray[np.float64]:
+
+def thickness(maps: Sequence[Path], classes: int) -> NDArray[np.float64]:
     """(C,) median over label maps of the thickness of each class's regions, nan where it has none.
 
     A strip of any length is as thick as twice its area over the length of its border.
@@ -22,7 +24,7 @@ def thickness(maps: Sequence[Path], classes: int, ignored: int) -> NDArray[np.fl
         maps: label maps; at most :data:`MAPS` of them, evenly chosen, are read.
     """
     step = max(1, -(-len(maps) // MAPS))
-    rows = [_of_one(path, classes, ignored) for path in maps[::step]]
+    rows = [_of_one(path, classes) for path in maps[::step]]
     found = np.full(classes, np.nan)
     for label, column in enumerate(np.array(rows).reshape(-1, classes).T):
         known = column[~np.isnan(column)]
@@ -31,13 +33,13 @@ def thickness(maps: Sequence[Path], classes: int, ignored: int) -> NDArray[np.fl
     return found
 
 
-def _of_one(path: Path, classes: int, ignored: int) -> NDArray[np.float64]:
+def _of_one(path: Path, classes: int) -> NDArray[np.float64]:
     with Image.open(path) as image:
         labels = np.asarray(image)
     area = np.bincount(labels.ravel(), minlength=256)[:classes].astype(float)
     border = np.zeros(256)
     for one, other in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
-        edge = (one != other) & (one != ignored) & (other != ignored)
+        edge = (one != other) & (one != IGNORED) & (other != IGNORED)
         for side in (one, other):
             border += np.bincount(side[edge], minlength=256)
     with np.errstate(divide='ignore', invalid='ignore'):

@@ -39,7 +39,8 @@ class OwnData:
     Attributes:
         folder: the user's.
         form: its format, in words.
-        task: what its annotations teach: boxes, masks of instances, or label maps.
+        task: what its annotations teach: boxes, masks of instances, or label maps, where 255 is
+            not learnt.
         classes: their names, in the order of their labels.
         palette: a colour (R, G, B) for each class.
         splits: by 'train', 'val' and, where there is one, 'test'.
@@ -48,7 +49,6 @@ class OwnData:
             their image in ``image_sizes``; of label maps (0, 3).
         image_suffix: of label maps' images, such as '.jpg'.
         label_suffix: of label maps, such as '_labels.png'.
-        ignored: the label that is not learnt, of label maps.
         written: the folder of what was written beside the config; None if nothing had to be.
         said: what was found, what was left out and what was made, one line each.
     """
@@ -63,6 +63,5 @@ class OwnData:
     objects: NDArray[Any]
     image_suffix: str = '.jpg'
     label_suffix: str = '.png'
-    ignored: int = 255
     written: Path | None = None
     said: tuple[str, ...] = ()
