@@ -142,6 +142,15 @@ def test_the_same_folder_gives_the_same_file(folders: Path, here: Path) -> None:
     assert len(written[0]) > 1
 
 
+def test_what_fails_leaves_the_data_of_a_config_as_they_were(folders: Path, here: Path) -> None:
+    words = ('--data', folders / 'coco', '--backbone', 'sepvit_lite', '--no-check', '-o', 'my.py')
+    assert new(*words, '--weights', 'none') == 0
+    before = {path: path.read_bytes() for path in Path('my_data').iterdir()}
+    assert new(*words, '--force', '--seed', '3', '--weights', 'gone.pth') == 2
+    assert {path: path.read_bytes() for path in Path('my_data').iterdir()} == before
+    assert sorted(path.name for path in Path().iterdir()) == ['my.py', 'my_data']
+
+
 @pytest.mark.parametrize(
     ('words', 'named'),
     [

@@ -597,6 +597,13 @@ def test_options_are_checked_first(tmp_path: Path, capsys: pytest.CaptureFixture
         assert main([*base, *argv]) == 2
         assert message in capsys.readouterr().err
     assert start.read_text() == DETECTOR
+    between = tmp_path / 'between.py'
+    between.write_text("_base_ = ['start.py']")
+    for argv in (['--from', str(start)], ['--from', str(between)]):  # would inherit itself
+        argv = ['new', *argv, '--backbone', 'shvit_s1', '--weights', 'none']
+        assert main([*argv, '-o', str(start), '--force']) == 2
+        assert 'needs that file' in capsys.readouterr().err
+    assert start.read_text() == DETECTOR
     assert network('shvit_s1').stages == tuple(
         Map(c, s) for c, s in [(128, 16.0), (224, 32.0), (320, 64.0)]
     )

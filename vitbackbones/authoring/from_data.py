@@ -60,7 +60,7 @@ class Data:
 
 @contextmanager
 def reading(wanted: Data, start: str | None, into: Path, *, force: bool) -> Iterator[OwnData]:
-    """The folder's data; what was written for them is gone again if the block fails.
+    """The folder's data; what was written for them is as it was if the block fails.
 
     Args:
         start: the config to begin with, which says what is learnt; None for one of ours.
@@ -78,22 +78,27 @@ def reading(wanted: Data, start: str | None, into: Path, *, force: bool) -> Iter
     elif wanted.head is not None:
         task = HEADS.get(wanted.head)
         config_of(wanted.head, 'sepvit')  # that there is such a head
+    kept = into.with_name(f'.{into.name}-{os.getpid()}')
+    if force and into.is_dir():  # what a config of before reads, until this one is there
+        into.rename(kept)
     there = into.exists()
-    data = read_folder(
-        wanted.folder,
-        into,
-        form=wanted.form,
-        task=task,
-        classes=wanted.classes,
-        seed=wanted.seed,
-        force=force,
-    )
     try:
-        yield data
-    except BaseException:  # whatever ends it leaves nothing behind
+        yield read_folder(
+            wanted.folder,
+            into,
+            form=wanted.form,
+            task=task,
+            classes=wanted.classes,
+            seed=wanted.seed,
+            force=force,
+        )
+    except BaseException:  # whatever ends it leaves everything as it was
         if not there:
             shutil.rmtree(into, ignore_errors=True)
+        if kept.exists():
+            kept.rename(into)
         raise
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def looked_at(cfg: Config) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def this_machine(device: str | None = None, memory: float | None = None) -> Mach
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     if device not in MOST:
         raise UserError(f'--device {device}: unknown, choose from {", ".join(MOST)}')
-    if memory is not None and memory <= 0:
+    if memory is not None and not 0 < memory < math.inf:
         raise UserError(f'--memory {memory:g}: must be a positive number of GB')
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

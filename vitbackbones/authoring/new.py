@@ -13,7 +13,7 @@ from .from_data import Data, looked_at, reading
 from .heads import DEFAULTS, check_task, config_of
 from .machine import this_machine
 from .ours import Network, network
-from .starting import draft_of
+from .starting import draft_of, files_of
 from .swap import swap
 from .writing import write_draft
 
@@ -60,7 +60,7 @@ def new_config(
             cannot be written; nothing was written then.
         CheckpointError: ``weights`` cannot be read, or are of another network.
     """
-    path = _writable(Path(out), force=force)
+    path = _writable(Path(out), start, force=force)
     named = network(backbone)  # a wrong name costs no time
     if data is not None:
         return _for_data(start, named, path, data, weights, force=force)
@@ -102,11 +102,11 @@ def _origin(start: str) -> str:
     return start if '::' in start else Path(start).name
 
 
-def _writable(path: Path, *, force: bool) -> Path:
+def _writable(path: Path, start: str | None, *, force: bool) -> Path:
     """The path of a file that may be written.
 
     Raises:
-        UserError: it is there, or its folder is not.
+        UserError: it is there, or its folder is not, or ``start`` is or inherits it.
     """
     path = Path(os.path.abspath(path))  # without '..', as mmengine names a file's folder
     if path.suffix != '.py':
@@ -115,4 +115,6 @@ def _writable(path: Path, *, force: bool) -> Path:
         raise UserError(f'-o {path} is there already; --force writes over it')
     if not path.parent.is_dir():
         raise UserError(f'-o {path}: there is no folder {path.parent}')
+    if start is not None and path.resolve() in files_of(start):
+        raise UserError(f'-o {path}: --from {start} needs that file, so it cannot be written over')
     return path

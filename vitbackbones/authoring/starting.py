@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
 from vitbackbones.data.configs import as_list
 from vitbackbones.errors import UserError
@@ -37,6 +40,19 @@ def draft_of(start: str) -> Draft:
         if names != ['vitbackbones', *names[1:]]:
             draft.set('custom_imports.imports', ['vitbackbones', *names])
     return draft
+
+
+def files_of(start: str) -> Iterator[Path]:
+    """The file of a config, and those that it inherits by path."""
+    if '::' in start or not Path(start).is_file():
+        return
+    path = Path(start).resolve()
+    yield path
+    for statement in ast.parse(path.read_bytes()).body if path.suffix == '.py' else ():
+        match statement:
+            case ast.Assign(targets=[ast.Name(id='_base_')], value=value):
+                for base in as_list(ast.literal_eval(value)):
+                    yield from files_of(base if '::' in base else str(path.parent / base))
 
 
 def _import_modules(draft: Draft) -> list[str]:

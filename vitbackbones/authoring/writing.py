@@ -82,7 +82,8 @@ def write_draft(draft: Draft, path: Path, header: str = '') -> None:
         UserError: it cannot be written.
         RuntimeError: it reads otherwise, which is a fault of this package; nothing is left behind.
     """
-    trial = path.with_name(f'{path.stem}_part.py')  # beside it, since `_base_` may be relative
+    # Beside it, since `_base_` may be relative; under a name that is nobody's.
+    trial = path.with_name(f'.{path.stem}-{os.getpid()}.py')
     try:
         files.write(trial, as_text(draft, path.parent, header))
         read = Config.fromfile(trial)

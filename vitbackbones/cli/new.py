@@ -19,7 +19,7 @@ from vitbackbones.authoring.heads import HEADS
 from vitbackbones.authoring.new import new_config
 from vitbackbones.errors import UserError
 from vitbackbones.formats.own_data import Form
-from vitbackbones.inference.preview import preview
+from vitbackbones.inference.preview import check_sheet, preview
 from vitbackbones.launch.loading import load_config
 from vitbackbones.launch.tryout import try_out
 
@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='what the backbone starts from (auto: published weights, if they can be fetched)',
     )
     add('--force', action='store_true', help='write over a file that is there')
-    add('--no-check', action='store_true', help='do not try the config for a few steps')
+    add(
+        '--check',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='try the config for a few steps (it is)',
+    )
     own = parser.add_argument_group('with --data')
     add = own.add_argument
     add('--head', help=f'in the place of --from: {", ".join(HEADS)} (by the annotations)')
@@ -70,8 +75,8 @@ def run(args: argparse.Namespace) -> None:
         CheckpointError: weights were named that cannot be read, or are of another network.
     """
     require_positive(args, 'epochs', 'batch_size')
-    if args.preview and not args.preview.parent.is_dir():
-        raise UserError(f'--preview {args.preview}: there is no folder {args.preview.parent}')
+    if args.preview:
+        check_sheet(args.preview)
     written = new_config(
         args.start,
         args.backbone,
@@ -88,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         init_default_scope(cfg.default_scope)
         preview(cfg, args.preview)
         print(f'images as annotated and as the pipeline makes them: {args.preview}')
-    if not args.no_check:
+    if args.check:
         try:
             tried = try_out(written.path)
         except UserError as error:

@@ -45,6 +45,18 @@ class Picture(NamedTuple):
     labels: NDArray[Any] | None
 
 
+def check_sheet(out: Path) -> None:
+    """Whether a sheet can be written to a path, before there is one.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+        raise UserError(f'--preview {out}: its name must end in .png or .jpg')
+    if not out.parent.is_dir():
+        raise UserError(f'--preview {out}: there is no folder {out.parent}')
+
+
 def preview(cfg: Config, out: Path, split: str = 'train', count: int = 6, draws: int = 2) -> None:
     """Draw a sheet with images as annotated, each next to ``draws`` results of its pipeline.
 
@@ -58,8 +70,7 @@ def preview(cfg: Config, out: Path, split: str = 'train', count: int = 6, draws:
     Raises:
         UserError: there is no such data, a file of it is wrong, or the sheet cannot be written.
     """
-    if out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-        raise UserError(f'--preview {out}: its name must end in .png or .jpg')
+    check_sheet(out)
     if not cfg.get(f'{split}_dataloader'):
         raise UserError(f'--preview: the config has no {split}_dataloader')
     init_default_scope(cfg.default_scope)
