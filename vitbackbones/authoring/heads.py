@@ -10,7 +10,7 @@ from mmengine.config import Config
 from vitbackbones.data.configs import as_list
 from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
-from vitbackbones.formats.own_data import OwnData, Task
+from vitbackbones.formats.own_data import WORDS, OwnData, Task
 from vitbackbones.metafiles import INDEX
 
 #: What each head learns from.
@@ -24,12 +24,6 @@ HEADS: Mapping[str, Task] = {
 
 #: The head for what annotations teach.
 DEFAULTS: Mapping[Task, str] = {'boxes': 'retinanet', 'masks': 'mask_rcnn', 'labels': 'upernet'}
-
-WORDS: Mapping[Task, str] = {
-    'boxes': 'boxes',
-    'masks': 'masks of objects',
-    'labels': 'label maps',
-}
 
 
 def config_of(head: str, family: str) -> str:

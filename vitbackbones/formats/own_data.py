@@ -11,6 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Task = Literal['boxes', 'masks', 'labels']
+
+#: Tasks in words.
+WORDS: Mapping[Task, str] = {
+    'boxes': 'boxes',
+    'masks': 'masks of objects',
+    'labels': 'label maps',
+}
 Form = Literal['coco', 'yolo', 'voc', 'label-maps']
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from vitbackbones.errors import UserError
 
 from .coco import find_coco
-from .own_data import Form, Task
+from .own_data import WORDS, Form, Task
 from .pairing import find_label_maps
 from .tree import Tree
 from .voc import find_voc
@@ -33,7 +33,6 @@ class _Format(NamedTuple):
     wanted: str
 
 
-_WORDS: dict[Task, str] = {'boxes': 'boxes', 'masks': 'masks of objects', 'labels': 'label maps'}
 FORMATS: dict[Form, _Format] = {
     'coco': _Format(
         'COCO JSON',
@@ -85,8 +84,8 @@ def recognise(tree: Tree, form: Form | None, task: Task | None) -> tuple[Form, A
         assert form is not None
         assert task is not None
         raise UserError(
-            f'--format {form} has {" or ".join(_WORDS[each] for each in FORMATS[form].tasks)}, and '
-            f'{_WORDS[task]} are wanted'
+            f'--format {form} has {" or ".join(WORDS[each] for each in FORMATS[form].tasks)}, and '
+            f'{WORDS[task]} are wanted'
         )
     found = {name: each.find(tree) for name, each in looked.items()}
     found = {name: what for name, what in found.items() if what}
@@ -100,7 +99,7 @@ def recognise(tree: Tree, form: Form | None, task: Task | None) -> tuple[Form, A
         if what and task is not None:
             raise UserError(
                 f'{tree.root} holds {other.title} ({other.seen(what)}), which '
-                f'{"have" if name == "label-maps" else "has"} no {_WORDS[task]}: choose another '
+                f'{"have" if name == "label-maps" else "has"} no {WORDS[task]}: choose another '
                 '--head or --from'
             )
     wanted = '; '.join(f'{each.title}: {each.wanted}' for each in looked.values())
