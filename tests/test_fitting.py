@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def own(tmp_path: Path, task: Task, *, images: int = 40, side: float = 60.0) -> 
 
 def fitted(tmp_path: Path, base: str, data: OwnData, **options: Any) -> Draft:
     draft = Draft([base])
-    fit(draft, data, CPU, ours=base.startswith('vitbackbones::'), name=base, **options)
+    ours = base.startswith('vitbackbones::')
+    options = {'pretrained': False, **options}
+    fit(draft, data, CPU, ours=ours, name=base, **options)
     return draft
 
 
@@ -78,11 +81,12 @@ def sizes(width: int, height: int) -> np.ndarray:
     ('image', 'side', 'expected'),
     [
         ((640, 480), 60, (640, 480)),  # as it is
+        ((500, 375), 60, (500, 375)),  # whatever it is divisible by
         ((480, 640), 60, (640, 480)),  # whichever way it lies
-        ((4000, 3000), 600, (1056, 800)),  # down to what recipes are made for
+        ((4000, 3000), 600, (1067, 800)),  # down to what recipes are made for
         ((256, 256), 16, (512, 512)),  # up, for small objects
         ((256, 256), 2, (512, 512)),  # but no further than twice
-        ((4000, 3000), 60, (2144, 1600)),
+        ((4000, 3000), 60, (2133, 1600)),
     ],
 )
 def test_scale_follows_images_and_objects(
@@ -128,10 +132,46 @@ def test_methods_of_one_size_keep_it(tmp_path: Path, name: str) -> None:
     assert has_one_size(draft)
     task: Task = 'masks' if 'yolact' in name else 'boxes'
     data = own(tmp_path, task)
-    fit(draft, data, CPU, ours=False, name=name)
+    fit(draft, data, CPU, ours=False, pretrained=False, name=name, max_scale=(320, 240))
     new, old = (cfg.val_dataloader.dataset.pipeline for cfg in (draft.config, draft.original))
     assert [step.get('scale') for step in new] == [step.get('scale') for step in old]
     assert any('sizes stay' in line for line in draft.said)
+    assert any('--max-scale has no say' in line for line in draft.said)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',  # one scale, long and short
+        'detr/detr_r50_8xb2-150e_coco.py',  # a choice of scales, some cropped and resized again
+        'yolox/yolox_tiny_8xb8-300e_coco.py',  # mosaics, and batches of random sizes
+        'rtmdet/rtmdet_tiny_8xb32-300e_coco.py',  # up to twice as large, then cropped
+    ],
+)
+def test_with_a_bound_no_config_makes_larger_images(tmp_path: Path, name: str) -> None:
+    data = own(tmp_path, 'boxes')
+    draft = fitted(tmp_path, f'mmdet::{name}', data, max_scale=(384, 288))
+    for split in ('train', 'val'):
+        dataset = plain(draft.config[f'{split}_dataloader'].dataset)
+        for step, cropped in steps_in(dataset):
+            if step.get('type') in ('Resize', 'RandomChoiceResize') and not cropped:
+                scales = step.get('scales') or [step['scale']]
+                assert all(max(scale) <= 384 and min(scale) <= 288 for scale in scales)
+            for key in ('img_scale', 'crop_size', 'size'):
+                assert max(step.get(key) or (0,)) <= 384
+    assert 'max-scale makes it 0.6 times' in next(s for s in draft.said if s.startswith('scale'))
+
+
+def steps_in(node: Any) -> Iterator[tuple[dict[str, Any], bool]]:
+    """All steps in a dataset, and whether a crop follows them in their own pipeline."""
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from steps_in(value)
+    elif isinstance(node, list):
+        for i, step in enumerate(node):
+            if isinstance(step, dict):
+                yield step, any('Crop' in str(later) for later in node[i + 1 :])
+            yield from steps_in(step)
 
 
 # -------------------------------------------------------------------------------------- anchors
@@ -263,6 +303,26 @@ def test_data_of_another_task_is_refused(tmp_path: Path, task: Task, base: str) 
         check_task(own(tmp_path, task), Draft([base]).config, base)
 
 
+@pytest.mark.parametrize(
+    ('base', 'what'),
+    [
+        ('mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py', 'proposals'),
+        (
+            'mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+            'vid',
+        ),
+        (
+            'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+            'without',
+        ),
+        ('mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py', 'cut-outs'),
+    ],
+)
+def test_methods_that_learn_from_more_are_refused(base: str, what: str) -> None:
+    with pytest.raises(UserError, match=f'learns from .*{what}.*--data cannot bring'):
+        task_of(Draft([base]).config, base)
+
+
 def test_boxes_of_masks_are_enough_for_a_box_detector(tmp_path: Path) -> None:
     base = 'vitbackbones::detection/sepvit_retinanet.py'
     draft = fitted(tmp_path, base, own(tmp_path, 'masks'))
@@ -309,12 +369,17 @@ def test_a_test_split_is_used_as_such(tmp_path: Path) -> None:
     assert draft.config.val_evaluator.ann_file.endswith('/data/val.json')
 
 
+def batch_of(draft: Draft) -> int:
+    return draft.config.train_dataloader.batch_size
+
+
 def test_only_batch_and_workers_depend_on_the_machine(tmp_path: Path) -> None:
     data = own(tmp_path, 'boxes')
     drafts = []
     for machine in (CPU, Machine('cuda', 80.0, 64)):
         draft = Draft(['vitbackbones::detection/sepvit_retinanet.py'])
-        fit(draft, data, machine, ours=True, name='it')
+        fit(draft, data, machine, ours=True, pretrained=False, name='it')
+        assert draft.config.auto_scale_lr.pop('base_batch_size') == batch_of(draft)
         for split in ('train', 'val', 'test'):
             for key in ('batch_size', 'num_workers'):
                 draft.config[f'{split}_dataloader'].pop(key)
@@ -327,8 +392,29 @@ def test_the_length_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     draft = fitted(tmp_path, base, own(tmp_path, 'boxes'), epochs=7)
     assert draft.config.train_cfg.max_epochs == 7
     base = 'vitbackbones::segmentation/sepvit_upernet.py'
-    draft = fitted(tmp_path, base, own(tmp_path, 'labels'), epochs=7)
-    assert draft.config.train_cfg.max_iters == 7 * 40 // 4
+    data = own(tmp_path, 'labels')
+    draft = fitted(tmp_path, base, data, epochs=7)
+    assert draft.config.train_cfg.max_iters == 7 * 40 / batch_of(draft)
+    draft = fitted(tmp_path, base, data, epochs=7, batch_size=2)
+    assert draft.config.train_cfg.max_iters == 7 * 40 / 2
+
+
+def test_a_file_says_its_batch_also_where_that_is_inherited(tmp_path: Path) -> None:
+    base = 'vitbackbones::detection/sepvit_retinanet.py'
+    usual = Draft([base]).config.train_dataloader.batch_size
+    path = tmp_path / 'my.py'
+    draft = fitted(tmp_path, base, own(tmp_path, 'boxes'), batch_size=usual)
+    write_draft(draft, path)
+    assert f'batch_size={usual},' in path.read_text()
+
+
+def test_what_starts_from_weights_is_averaged_longer_and_varied_less(tmp_path: Path) -> None:
+    base = 'vitbackbones::detection/sepvit_retinanet.py'
+    data = own(tmp_path, 'boxes', images=2000)
+    random, given = (fitted(tmp_path, base, data, pretrained=known) for known in (False, True))
+    assert random.config.default_hooks.ema.gamma > given.config.default_hooks.ema.gamma
+    steps = [repr(plain(draft.config.train_dataloader)) for draft in (random, given)]
+    assert ['HSV' in step for step in steps] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -345,9 +431,8 @@ def test_rates_are_those_of_small_batches(
     tmp_path: Path, base: str, given: bool, rate: float
 ) -> None:
     draft = Draft([base])
-    init = dict(type='Pretrained', checkpoint='some.pth') if given else None
-    draft.set('model.backbone.init_cfg', init)
-    fit(draft, own(tmp_path, 'boxes'), CPU, ours=base.startswith('vitbackbones'), name=base)
+    ours = base.startswith('vitbackbones')
+    fit(draft, own(tmp_path, 'boxes'), CPU, ours=ours, pretrained=given, name=base)
     assert draft.config.optim_wrapper.optimizer.lr == rate
     assert bool(draft.get('optim_wrapper.clip_grad')) == (not given or 'detr' in base)
     warm_up, fall = draft.config.param_scheduler

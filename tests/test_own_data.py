@@ -142,6 +142,19 @@ def test_the_same_folder_gives_the_same_file(folders: Path, here: Path) -> None:
     assert len(written[0]) > 1
 
 
+def test_a_second_config_in_the_folder_of_the_data(
+    folders: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_data.FORMATS['yolo'](folders / 'source', here / 'data')
+    monkeypatch.chdir(here / 'data')
+    Path('work_dirs/my').mkdir(parents=True)
+    Path('work_dirs/my/scalars.json').write_text('{"images": [], "annotations": []}')
+    words = ('--data', '.', '--backbone', 'sepvit_lite', '--weights', 'none', '--no-check')
+    assert new(*words, '-o', 'one.py') == 0
+    assert new(*words, '-o', 'two.py') == 0
+    assert Path('one.py').read_text() == Path('two.py').read_text().replace('two_data', 'one_data')
+
+
 def test_what_fails_leaves_the_data_of_a_config_as_they_were(folders: Path, here: Path) -> None:
     words = ('--data', folders / 'coco', '--backbone', 'sepvit_lite', '--no-check', '-o', 'my.py')
     assert new(*words, '--weights', 'none') == 0
@@ -149,6 +162,32 @@ def test_what_fails_leaves_the_data_of_a_config_as_they_were(folders: Path, here
     assert new(*words, '--force', '--seed', '3', '--weights', 'gone.pth') == 2
     assert {path: path.read_bytes() for path in Path('my_data').iterdir()} == before
     assert sorted(path.name for path in Path().iterdir()) == ['my.py', 'my_data']
+
+
+def test_what_is_wrong_is_said_of_the_users_files(
+    folders: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_data.FORMATS['yolo'](folders / 'source', here / 'data')
+    for file in (here / 'data/images').rglob('*.png'):  # smaller than what a training keeps
+        Image.open(file).resize((20, 20)).save(file)
+    before = sorted(here.iterdir())
+    words = ('--data', 'data', '--backbone', 'sepvit_lite', '--weights', 'none', '-o', 'my.py')
+    assert new(*words) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert 'my_data' not in line
+    assert 'train in data' in line
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_folder_of_yolo_without_labels(
+    folders: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_data.FORMATS['yolo'](folders / 'source', here / 'data')
+    for file in (here / 'data/labels').rglob('*.txt'):
+        file.unlink()
+    assert new('--data', 'data', '--backbone', 'sepvit_lite', '-o', 'my.py') == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert 'none of 9 images has labels' in line
 
 
 @pytest.mark.parametrize(

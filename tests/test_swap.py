@@ -552,6 +552,12 @@ def test_what_heads_read_is_known() -> None:
             'part = dict(backbone=dict(type="ResNet"))\nmodel = dict(teacher=part, student=part)',
             'several networks with a backbone, model.teacher, model.student',
         ),
+        ('mmdet::lad/lad_r101-paa-r50_fpn_2xb8_coco_1x.py', 'teacher_ckpt: a teacher trains'),
+        ('mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py', 'teacher_config: a teacher trains'),
+        (
+            'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+            'SoftTeacher: a teacher trains a student',
+        ),
         (
             'default_scope = "mmdet"\nmodel = dict(backbone=dict(type="Nothing"))',
             r'what model.backbone \(Nothing\) gives cannot be told: KeyError',
@@ -592,6 +598,10 @@ def test_options_are_checked_first(tmp_path: Path, capsys: pytest.CaptureFixture
         (
             ['--backbone', 'shvit_s1', '-o', str(out), '--weights', 'gone.pth'],
             'gone.pth: there is no such file',
+        ),
+        (
+            ['--backbone', 'shvit_s1', '-o', str(out), '--weights', 'http://127.0.0.1:9/x.pth'],
+            'cannot be downloaded (<urlopen error',
         ),
     ]:
         assert main([*base, *argv]) == 2

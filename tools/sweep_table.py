@@ -71,10 +71,7 @@ def page(results: Sequence[Result]) -> str:
             f'{name} {version(name)}' for name in ('mmdet', 'mmsegmentation', 'torch')
         ),
         commits=', '.join(sorted({result['commit'] for result in results})),
-        commands='\n'.join(
-            f'python tools/sweep_configs.py --backbone {name} --out work_dirs/{name}.jsonl'
-            for name in backbones
-        ),
+        commands='\n'.join(command for name in backbones for command in commands(results, name)),
         counts=counts(results, packages, backbones),
         marks='\n'.join(f'- *{mark}*: {meaning}' for mark, meaning in MARKS.values()) + '\n',
         lines=f'{statistics.median(lines):g}' if lines else 'no',
@@ -84,6 +81,21 @@ def page(results: Sequence[Result]) -> str:
         f'\n## {package}\n\n{methods(of_package(results, package), backbones)}'
         for package in packages
     )
+
+
+def commands(results: Sequence[Result], backbone: str) -> Iterator[str]:
+    """Those that gave the results of a backbone: of samples one for each package."""
+    start = f'python tools/sweep_configs.py --backbone {backbone}'
+    end = f'--out work_dirs/{backbone}.jsonl'
+    whole = True
+    for package in dict.fromkeys(map(package_of, results)):
+        every = {result['config'] for result in of_package(results, package)}
+        own = {r['config'] for r in of_package(results, package) if r['backbone'] == backbone}
+        if own and own != every:
+            whole = False
+            yield f'{start} --package {package} --sample {len(own)} {end}'
+    if whole:
+        yield f'{start} {end}'
 
 
 def package_of(result: Result) -> str:

@@ -26,7 +26,7 @@ class Draft:
 
     Attributes:
         bases: what the file inherits: ``package::path`` or a file's absolute path.
-        original: what they amount to; nobody changes it.
+        original: what they amount to, but for what the file says again.
         config: what the file is to amount to.
         reasons: one comment for each place that has one, for the reader of the file.
         said: one line for each rule that acted, for whoever runs the command.
@@ -82,6 +82,19 @@ class Draft:
             node = node[key]
         node[keys[-1]] = ConfigDict(value) if isinstance(value, dict) else value
         self._say(keys, why)
+
+    def show(self, place: str) -> None:
+        """Let the file say what stands at a dotted place, also if it is what is inherited."""
+        *above, last = as_place(place)
+        node: Any = self.original
+        for key in above:
+            node = node.get(key) if isinstance(node, (dict, Config)) else None
+        if isinstance(node, dict):
+            node.pop(last, None)
+
+    def unsay(self, rule: str) -> None:
+        """Take back what a rule has said, since another one has undone it."""
+        self.said = [line for line in self.said if not line.startswith(f'{rule}: ')]
 
     def drop(self, place: str, why: str = '') -> None:
         """Take away what stands at a dotted place, if anything does."""

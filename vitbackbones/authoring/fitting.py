@@ -17,9 +17,8 @@ from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
 from .draft import Draft
 from .heads import task_of
 from .machine import Machine, batch_for, workers_for
-from .owners import owner_of
 from .scale import THICKNESS, Scale, choose_scale, resized, sides_of
-from .schedule import set_schedule
+from .schedule import BATCH, set_schedule
 from .thickness import thickness
 from .writing import plain
 
@@ -40,6 +39,7 @@ def fit(
     machine: Machine,
     *,
     ours: bool,
+    pretrained: bool,
     name: str,
     max_scale: tuple[int, int] | None = None,
     batch_size: int | None = None,
@@ -51,6 +51,7 @@ def fit(
         draft: a config with its backbone in place; changed.
         ours: whether it is one of our heads, whose pipelines we write; else they are kept, and only
             the sizes in them change.
+        pretrained: whether the backbone starts from weights that are given.
         name: of the config, for messages.
         max_scale: width and height that images must not exceed.
         batch_size: images in a batch; None for what fits.
@@ -63,7 +64,10 @@ def fit(
     draft.beside = data.written
     images = data.splits['train'].number
     scale = _scale(data, task, max_scale)
-    steps = _pipelines(draft, data, task, scale, ours=ours)
+    if ours:
+        steps = _ours(draft, data, task, scale, pretrained)
+    else:
+        steps = _theirs(draft, data, task, scale, max_scale)
     set_classes(draft, len(data.classes))
     put_datasets(draft, data, task, steps, ours=ours)
     if task != 'labels':
@@ -76,17 +80,17 @@ def fit(
             factors = np.minimum(long / data.image_sizes.max(1), short / data.image_sizes.min(1))
             sizes = data.image_sizes * factors[:, None]
             fit_anchors(draft, objects, sizes[data.objects[:, 2].astype(int)])
-    pretrained = bool(draft.get(f'{owner_of(draft)}.backbone.init_cfg'))
+    batch = _set_batch(draft, machine, scale, images, batch_size)
     set_schedule(
         draft,
         images=images,
         validated=data.splits['val'].number,
         pretrained=pretrained,
         epochs=epochs,
+        batch=batch if epochs or batch_size else BATCH,
         metric=METRICS[task],
         ours=ours,
     )
-    _set_batch(draft, machine, scale, images, batch_size)
 
 
 def _scale(data: OwnData, task: Task, max_scale: tuple[int, int] | None) -> Scale:
@@ -103,15 +107,13 @@ def _scale(data: OwnData, task: Task, max_scale: tuple[int, int] | None) -> Scal
     )
 
 
-def _pipelines(
-    draft: Draft, data: OwnData, task: Task, scale: Scale, *, ours: bool
+def _ours(
+    draft: Draft, data: OwnData, task: Task, scale: Scale, pretrained: bool
 ) -> dict[str, list[pipelines.Step]]:
-    """The steps of each split's dataset; sizes outside of them are set."""
+    """The steps of each split's dataset for a head of ours; sizes outside of them are set."""
     images = data.splits['train'].number
-    if not ours:
-        return _theirs(draft, data, task, scale)
     if task == 'labels':
-        train, test, crop = pipelines.segmentation(scale, images=images)
+        train, test, crop = pipelines.segmentation(scale, images=images, pretrained=pretrained)
         draft.set('model.data_preprocessor.size', crop, 'Crops are padded to it.')
         if draft.get('model.test_cfg.crop_size'):  # of a sliding window
             stride = tuple(side * 2 // 3 for side in crop)
@@ -119,30 +121,45 @@ def _pipelines(
             draft.set('model.test_cfg.stride', stride)
         narrower_heads(draft, images)
     else:
-        train, test = pipelines.detection(scale, masks=task == 'masks', images=images)
-    draft.said.append(f'scale: {scale.size[0]} x {scale.size[1]}. {scale.why}')
+        train, test = pipelines.detection(
+            scale, masks=task == 'masks', images=images, pretrained=pretrained
+        )
+    draft.said.append(f'scale: {scale.size[0]} x {scale.size[1]}. {scale.sentence}')
     place = 'train_dataloader.dataset.pipeline'
-    draft.explain(place, scale.why)
-    pipelines.explain(draft, place, train, images)
+    draft.explain(place, scale.sentence)
+    pipelines.explain(draft, place, train, images, pretrained=pretrained)
     return dict(train=train, val=test, test=test)
 
 
 def _theirs(
-    draft: Draft, data: OwnData, task: Task, scale: Scale
+    draft: Draft,
+    data: OwnData,
+    task: Task,
+    scale: Scale,
+    max_scale: tuple[int, int] | None,
 ) -> dict[str, list[pipelines.Step]]:
     """The config's own steps with all sizes multiplied by one factor."""
     theirs = pipelines.test_scale(pipeline_of(draft, 'val') or pipeline_of(draft, 'test'))
     fixed = pipelines.has_one_size(draft)
     if theirs is None or fixed:
-        draft.said.append(f'scale: sizes stay, {fixed or "for the pipeline names none"}')
+        why = fixed or 'the pipeline names none'
+        draft.said.append(f'scale: sizes stay, since {why}')
+        if max_scale is not None:
+            draft.said.append(f'warning: --max-scale has no say, since {why}')
     else:
         long, short = np.median(data.image_sizes.max(1)), np.median(data.image_sizes.min(1))
         factor = scale.factor / min(theirs[0] / long, theirs[1] / short)
-        why = f'Sizes of the original times {factor:.2g}. {scale.why}'
+        why = scale.why
+        frame = factor * max(pipelines.largest_frame(draft.get(p)) for p in PLACES_OF_SIZES)
+        if max_scale is not None and frame > max(max_scale):
+            factor *= max(max_scale) / frame
+            why += f'; crops and mosaics of its training are larger, and become {max(max_scale)}'
+        why = f'Sizes of the original times {factor:.2g}: {why}.'
         for place in PLACES_OF_SIZES:
-            old = draft.get(place)
-            if old and pipelines.rescale(plain(old), factor) != plain(old):
-                draft.set(place, pipelines.rescale(plain(old), factor))
+            old = plain(draft.get(place))
+            new = pipelines.rescale(old, factor, max_scale)
+            if new != old:
+                draft.set(place, new)
         draft.explain('train_dataloader.dataset', why)
         draft.said.append(f'scale: {why}')
     steps = {split: pipeline_of(draft, split) for split in SPLITS}
@@ -163,13 +180,17 @@ def _label_maps(data: OwnData) -> list[Path]:
 
 def _set_batch(
     draft: Draft, machine: Machine, scale: Scale, images: int, batch_size: int | None
-) -> None:
-    """Set what depends on the machine, and nothing else does."""
+) -> int:
+    """Set what depends on the machine, and nothing else does; how many images are in a batch."""
     batch = batch_size or batch_for(machine, scale.size[0] * scale.size[1], images)
     workers = workers_for(machine, batch)
     why = f'For a {machine.device.upper()} with {machine.memory:.0f} GB and {machine.cores} cores'
     why += ', and as was asked for.' if batch_size else '.'
     draft.set('train_dataloader.batch_size', batch, why)
+    draft.show('train_dataloader.batch_size')
+    if draft.get('auto_scale_lr'):  # the rates that follow are for it
+        draft.set('auto_scale_lr.base_batch_size', batch)
     for split in SPLITS:
         draft.set(f'{split}_dataloader.num_workers', workers)
         draft.set(f'{split}_dataloader.persistent_workers', True)
+    return batch

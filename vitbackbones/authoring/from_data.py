@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,13 +93,23 @@ def reading(wanted: Data, start: str | None, into: Path, *, force: bool) -> Iter
             seed=wanted.seed,
             force=force,
         )
-    except BaseException:  # whatever ends it leaves everything as it was
+    except BaseException as error:  # whatever ends it leaves everything as it was
         if not there:
             shutil.rmtree(into, ignore_errors=True)
         if kept.exists():
             kept.rename(into)
+        if isinstance(error, UserError) and str(into) in str(error):  # what is no longer there
+            raise UserError(_of_user(str(error), into, wanted.folder)) from error
         raise
     shutil.rmtree(kept, ignore_errors=True)
+
+
+def _of_user(message: str, into: Path, folder: Path) -> str:
+    """A message about files that were written of a folder's annotations, as one about these."""
+    message = re.sub(
+        rf'{re.escape(str(into))}/(\w+)\.\w+', rf'annotations of \1 in {folder}', message
+    )
+    return message.replace(str(into), str(folder))
 
 
 def looked_at(cfg: Config) -> tuple[str, ...]:

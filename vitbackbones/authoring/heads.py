@@ -26,6 +26,20 @@ HEADS: Mapping[str, Task] = {
 DEFAULTS: Mapping[Task, str] = {'boxes': 'retinanet', 'masks': 'mask_rcnn', 'labels': 'upernet'}
 
 
+#: {beginning of the name of a step or dataset: what else it reads than images and annotations}
+BESIDES: Mapping[str, str] = {
+    'LoadProposals': 'proposals that another detector has made',
+    'LoadTrackAnnotations': 'tracks in videos',
+    'MOTChallenge': 'tracks in videos',
+    'TransformBroadcaster': 'several frames of a video',
+    'YouTubeVIS': 'tracks in videos',
+    'ReID': 'cut-outs of one person each',
+    'MultiBranch': 'images without annotations besides those with',
+    'RefCoco': 'sentences about images',
+    'ODVG': 'sentences about images',
+}
+
+
 def config_of(head: str, family: str) -> str:
     """Our config of a head, with a backbone of the family where there is one.
 
@@ -55,6 +69,13 @@ def task_of(cfg: Config, name: str) -> Task:
     Raises:
         UserError: from something that no folder of ours teaches.
     """
+    for step in _steps(cfg):
+        for start, what in BESIDES.items():
+            if type_name(step).startswith(start):
+                raise UserError(
+                    f'{name} learns from {what} ({type_name(step)}), which --data cannot bring: '
+                    'choose one that learns from boxes, masks or label maps'
+                )
     if 'decode_head' in cfg.model:
         return 'labels'
     loading = [step for step in _steps(cfg) if type_name(step).endswith('Annotations')]

@@ -81,12 +81,13 @@ def _for_data(
         base = start or config_of(data.head or DEFAULTS[own.task], named.cls.__name__.lower())
         draft = draft_of(base)
         check_task(own, draft.config, f'--head {data.head}' if data.head else base)
-        swap(draft, named.name, weights)
+        begins = swap(draft, named.name, weights)
         fit(
             draft,
             own,
             machine,
             ours=start is None,
+            pretrained=not begins.is_random,
             name=base,
             max_scale=data.max_scale,
             batch_size=data.batch_size,

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vitbackbones.data.configs import as_list
+from vitbackbones.data.nodes import type_name
+
 from .draft import Draft
 from .scale import DIVISOR, Scale
 from .writing import plain
 
-#: Up to so many images, colours vary as well.
+#: Fewer than so many images are few.
 FEW_IMAGES = 5000
+
+#: Below so many images colours vary as well: a network that has seen many images needs it less.
+VARY_BELOW = {True: FEW_IMAGES // 4, False: FEW_IMAGES}
 
 #: A crop of a label map is no larger than that of ADE20K's recipes.
 CROP = 512
@@ -21,7 +27,11 @@ LABELS_RANGE = (0.75, 1.5)
 
 # What holds sizes in pixels, in steps of pipelines and in batch augmentations.
 _SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'border', 'random_size_range')
+_FRAMES = ('img_scale', 'crop_size', 'size', 'random_size_range')  # what images are put into
 _LEAST = 48  # what is smaller is no image's side
+
+#: What a network starts from, by whether it is pre-trained.
+WEIGHTS = {True: 'given', False: 'random'}
 
 Step = dict[str, Any]
 
@@ -29,17 +39,20 @@ Step = dict[str, Any]
 REASONS = {
     'RandomResize': 'Sizes vary from {least} to {most} times that of tests.',
     'RandomCrop': 'No class fills more than three quarters of a crop.',
-    'YOLOXHSVRandomAug': 'Colours vary, since there are few images: {images}.',
-    'PhotoMetricDistortion': 'Colours vary, since there are few images: {images}.',
+    'YOLOXHSVRandomAug': 'Colours vary, for {images} images and {weights} weights are few.',
+    'PhotoMetricDistortion': 'Colours vary, for {images} images and {weights} weights are few.',
     'RandomFlip': 'Left and right alone: most scenes have an up.',
 }
 
 
-def detection(scale: Scale, *, masks: bool, images: int) -> tuple[list[Step], list[Step]]:
+def detection(
+    scale: Scale, *, masks: bool, images: int, pretrained: bool
+) -> tuple[list[Step], list[Step]]:
     """Steps of training and test for objects.
 
     Args:
         images: that are trained on.
+        pretrained: whether the backbone starts from weights that are given.
     """
     load: Step = dict(type='LoadAnnotations', with_bbox=True)
     if masks:
@@ -50,14 +63,16 @@ def detection(scale: Scale, *, masks: bool, images: int) -> tuple[list[Step], li
     return _around(
         [load, _resize(scale, BOXES_RANGE)],
         [dict(type='Resize', scale=scale.size, keep_ratio=True), load],
-        colours if images < FEW_IMAGES else None,
+        colours if images < VARY_BELOW[pretrained] else None,
         'PackDetInputs',
         meta_keys=meta,
     )
 
 
-def segmentation(scale: Scale, *, images: int) -> tuple[list[Step], list[Step], tuple[int, int]]:
-    """Steps of training and test for label maps, and the size of a crop, (height, width)."""
+def segmentation(
+    scale: Scale, *, images: int, pretrained: bool
+) -> tuple[list[Step], list[Step], tuple[int, int]]:
+    """As :func:`detection` for label maps, and the size of a crop, (height, width)."""
     side = min(CROP, *scale.size)
     crop = (max(DIVISOR, side // DIVISOR * DIVISOR),) * 2
     load: Step = dict(type='LoadAnnotations', reduce_zero_label=False)
@@ -68,7 +83,7 @@ def segmentation(scale: Scale, *, images: int) -> tuple[list[Step], list[Step], 
             dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.75),
         ],
         [dict(type='Resize', scale=scale.size, keep_ratio=True), load],
-        dict(type='PhotoMetricDistortion') if images < FEW_IMAGES else None,
+        dict(type='PhotoMetricDistortion') if images < VARY_BELOW[pretrained] else None,
         'PackSegInputs',
     )
     return train, test, crop
@@ -93,11 +108,13 @@ def _resize(scale: Scale, parts: tuple[float, float], cropped: bool = False) -> 
     return dict(type='RandomResize', scale=scale.size, ratio_range=(least, most), keep_ratio=True)
 
 
-def explain(draft: Draft, place: str, steps: list[Step], images: int) -> None:
+def explain(draft: Draft, place: str, steps: list[Step], images: int, *, pretrained: bool) -> None:
     """Let comments stand above the steps of ours at a place of a config."""
+    weights = WEIGHTS[pretrained]
     for i, step in enumerate(steps):
         least, most = step.get('ratio_range', (1, 1))
-        why = REASONS.get(step['type'], '').format(least=least, most=most, images=images)
+        why = REASONS.get(step['type'], '')
+        why = why.format(least=least, most=most, images=images, weights=weights)
         draft.explain(f'{place}.{i}', why)
 
 
@@ -125,23 +142,72 @@ def test_scale(steps: list[Step]) -> tuple[int, int] | None:
     return None
 
 
-def rescale(node: Any, factor: float) -> Any:
-    """A pipeline, or a part of a model, with all sizes multiplied; they stay divisible."""
+def largest_frame(node: Any) -> int:
+    """The longest side of what a pipeline, or a part of a model, puts images into; 0 if nothing."""
+    if isinstance(node, Mapping):
+        own = [side for key in _FRAMES for side in as_list(node.get(key)) if isinstance(side, int)]
+        return max([*own, *map(largest_frame, node.values())], default=0)
+    if isinstance(node, (list, tuple)):
+        return max(map(largest_frame, node), default=0)
+    return 0
+
+
+def rescale(node: Any, factor: float, largest: tuple[int, int] | None = None) -> Any:
+    """A pipeline, or a part of a model, with all sizes multiplied; they stay divisible.
+
+    Args:
+        largest: long and short side that no image may exceed, nor a side of crops the long one.
+    """
     if isinstance(node, Mapping):
         return {
-            key: _times(value, factor) if key in _SIZES else rescale(value, factor)
+            key: _times(value, factor, down=largest is not None)
+            if key in _SIZES
+            else rescale(value, factor, largest)
             for key, value in node.items()
         }
     if isinstance(node, (list, tuple)):
-        return type(node)(rescale(value, factor) for value in node)
+        parts = [rescale(value, factor, largest) for value in node]
+        return type(node)(_none_larger(parts, largest) if largest else parts)
     return node
 
 
-def _times(value: Any, factor: float) -> Any:
+def _none_larger(steps: list[Any], largest: tuple[int, int]) -> list[Any]:
+    """Steps that resize no image to more than that, unless they crop it afterwards."""
+    for i, step in reversed([*enumerate(steps)]):
+        kind = type_name(step) if isinstance(step, dict) else ''
+        if 'Crop' in kind:
+            break
+        if not kind.endswith('Resize'):
+            continue
+        steps[i] = step = dict(step)
+        for key in ('scale', 'scales'):
+            if step.get(key):
+                step[key] = _within(step[key], largest)
+        most = step.get('ratio_range')
+        if most and max(most) > 1:
+            step['ratio_range'] = (min(*most, 1.0), 1.0)
+    return steps
+
+
+def _within(scale: Any, largest: tuple[int, int]) -> Any:
+    """A scale of two sides, or several, none of which is larger."""
+    if not isinstance(scale, (list, tuple)):
+        return scale
+    if len(scale) != 2 or not all(isinstance(side, int) for side in scale):
+        return type(scale)(_within(each, largest) for each in scale)
+    sides = (max(largest), min(largest)) if scale[0] >= scale[1] else sorted(largest)
+    within: list[int] | tuple[int, ...] = [
+        min(s, most) for s, most in zip(scale, sides, strict=True)
+    ]
+    return within if isinstance(scale, list) else tuple(within)
+
+
+def _times(value: Any, factor: float, *, down: bool) -> Any:
     if isinstance(value, (list, tuple)):
-        return type(value)(_times(each, factor) for each in value)
+        return type(value)(_times(each, factor, down=down) for each in value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) < _LEAST:
         return value  # a part, or no side at all
     divisor = DIVISOR // 2 if value < 0 else DIVISOR  # half a side: the border of a mosaic
-    size = max(divisor, divisor * round(abs(value) * factor / divisor))
+    parts = abs(value) * factor / divisor
+    size = divisor * max(1, int(parts + 1e-6) if down else round(parts))
     return -size if value < 0 else size

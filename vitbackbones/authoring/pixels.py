@@ -37,7 +37,8 @@ def set_pixels(draft: Draft, owner: str) -> None:
         if type_name(part[1]) == 'Normalize'
     ]
     for place, node in steps or parts:  # what a pipeline has normalised is not done again
-        _set(draft, place, node, 'to_rgb' if steps else 'bgr_to_rgb')
+        inside = steps or type_name(node) == 'ReIDDataPreprocessor'  # which has mmcv's word
+        _set(draft, place, node, 'to_rgb' if inside else 'bgr_to_rgb')
 
 
 def _set(draft: Draft, place: str, node: Mapping[str, Any], order: str) -> None:

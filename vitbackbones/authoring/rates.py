@@ -43,7 +43,7 @@ def set_rates(draft: Draft, recipe: Recipe, family: str, *, from_random: bool) -
         draft.set('optim_wrapper.optimizer', _without_defaults(new))
         draft.explain(
             'optim_wrapper',
-            f'The rates of {family} in {recipe.source}, for batches of {recipe.batch_size}: '
+            f'{family} was published with {new["type"]}, as in {recipe.source}: '
             f'{old.get("type")} with lr={old.get("lr")} is for others.',
         )
         draft.said.append(

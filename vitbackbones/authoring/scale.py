@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Sides are multiples of it, as the strides of all heads ask for.
+#: Crops are multiples of it, as the strides of all heads ask for; nothing is smaller.
 DIVISOR = 32
 
 #: Up to this size images stay as they are: that of COCO's recipes, long and short side.
@@ -33,13 +33,19 @@ class Scale:
         size: long and short side, in pixels.
         factor: what becomes of a typical image's side.
         bounded: whether ``--max-scale`` has made it smaller.
-        why: in words and numbers.
+        why: in words and numbers, from the typical image on.
     """
 
     size: tuple[int, int]
     factor: float
     bounded: bool
     why: str
+
+    @property
+    def sentence(self) -> str:
+        """What becomes of the sizes, and why."""
+        what = 'stay' if self.factor == 1 else f'times {self.factor:.2g}'
+        return f'Sizes {what}: {self.why}.'
 
 
 def choose_scale(
@@ -61,34 +67,28 @@ def choose_scale(
     long, short = (float(np.median(sizes.max(1))), float(np.median(sizes.min(1))))
     least = factor = min(1.0, RECIPE[0] / long, RECIPE[1] / short)
     side = float(np.median(sides)) if len(sides) else math.inf
-    image = f'a typical image is {long:.0f} x {short:.0f}'
-    seen = f', {what} in it {side:.3g} pixels wide' if len(sides) else ''
+    why = f'a typical image is {long:.0f} x {short:.0f}'
+    if len(sides):
+        why += f', {what} in it {side:.3g} pixels wide'
     if side * factor < wanted:
         factor = min(least * MOST, MOST, wanted / side)
-        why = f'Sizes times {factor:.2g}: {image}{seen}, and {wanted:g} are wanted'
+        why += f', and {wanted:g} are wanted'
         if factor * side < 0.99 * wanted:
             why += '; larger ones would cost too much'
     elif factor < 1:
-        why = f'Sizes times {factor:.2g}: {image}{seen}, and recipes are made for'
-        why += f' {RECIPE[0]} x {RECIPE[1]}'
-    else:
-        why = f'Sizes stay: {image}{seen}'
+        why += f', and recipes are made for {RECIPE[0]} x {RECIPE[1]}'
     bounded = False
     if largest is not None:
         bound = min(max(largest) / long, min(largest) / short)
         if bound < factor:
+            why += f'; --max-scale makes it {bound:.2g} times the size, not {factor:.2g}'
             factor, bounded = bound, True
-            why += f'. --max-scale makes it {factor:.2g}'
             if len(sides):
                 why += f', and {what} {side * factor:.3g} pixels wide'
-    size = (_round(long * factor), _round(short * factor))
-    if largest is not None:  # never above it, whatever it is divisible by
+    size = (max(DIVISOR, round(long * factor)), max(DIVISOR, round(short * factor)))
+    if largest is not None:  # never above it
         size = (min(size[0], max(largest)), min(size[1], min(largest)))
-    return Scale(size, factor, bounded, f'{why}.')
-
-
-def _round(side: float) -> int:
-    return max(DIVISOR, DIVISOR * round(side / DIVISOR))
+    return Scale(size, factor, bounded, why)
 
 
 def sides_of(objects: NDArray[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from vitbackbones.data.nodes import type_name
 
 from .draft import Draft
+from .pipelines import WEIGHTS
 from .writing import plain
 
 #: COCO's images and the epochs of its shortest recipe, from given and from random weights.
@@ -17,8 +18,14 @@ EPOCHS = {True: 12, False: 36}
 POWER = 0.25
 LEAST, MOST = 12, 300
 
-#: What iterations are counted with where the length must not depend on the machine.
+#: What iterations are counted with where nobody asked for a length or a batch: the length must not
+#: depend on the machine.
 BATCH = 4
+
+#: Averaged are weights over this part of the steps taken so far: what is random at first must be
+#: forgotten sooner.
+AVERAGED = {True: 10, False: 20}
+FRACTIONS = {True: 'tenth', False: 'twentieth'}
 
 #: Of AdamW. Higher ones, made for large batches, come down to it.
 RANDOM_RATE, GIVEN_RATE = 3e-4, 2e-4
@@ -34,14 +41,8 @@ VALIDATION_SHARE, VALIDATION_WORK = 0.2, 2 / 3
 ADDED: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         'ema',
-        dict(
-            type='EMAHook',
-            ema_type='MomentumAnnealingEMA',
-            gamma=20,
-            momentum=1e-4,
-            update_buffers=True,
-        ),
-        'Validated and saved is the average over the last twentieth of the steps taken so far, '
+        dict(type='EMAHook', ema_type='MomentumAnnealingEMA', momentum=1e-4, update_buffers=True),
+        'Validated and saved is the average over the last {fraction} of the steps taken so far, '
         'which swings less.',
     ),
     (
@@ -77,6 +78,7 @@ def set_schedule(
     validated: int,
     pretrained: bool,
     epochs: int | None,
+    batch: int,
     metric: str,
     ours: bool,
 ) -> None:
@@ -87,14 +89,15 @@ def set_schedule(
         validated: images of validation.
         pretrained: whether the backbone starts from weights that are given.
         epochs: those asked for; None to choose.
+        batch: images in one, to count iterations.
         metric: by which a checkpoint is the best.
         ours: whether it is one of our configs; others with AdamW know what their heads can take.
     """
-    weights = 'given' if pretrained else 'random'
+    weights = WEIGHTS[pretrained]
     chosen = epochs or epochs_for(images, pretrained)
-    total = max(1, chosen * images // BATCH)
+    total = max(1, round(chosen * images / batch))
     why = f'each of {images} images is seen {chosen} times, '
-    why += 'as was asked for' if epochs else f'since weights are {weights} and images that many'
+    why += 'as was asked for' if epochs else f'for weights are {weights} and images that many'
     why += '; it stops earlier where nothing improves.'
     by_epoch = 'max_iters' not in (draft.get('train_cfg') or {})
     length = chosen if by_epoch else total
@@ -103,7 +106,7 @@ def set_schedule(
     if by_epoch:
         draft.set('train_cfg.max_epochs', length, why[0].upper() + why[1:])
     else:
-        draft.set('train_cfg.max_iters', length, f'In batches of {BATCH}, {why}')
+        draft.set('train_cfg.max_iters', length, f'In batches of {batch}, {why}')
     draft.set('train_cfg.val_interval', interval, f'{-(-length // interval)} validations.')
     draft.drop('train_cfg.dynamic_intervals')
     draft.set(
@@ -117,9 +120,10 @@ def set_schedule(
         'Saved after each validation; the best is kept besides the last two.',
     )
     _set_rates(draft, pretrained, total, by_epoch, ours)
-    _set_hooks(draft, metric, length / old, length)
+    _set_hooks(draft, pretrained, length / old, length)
     unit = 'epochs' if by_epoch else 'iterations'
-    draft.said.append(f'length: {length} {unit} from {weights} weights. {why[0].upper()}{why[1:]}')
+    more = '' if epochs else ' --epochs sets another.'
+    draft.said.append(f'length: {length} {unit}. {why[0].upper()}{why[1:]}{more}')
 
 
 def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours: bool) -> None:
@@ -135,6 +139,7 @@ def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours:
         ],
         'A short warm-up, then down to 0 at the end, whatever the length is set to.',
     )
+    draft.unsay('schedule')
     rate = draft.get('optim_wrapper.optimizer.lr')
     if not isinstance(rate, float) or type_name(draft.get('optim_wrapper.optimizer')) != 'AdamW':
         return
@@ -153,7 +158,7 @@ def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours:
         draft.set('optim_wrapper.clip_grad', dict(max_norm=1.0), why)
 
 
-def _set_hooks(draft: Draft, metric: str, ratio: float, length: int) -> None:
+def _set_hooks(draft: Draft, pretrained: bool, ratio: float, length: int) -> None:
     """Average weights unless something does, let hooks keep their part of the length, and stop."""
     hooks = plain(draft.get('custom_hooks') or [])
     for hook in hooks:
@@ -166,4 +171,6 @@ def _set_hooks(draft: Draft, metric: str, ratio: float, length: int) -> None:
     named = {type_name(hook) for hook in hooks}
     for name, hook, why in ADDED:
         if type_name(hook) not in named and not draft.get(f'default_hooks.{name}'):
-            draft.set(f'default_hooks.{name}', dict(hook), why)
+            own = dict(gamma=AVERAGED[pretrained]) if name == 'ema' else {}
+            why = why.format(fraction=FRACTIONS[pretrained])
+            draft.set(f'default_hooks.{name}', {**hook, **own}, why)

@@ -26,12 +26,15 @@ from .rates import set_rates
 from .weights import Start, choose_weights
 
 
-def swap(draft: Draft, backbone: str, weights: str = 'auto') -> None:
+def swap(draft: Draft, backbone: str, weights: str = 'auto') -> Start:
     """Put a backbone of ours in the place of the one that a config has, and all that follows.
 
     Args:
         backbone: a name that :func:`~vitbackbones.create` knows.
         weights: 'auto' for published ones if they can be had, 'none', a file or an address.
+
+    Returns:
+        What the new backbone starts from.
 
     Raises:
         UserError: there is no such backbone, or the config has none whose place it could take.
@@ -57,6 +60,7 @@ def swap(draft: Draft, backbone: str, weights: str = 'auto') -> None:
     set_rates(draft, published, new.cls.family, from_random=start.is_random)
     set_pixels(draft, place)
     draft.said.append(f'weights: {start.reason}')
+    return start
 
 
 def _measured(draft: Draft, place: str, scope: str) -> Measured:

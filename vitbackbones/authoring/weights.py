@@ -56,7 +56,17 @@ def choose_weights(network: Network, weights: str, in_channels: int = 3) -> Star
         if not is_address(weights) and not os.path.isfile(weights):
             raise UserError(f'--weights {weights}: there is no such file; or auto, none, a URL')
         own = {key: value for key, value in options.items() if key not in ('type', 'arch')}
-        create(network.name, source, **own)  # that it fits
+        try:
+            local_file(source)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f'--weights {weights} cannot be downloaded ({error.__cause__}): fetch it by other '
+                'means, then --weights FILE'
+            ) from error
+        try:
+            create(network.name, source, **own)  # that it fits
+        except CheckpointError as error:
+            raise CheckpointError(' '.join(str(error).split())) from error
         chosen, reason = dict(type='Pretrained', checkpoint=source), f'Weights: {source}.'
     elif weights == 'none':
         reason = 'Random weights, as asked for.'

@@ -40,7 +40,7 @@ def read_folder(
         UserError: the folder is of no format or of several, or is not right; nothing is written.
     """
     into = into.absolute()
-    tree = list_tree(folder, without=into)
+    tree = list_tree(folder)
     form, found, said = recognise(tree, form, task)
     listed = read_class_list(classes) if classes else None
     with staged(into, force=force) as stage:

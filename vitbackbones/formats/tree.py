@@ -15,7 +15,11 @@ from vitbackbones.errors import UserError
 IMAGE_SUFFIXES = frozenset(
     ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.jp2')
 )
-_JUNK = frozenset(('__MACOSX', 'Thumbs.db', 'desktop.ini'))
+_JUNK = frozenset(('__MACOSX', 'Thumbs.db', 'desktop.ini', 'work_dirs'))
+
+#: A file in every folder that ``vitbackbones new`` has written.
+MARK = 'WRITTEN_BY_VITBACKBONES.txt'
+
 _PURPOSES = {
     'train': ('train', 'training', 'trainval'),
     'val': ('val', 'valid', 'validation', 'minival', 'dev'),
@@ -65,11 +69,10 @@ class Tree:
         return ', '.join(few) + (' ...' if len(numbers) > 5 else '')
 
 
-def list_tree(folder: Path, without: Path) -> Tree:
+def list_tree(folder: Path) -> Tree:
     """List a folder; one that holds a single folder and nothing else is as if it were that one.
 
-    Args:
-        without: a folder that is none of the user's, if it is below.
+    What ``vitbackbones new`` has written, and what trainings have, is none of the user's.
 
     Raises:
         UserError: it is not there, no folder, empty, or cannot be read.
@@ -88,10 +91,11 @@ def list_tree(folder: Path, without: Path) -> Tree:
         root /= inside[0]
     files: list[str] = []
     empty: list[str] = []
-    seen = {os.path.realpath(without)}
+    seen: set[str] = set()
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # or links in a circle
+        ours = MARK in names and Path(place) != root
+        if real in seen or ours:  # or links in a circle
             folders.clear()
             continue
         seen.add(real)

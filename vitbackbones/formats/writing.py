@@ -13,6 +13,12 @@ from typing import Any
 from vitbackbones.errors import UserError
 
 from .picture import Picture, Thing, area
+from .tree import MARK
+
+_MARKED = (
+    'What `vitbackbones new` has written for the config beside this folder, which reads it.\n'
+    'It can be written again with --force.\n'
+)
 
 
 @contextmanager
@@ -36,6 +42,7 @@ def staged(into: Path, *, force: bool) -> Iterator[Path]:
         if into.exists():
             shutil.rmtree(into)
         if any(part.iterdir()):
+            (part / MARK).write_text(_MARKED, encoding='utf-8')
             part.rename(into)
     except OSError as error:
         raise UserError(f'{error.filename or into}: {error.strerror or error}') from error

@@ -88,6 +88,12 @@ def read(tree: Tree, found: Yolo, task: Task | None, classes: Sequence[str] | No
         for split, images in splits.items()
     }
     files = sorted({file for those in pairs.values() for file in those.values() if file})
+    if not files:
+        images = [image for those in pairs.values() for image in those]
+        raise UserError(
+            f'{tree.root}: none of {len(images)} images has labels: for {images[0]} there is no '
+            f'{" nor ".join(_label_files(images[0]))}'
+        )
     parsed = over_files(partial(_parse, boxes_alone=keypoints), files, 'labels')
     rows = dict(zip(files, parsed, strict=True))
     names = _names(tree, found, classes, rows, said)
