@@ -159,7 +159,7 @@ def test_with_a_bound_no_config_makes_larger_images(tmp_path: Path, name: str) -
                 assert all(max(scale) <= 384 and min(scale) <= 288 for scale in scales)
             for key in ('img_scale', 'crop_size', 'size'):
                 assert max(step.get(key) or (0,)) <= 384
-    assert 'max-scale makes it 0.6 times' in next(s for s in draft.said if s.startswith('scale'))
+    assert 'max-scale allows no more' in next(s for s in draft.said if s.startswith('scale'))
 
 
 def steps_in(node: Any) -> Iterator[tuple[dict[str, Any], bool]]:

@@ -81,10 +81,10 @@ def choose_scale(
     if largest is not None:
         bound = min(max(largest) / long, min(largest) / short)
         if bound < factor:
-            why += f'; --max-scale makes it {bound:.2g} times the size, not {factor:.2g}'
-            factor, bounded = bound, True
+            why += '; --max-scale allows no more'
             if len(sides):
-                why += f', and {what} {side * factor:.3g} pixels wide'
+                why += f', and they become {side * bound:.3g}'
+            factor, bounded = bound, True
     size = (max(DIVISOR, round(long * factor)), max(DIVISOR, round(short * factor)))
     if largest is not None:  # never above it
         size = (min(size[0], max(largest)), min(size[1], min(largest)))
