@@ -5,6 +5,9 @@ categories and annotations as in COCO, each annotation with a score; masks as RL
 the config's test annotations for images that are in them, segmentors NAME_labels.png, whose pixels
 are class indices in the order of the dataset. An image that fails is named, the others go on, and
 the exit status is 1.
+
+`vitbackbones infer MODEL.onnx IMAGE ...` does the same with a file of `vitbackbones export --part
+model`, on the CPU, and needs neither config nor checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from vitbackbones.deploy.onnx_file import is_onnx
+from vitbackbones.errors import UserError
 from vitbackbones.inference.images import infer
 from vitbackbones.launch.loading import load_config
 
@@ -24,7 +29,7 @@ from .arguments import add_checkpoint, add_config_arguments, add_device
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add_checkpoint(parser)
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    parser.add_argument('images', nargs='*', metavar='IMAGE', help='image files')
     parser.add_argument('--out-dir', required=True, help='where results are written')
     add_device(parser, 'cuda' if torch.cuda.is_available() else 'cpu')
 
@@ -37,11 +42,16 @@ def run(args: argparse.Namespace) -> int:
             predictions.json cannot be.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
-    cfg = load_config(args.config, args.cfg_options, demo=args.demo)
-    paths = [Path(name) for name in args.images]
-    outcome = infer(
-        cfg, args.checkpoint, paths, Path(args.out_dir), device=args.device, report=print
-    )
+    config, checkpoint, names = args.config, args.checkpoint, args.images
+    if is_onnx(config):
+        config, checkpoint, names = None, args.config, [args.checkpoint, *args.images]
+        if args.demo or args.cfg_options:
+            raise UserError(f'{checkpoint} has come without a config that options could change')
+    if not names:
+        raise UserError(f'no image is named to be predicted by {checkpoint}')
+    cfg = load_config(config, args.cfg_options, demo=args.demo) if config else None
+    paths = [Path(name) for name in names]
+    outcome = infer(cfg, checkpoint, paths, Path(args.out_dir), device=args.device, report=print)
     print(f'results are in {args.out_dir}')
     for path, reason in outcome.failed.items():
         print(f'{path}: {reason}', file=sys.stderr)

@@ -1,11 +1,17 @@
-"""Test a checkpoint on the config's test set and print its metrics."""
+"""Test a checkpoint on the config's test set and print its metrics.
+
+In place of a checkpoint there may be a file of `vitbackbones export --part model`: the same data
+and metrics then measure what ONNX Runtime computes from it, on the CPU.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.engine.ranks import linked_ranks
+from vitbackbones.errors import UserError
 from vitbackbones.inference.drawing import SCORE, DrawHook
 from vitbackbones.inference.dump import dump_hook
 from vitbackbones.inference.predict import build_tester
@@ -39,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
         UserError: the config, an option or the data are not right.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
+    if is_onnx(args.checkpoint) and args.launcher != 'none':
+        raise UserError(f'--launcher {args.launcher}: one process tests {args.checkpoint}')
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir(cfg, args.config, args.work_dir, demo=args.demo)

@@ -42,9 +42,9 @@ def dump_hook(runner: Runner, path: Path) -> DumpHook:
     """
     kinds = _class_names(runner.model)
     datasets = list(iter_built_datasets(runner.test_loop.dataloader.dataset))
-    if 'BaseSegmentor' in kinds:
+    if kinds & {'BaseSegmentor', 'OnnxSegmentor'}:
         return LabelMapsHook(path, datasets)
-    if 'BaseDetector' in kinds:
+    if kinds & {'BaseDetector', 'OnnxDetector'}:
         return CocoResultsHook(
             path, datasets, list(iter_datasets(runner.cfg.test_dataloader.dataset))
         )

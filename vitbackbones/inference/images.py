@@ -16,13 +16,16 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 
 from vitbackbones.data.configs import format_of, iter_datasets
+from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.checks import build_backbone, require
+from vitbackbones.launch.classes import check_same
 from vitbackbones.launch.device import adapt_to_device
 
 from .coco import AnnotationIds, Predictions
 from .drawing import draw
 from .dump import write_label_map
+from .onnx_model import config_of, read_onnx_model
 from .predict import check_images, load_model, test_pipeline, usable_device
 
 RESULTS = 'predictions.json'
@@ -42,7 +45,7 @@ class Outcome:
 
 
 def infer(
-    cfg: Config,
+    cfg: Config | None,
     checkpoint: str,
     paths: Sequence[Path],
     out: Path,
@@ -57,9 +60,10 @@ def infer(
     NAME_labels.png.
 
     Args:
-        cfg: changed by what the device and the prediction need.
-        checkpoint: path or URL.
-        device: as torch names it.
+        cfg: changed by what the device and the prediction need; None with an ONNX file, which says
+            itself how images are resized, and numbers them.
+        checkpoint: path or URL, or an ONNX file of a whole model.
+        device: as torch names it; an ONNX file is computed on the CPU.
         report: called with a line for each image.
 
     Raises:
@@ -69,12 +73,21 @@ def infer(
     """
     check_images(paths)
     where = usable_device(device)
-    require(cfg, 'test_dataloader', 'visualizer')
-    cfg.pop('optim_wrapper', None)  # of no concern here
-    adapt_to_device(cfg)
-    init_default_scope(cfg.default_scope)
-    build_backbone(cfg)
-    model, meta = load_model(cfg, checkpoint, where)
+    model: Any
+    if is_onnx(checkpoint):
+        model = read_onnx_model(checkpoint)
+        cfg, meta = cfg or config_of(model), model.meta
+        require(cfg, 'test_dataloader', 'visualizer')
+        init_default_scope(cfg.default_scope)
+        check_same(cfg, 'test', meta['classes'], checkpoint)
+    else:
+        assert cfg is not None
+        require(cfg, 'test_dataloader', 'visualizer')
+        cfg.pop('optim_wrapper', None)  # of no concern here
+        adapt_to_device(cfg)
+        init_default_scope(cfg.default_scope)
+        build_backbone(cfg)
+        model, meta = load_model(cfg, checkpoint, where)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = meta
     work = _Work(model, test_pipeline(cfg), visualizer, out)

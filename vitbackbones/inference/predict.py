@@ -20,10 +20,13 @@ from vitbackbones.checkpoint import dataset_meta, read_checkpoint, trained_class
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.configs import class_names, dataset_class, iter_datasets
 from vitbackbones.data.nodes import type_name
+from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
-from vitbackbones.launch.classes import check_heads, use_one_order
+from vitbackbones.launch.classes import check_heads, check_same, use_one_order
+
+from .onnx_model import read_onnx_model
 
 # What a test has no use for.
 TRAINING = (
@@ -133,20 +136,30 @@ def build_tester(written: Config, source: str) -> Runner:
 
     Args:
         written: the config; what belongs to training is not built, and its data need not be there.
-        source: path or URL of the checkpoint.
+        source: path or URL of the checkpoint, or an ONNX file of a whole model, which then stands
+            in place of the config's.
 
     Raises:
-        UserError: the config or the data are not right.
+        UserError: the config, the data or the file are not right.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
-    checkpoint = read_checkpoint(source)
+    exported = read_onnx_model(source) if is_onnx(source) else None
+    checkpoint = read_checkpoint(source) if exported is None else {}
     cfg = copy.deepcopy(written)
     for key in TRAINING:
         cfg.pop(key, None)
     require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_config(cfg, ('test',))
-    use_one_order(cfg, ('test',), trained_classes(checkpoint))
+    trained = trained_classes(checkpoint)
+    if exported is not None:
+        trained = tuple(exported.card.classes)
+        check_same(cfg, 'test', trained, source)
+    use_one_order(cfg, ('test',), trained)
     check_annotations(cfg, ('test',), label_maps=0)
-    runner = build_runner(as_built(cfg, ('test',)), written, training=False)
-    pretrained.load_model(runner.model, checkpoint, source)
+    built = as_built(cfg, ('test',))
+    if exported is not None:
+        built.model = exported
+    runner = build_runner(built, written, training=False)
+    if exported is None:
+        pretrained.load_model(runner.model, checkpoint, source)
     return runner

@@ -130,6 +130,24 @@ def use_one_order(cfg: Config, splits: Sequence[str], trained: Sequence[str] | N
                 _follow(cfg, dataset, classes, trained, what, whose)
 
 
+def check_same(cfg: Config, split: str, classes: Sequence[str], source: str) -> None:
+    """The datasets of a split must have these classes; their order may be another.
+
+    Args:
+        source: the file that predicts them.
+
+    Raises:
+        UserError: one has others.
+    """
+    for dataset in datasets(cfg, split):
+        theirs = class_names(cfg, dataset)
+        if theirs is not None and {*theirs} != {*classes}:
+            raise UserError(
+                f'{source} predicts the classes {_in_order(classes)}, {split}_dataloader has '
+                f'{_in_order(theirs)}: give the config that the file was made of'
+            )
+
+
 def check_start(cfg: Config, checkpoint: Mapping[str, Any], source: str) -> None:
     """The classes of a checkpoint to resume or to start from must not be in another order.
 

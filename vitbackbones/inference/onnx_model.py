@@ -1,0 +1,167 @@
+"""A whole model in an ONNX file, which stands where a detector or segmentor of PyTorch stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitbackbones.deploy.onnx_file import OnnxFile
+
+#: Of a single channel of probabilities whose file gives none: mmseg's default.
+THRESHOLD = 0.3
+
+
+def read_onnx_model(path: str | os.PathLike[str]) -> OnnxModel:
+    """The model in a file.
+
+    Raises:
+        UserError: there is no such file, it is somebody else's, or ONNX Runtime cannot read it.
+    """
+    file = OnnxFile(path)
+    return OnnxSegmentor(file) if file.card.task == 'labels' else OnnxDetector(file)
+
+
+class OnnxModel(nn.Module):
+    """What a loop of mmengine, and ours over images, need of a model: ``test_step``."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        super().__init__()
+        self.file = file
+        self.card = file.card
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Classes and palette, as a dataset has them."""
+        return dict(classes=tuple(self.card.classes), palette=[*map(tuple, self.card.palette)])
+
+    def test_step(self, data: Mapping[str, Any]) -> list[Any]:
+        """A batch's data samples of mmdet or mmseg, with what was found in each, on the CPU.
+
+        Args:
+            data: ``inputs``, images (3, H, W) of B, G, R, and ``data_samples``.
+
+        Raises:
+            UserError: the file does not take images of that size.
+        """
+        pairs = zip(data['inputs'], data['data_samples'], strict=True)
+        return [self._predict(image, sample.cpu()) for image, sample in pairs]
+
+    def _predict(self, image: Tensor, sample: Any) -> Any:
+        if image.is_floating_point():
+            image = image.round().clamp(0, 255).to(torch.uint8)
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        outputs = {name: torch.from_numpy(x) for name, x in self.file.run(pixels).items()}
+        self._take(outputs, sample, tuple(pixels.shape[:2]))
+        return sample
+
+    def _take(self, outputs: dict[str, Tensor], sample: Any, size: tuple[int, int]) -> None:
+        """Put a file's outputs into a sample; ``size`` is the image's, H and W, when it went in."""
+        raise NotImplementedError
+
+
+class OnnxDetector(OnnxModel):
+    """Boxes, perhaps with masks."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        super().__init__(file)
+        from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+
+        # It has mmdet's own way of bringing masks of boxes into an image, and computes nothing.
+        self._head = FCNMaskHead(
+            num_convs=0, in_channels=1, num_classes=1, upsample_cfg=dict(type=None)
+        )
+        self._head.class_agnostic = True
+
+    def _take(self, outputs: dict[str, Tensor], sample: Any, size: tuple[int, int]) -> None:
+        from mmdet.models.utils import samplelist_boxtype2tensor
+
+        boxes, meta = outputs['boxes'], {'scale_factor': (1.0, 1.0), **sample.metainfo}
+        found = InstanceData(bboxes=boxes, scores=outputs['scores'], labels=outputs['labels'])
+        if self.card.masks == 'raw':
+            (found,) = self._head.predict_by_feat(
+                [outputs['masks'][:, None].numpy()],  # mmdet copies a tensor with a warning
+                [found],
+                [meta],
+                rcnn_test_cfg=Config(dict(mask_thr_binary=self.card.mask_threshold)),
+                rescale=True,
+                activate_map=True,  # they are probabilities
+            )
+        else:
+            found.bboxes = boxes / boxes.new_tensor(meta['scale_factor']).repeat(2)
+        if self.card.masks == 'pasted':
+            inside = outputs['masks'][:, : size[0], : size[1]]
+            found.masks = _enlarged(inside, sample.ori_shape).bool()
+        sample.pred_instances = found
+        samplelist_boxtype2tensor([sample])  # of the truth, which metrics and drawings read
+
+
+class OnnxSegmentor(OnnxModel):
+    """Label maps."""
+
+    def _take(self, outputs: dict[str, Tensor], sample: Any, size: tuple[int, int]) -> None:
+        shape = tuple(sample.ori_shape[:2])
+        (scores,) = (x[:, ..., : size[0], : size[1]] for x in outputs.values())
+        if self.card.probabilities:
+            # Their logarithms differ from logits by one value for all classes of a pixel: resized,
+            # they have the same greatest one as the logits that mmseg resizes.
+            if scores.shape[1] == 1:
+                one, threshold = scores.clamp(1e-7, 1 - 1e-7), self.card.mask_threshold or THRESHOLD
+                scores = torch.cat([(1 - one) * threshold, one * (1 - threshold)], 1)
+            logs = scores.clamp_min(1e-38).log()
+            labels = F.interpolate(logs, shape, mode='bilinear').argmax(1)
+        else:
+            labels = _enlarged(scores, sample.ori_shape).long()
+        sample.set_data({'pred_sem_seg': PixelData(data=labels)})
+
+
+def _enlarged(maps: Tensor, shape: Sequence[int]) -> Tensor:
+    """Maps (N, h, w) of labels at another size (H, W), each pixel from the nearest one."""
+    height, width = shape[:2]
+    resized = [
+        cv2.resize(map_, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        for map_ in maps.numpy().astype(np.uint16)
+    ]
+    return torch.from_numpy(np.array(resized, np.int32).reshape(-1, height, width))
+
+
+class Resized:
+    """The step of a pipeline that resizes an image as a file wants it."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        self.file = file
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        height, width = results['img'].shape[:2]
+        w, h = self.file.size_for(width, height)
+        results['img'] = cv2.resize(results['img'], (w, h))
+        results['img_shape'] = (h, w)
+        results['scale_factor'] = (w / width, h / height)
+        return results
+
+
+def config_of(model: OnnxModel) -> Config:
+    """What a config says of images and drawings, for a file that has come without one."""
+    segmentor = model.card.task == 'labels'
+    steps: list[Any] = [
+        dict(type='LoadImageFromFile'),
+        Resized(model.file),
+        dict(type='PackSegInputs' if segmentor else 'PackDetInputs'),
+    ]
+    kind = 'BaseSegDataset' if segmentor else 'CocoDataset'
+    visualizer = 'SegLocalVisualizer' if segmentor else 'DetLocalVisualizer'
+    return Config(
+        dict(
+            default_scope='mmseg' if segmentor else 'mmdet',
+            test_dataloader=dict(dataset=dict(type=kind, metainfo=model.meta, pipeline=steps)),
+            visualizer=dict(type=visualizer, name='visualizer'),
+        )
+    )
