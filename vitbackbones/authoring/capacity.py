@@ -74,10 +74,10 @@ def narrower_heads(draft: Draft, images: int) -> None:
         if not isinstance(head, dict) or images >= FEW_IMAGES:
             continue
         widest = max(as_list(head['in_channels']))
-        width = 1 << (widest - 1).bit_length()
+        width = 1 << (widest.bit_length() - 1)  # a power of two
         if width < head['channels']:
             draft.set(
                 f'{place}.channels',
                 width,
-                f'As wide as the maps that it reads, not {head["channels"]}, for {images} images.',
+                f'No wider than the maps that it reads, not {head["channels"]}, for {images} images.',
             )
