@@ -79,5 +79,5 @@ def narrower_heads(draft: Draft, images: int) -> None:
             draft.set(
                 f'{place}.channels',
                 width,
-                f'No wider than the maps that it reads, not {head["channels"]}, for {images} images.',
+                f'No wider than its maps, not {head["channels"]}, for {images} images are few.',
             )
