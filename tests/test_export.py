@@ -229,7 +229,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--part', 'head'], "--part 'head' cannot be exported, only backbone or backbone+neck"),
+        (['--part', 'head'], '--part head: unknown, choose from model, backbone, backbone+neck'),
         (['--part', 'backbone+neck'], 'this model has no neck, take --part backbone'),
         (['--size', 63, 96], '--size 63 96: both sides must be at least 64'),
         (['--size', 64, 96, '--dynamic'], '--size 64 96: both sides must be more than 64 with'),

@@ -1,29 +1,46 @@
-"""Write the backbone of a config, or backbone and neck, as ONNX, and check what was written.
+"""Write a whole model, its backbone, or backbone and neck, as ONNX, and check what was written.
 
-The model is fused first. The file's input `image` (B, C, H, W) is what the config's
-data_preprocessor makes of images: normalised. Its outputs are map0, map1, ..., finest first. It
-stays only if ONNX Runtime computes the same from it as the model does; with --dynamic, for other
-batches and sizes too.
+The model is fused first. With --part model the file goes from the pixels of an image to boxes,
+scores, labels and masks, or to label maps; its metadata say all that running it needs. Otherwise
+its input `image` (B, C, H, W) is what the config's data_preprocessor makes of images, normalised,
+and its outputs are map0, map1, ..., finest first. The file stays only if ONNX Runtime computes the
+same from it as the model does, for other sizes too where any may come.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
+from typing import Any
 
-from vitbackbones.deploy.onnx import PACKAGES, ExportError, export_onnx
+from mmengine.config import Config
+
+from vitbackbones.deploy.exporting import WHOLE, check_place, export_whole, in_one_sentence
+from vitbackbones.deploy.onnx import NEWEST_OPSET, OPSET, export_onnx
 from vitbackbones.deploy.parts import PARTS, build_part, example_images
+from vitbackbones.deploy.pixels import Input
+from vitbackbones.deploy.whole import Wanted
 from vitbackbones.errors import UserError
 from vitbackbones.launch.loading import load_config
 
-from .arguments import add_config_arguments
+from .arguments import add_config_arguments, require_choice
+
+#: Options that only whole models have.
+OF_WHOLE: dict[str, dict[str, Any]] = {
+    'static': {'action': 'store_true', 'help': 'take images of one --size alone'},
+    'masks': {'choices': ('raw', 'pasted'), 'help': 'of the boxes (raw), or H x W'},
+    'layout': {'choices': ('chw', 'hwc'), 'help': 'axes of the image (chw)'},
+    'channels': {'choices': ('rgb', 'bgr'), 'help': 'its colours (rgb)'},
+    'float': {'action': 'store_true', 'help': 'its values: float32, not uint8'},
+    'probabilities': {'action': 'store_true', 'help': 'of classes, not labels'},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='weights of the whole model (random ones)')
-    parser.add_argument('--part', default='backbone', help=f'{" or ".join(PARTS)} (%(default)s)')
+    parts = f'{WHOLE}, {" or ".join(PARTS)} (%(default)s)'
+    parser.add_argument('--part', default='backbone', help=parts)
     parser.add_argument(
         '--dynamic', action='store_true', help='let batch, height and width be anything'
     )
@@ -33,8 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=(512, 512),
         metavar=('H', 'W'),
-        help='of the image in pixels (512 512); with --dynamic, of the one to trace with',
+        help='of the image in pixels (512 512); for any size, of the one to trace with',
     )
+    whole = parser.add_argument_group(f'with --part {WHOLE}, which takes any size')
+    for name, options in OF_WHOLE.items():
+        whole.add_argument(f'--{name}', **options)
+    last = f'{OPSET} to {NEWEST_OPSET} (%(default)s)'
+    parser.add_argument('--opset', type=int, default=OPSET, help=f'of the operators, {last}')
     parser.add_argument('--out', type=Path, help="file to write (the config's name with .onnx)")
     parser.add_argument('--force', action='store_true', help='overwrite it')
 
@@ -48,41 +70,45 @@ def run(args: argparse.Namespace) -> None:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     out: Path = args.out or Path(f'{Path(args.config.rpartition("::")[2]).stem}.onnx')
-    _check(args, out)
+    _check(args)
+    check_place(out, force=args.force)
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
+    is_whole = args.part == WHOLE
+    is_free = not args.static if is_whole else args.dynamic
+    option = 'for any size; with --static' if is_whole else 'with --dynamic; without it'
+    hint = f' {option}, one --size may be' if is_free else ''
+    with in_one_sentence(f'{args.part} of {args.config}', out, hint):
+        said = _export_whole(args, cfg, out) if is_whole else _export_part(args, cfg, out)
+    sizes = 'any size' if is_whole else 'any batch and size'
+    if not is_free:
+        sizes = f'1 image of {args.size[0]} x {args.size[1]}'
+    print(f'{out}: {args.part} for {sizes}, {out.stat().st_size / 1e6:.1f} MB; {said}')
+
+
+def _export_part(args: argparse.Namespace, cfg: Config, out: Path) -> str:
     part = build_part(cfg, args.part, args.checkpoint)
     images = example_images(part.backbone, *args.size, dynamic=args.dynamic)
-    try:
-        worst = export_onnx(part, images, out, dynamic=args.dynamic)
-    except ExportError as error:
-        hint = ' with --dynamic; without it, one --size may be' if args.dynamic else ''
-        raise UserError(
-            f'{args.part} of {args.config} cannot be exported{hint} ({error})'
-        ) from error
-    except OSError as error:
-        raise UserError(f'{out} cannot be written ({error})') from error
-    except ValueError as error:  # a backbone's, about its input
-        raise UserError(str(error)) from error
-    sizes = 'any batch and size' if args.dynamic else f'1 image of {args.size[0]} x {args.size[1]}'
-    print(
-        f'{out}: {args.part} for {sizes}, {out.stat().st_size / 1e6:.1f} MB; '
-        f'ONNX Runtime differs by {worst:.1e} of the largest value at most'
+    worst = export_onnx(part, images, out, dynamic=args.dynamic, opset=args.opset)
+    return f'ONNX Runtime differs by {worst:.1e} of the largest value at most'
+
+
+def _export_whole(args: argparse.Namespace, cfg: Config, out: Path) -> str:
+    wanted = Wanted(
+        given=Input.of_words(args.layout, args.channels, in_floats=args.float),
+        masks=args.masks,
+        probabilities=args.probabilities,
+        size=tuple(args.size),
+        dynamic=not args.static,
     )
+    return str(export_whole(cfg, args.checkpoint, out, wanted, name=args.config, opset=args.opset))
 
 
-def _check(args: argparse.Namespace, out: Path) -> None:
-    if args.part not in PARTS:
-        raise UserError(
-            f'--part {args.part!r} cannot be exported, only {" or ".join(PARTS)}: heads '
-            'stay in PyTorch'
-        )
-    if out.exists() and not args.force:
-        raise UserError(f'{out} exists; overwrite it with --force')
-    if not out.parent.is_dir():
-        raise UserError(f'{out} cannot be written: there is no folder {out.parent}')
-    for name in PACKAGES:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            # Not the extra: over the forks of OpenMMLab's packages, pip would install mmengine too.
-            raise UserError(f'{name} is missing: pip install {" ".join(PACKAGES)}') from None
+def _check(args: argparse.Namespace) -> None:
+    require_choice(args, 'part', (WHOLE, *PARTS))
+    if args.part == WHOLE and args.dynamic:
+        raise UserError(f'--part {WHOLE} takes any size without --dynamic; one alone by --static')
+    for name in OF_WHOLE if args.part != WHOLE else ():
+        if getattr(args, name):
+            raise UserError(f'--{name} goes with --part {WHOLE} alone, not with {args.part}')
+    if not OPSET <= args.opset <= NEWEST_OPSET:
+        raise UserError(f'--opset {args.opset}: choose from {OPSET} to {NEWEST_OPSET}')

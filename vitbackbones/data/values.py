@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
@@ -26,6 +27,12 @@ def is_list_of_colours(palette: Any) -> TypeGuard[Sequence[Sequence[int]]]:
     return isinstance(palette, (list, tuple)) and all(
         isinstance(colour, (list, tuple)) for colour in palette
     )
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """A colour of its own for each label, dark enough for white text."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.38 % 1, 0.85, 0.67)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def listed(names: Iterable[str], shown: int = 5) -> str:

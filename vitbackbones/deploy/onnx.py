@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,13 @@ PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 #: How far outputs may be from the model's, as a share of their largest value.
 TOLERANCE = 1e-4
 
+#: Of the operators, unless another is asked for, and of the file's form: ONNX Runtime reads both
+#: from 1.14 on.
+OPSET, IR_VERSION = 18, 8
+
+#: The last one that torch writes.
+NEWEST_OPSET = 23
+
 #: No side of an image is longer, nor has a batch more images.
 LARGEST = 1 << 20
 
@@ -30,7 +38,12 @@ class ExportError(RuntimeError):
 
 
 def export_onnx(
-    model: nn.Module, images: Sequence[Tensor], path: Path, *, dynamic: bool = False
+    model: nn.Module,
+    images: Sequence[Tensor],
+    path: Path,
+    *,
+    dynamic: bool = False,
+    opset: int = OPSET,
 ) -> float:
     """Write ``model``, fused, if ONNX Runtime computes the same of all ``images`` (B, C, H, W).
 
@@ -45,7 +58,7 @@ def export_onnx(
         OSError: the file cannot be written.
     """
     with replacing(path) as part:
-        write_onnx(fuse(model), images[0], part, dynamic=dynamic)
+        write_onnx(fuse(model), images[0], part, dynamic=dynamic, opset=opset)
         worst = difference(model, part, *images)
         if not worst <= TOLERANCE:  # nor is nan
             raise ExportError(
@@ -57,7 +70,12 @@ def export_onnx(
 
 @torch.no_grad()
 def write_onnx(
-    model: nn.Module, image: Tensor, path: str | os.PathLike[str], *, dynamic: bool = False
+    model: nn.Module,
+    image: Tensor,
+    path: str | os.PathLike[str],
+    *,
+    dynamic: bool = False,
+    opset: int = OPSET,
 ) -> None:
     """Write what ``model``, in evaluation, makes of an image (B, C, H, W): a tensor or a tuple.
 
@@ -73,15 +91,46 @@ def write_onnx(
     """
     outputs = model(image)
     count = 1 if isinstance(outputs, Tensor) else len(outputs)
+    names = [f'map{i}' for i in range(count)]
+    free = {0: 'batch', 2: 'height', 3: 'width'} if dynamic else None
+    write_program(model, image, path, names, free=free, opset=opset)
+
+
+@torch.no_grad()
+def write_program(
+    model: nn.Module,
+    image: Tensor,
+    path: str | os.PathLike[str],
+    outputs: Sequence[str],
+    *,
+    free: Mapping[int, str] | None,
+    opset: int,
+    table: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> None:
+    """Write a module with one input, ``image``, in operators of the standard alone.
+
+    Args:
+        outputs: their names.
+        free: axes of the image that may have any length, and their names.
+        table: what stands in the file for operators that torch does not have.
+        properties: metadata of the model.
+
+    Raises:
+        ExportError: as :func:`write_onnx`.
+        OSError: the file cannot be written.
+    """
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
                 (image,),
                 dynamo=True,
-                dynamic_shapes=({0: 'batch', 2: 'height', 3: 'width'},) if dynamic else None,
+                dynamic_shapes=(dict(free),) if free else None,
                 input_names=['image'],
-                output_names=[f'map{i}' for i in range(count)],
+                output_names=list(outputs),
+                opset_version=opset,
+                custom_translation_table=dict(table) if table else None,
                 verbose=False,
             )
     except Exception as error:  # of many kinds, from torch.export and the translation to ONNX
@@ -93,10 +142,60 @@ def write_onnx(
     assert program is not None  # as without dynamo
     assert program.exported_program is not None
     # Where the program branched by a size, torch keeps the traced branch and bounds the size.
-    for values in program.exported_program.range_constraints.values():
-        if dynamic and values.upper < LARGEST:
+    for symbol, values in program.exported_program.range_constraints.items():
+        counted = str(symbol).startswith('u')  # how many boxes stay: bounded by their rule
+        if free and not counted and values.upper < LARGEST:
             raise ExportError(f'the program would serve lengths up to {values.upper} alone')
+    _tidy(program.model, properties or {})
     program.save(path, external_data=False)
+
+
+def _tidy(model: Any, properties: Mapping[str, str]) -> None:
+    """Leave out where each node came from, so that runtimes of before that was thought of read it.
+
+    Raises:
+        ExportError: there is an operator that is none of the standard.
+    """
+    model.metadata_props.clear()
+    model.metadata_props.update(properties)
+    model.ir_version = IR_VERSION
+    foreign = {node.domain for node in model.graph.all_nodes()} - {''}
+    if foreign or model.functions:
+        names = sorted([*foreign, *(function.name for function in model.functions.values())])
+        raise ExportError(f'it has operators that are not of the standard: {", ".join(names)}')
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+Run = Callable[[Tensor], list[Tensor]]
+
+
+def open_file(path: str | os.PathLike[str]) -> Run:
+    """What ONNX Runtime, on a CPU, makes of an image by a file.
+
+    Raises:
+        ExportError: it cannot read the file; what is returned raises it for an image that it cannot
+            compute.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it has to say is in its exceptions
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # its own kinds, which derive from nothing else
+        raise ExportError(f'ONNX Runtime cannot read it ({error})') from error
+
+    def run(image: Tensor) -> list[Tensor]:
+        try:
+            return [torch.from_numpy(x) for x in session.run(None, {'image': image.numpy()})]
+        except Exception as error:
+            shape = tuple(image.shape)
+            raise ExportError(f'ONNX Runtime cannot compute {shape} ({error})') from error
+
+    return run
 
 
 @torch.no_grad()
@@ -106,25 +205,15 @@ def difference(model: nn.Module, path: str | os.PathLike[str], *images: Tensor) 
     Raises:
         ExportError: it cannot read the file or compute an image, or its maps have other shapes.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it has to say is in its exceptions
+    run = open_file(path)
     worst = []
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    except Exception as error:  # its own kinds, which derive from nothing else
-        raise ExportError(f'ONNX Runtime cannot read it ({error})') from error
     for image in images:
-        shape = tuple(image.shape)
-        try:
-            found = [torch.from_numpy(map_) for map_ in session.run(None, {'image': image.numpy()})]
-        except Exception as error:
-            raise ExportError(f'ONNX Runtime cannot compute {shape} ({error})') from error
+        found = run(image)
         outputs = model(image)
         wanted = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         if [x.shape for x in found] != [x.shape for x in wanted]:
             shapes = [[tuple(x.shape) for x in maps] for maps in (found, wanted)]
+            shape = tuple(image.shape)
             raise ExportError(f'of {shape} ONNX Runtime makes {shapes[0]}, the model {shapes[1]}')
         worst += [(x - y).abs().max() / y.abs().max() for x, y in zip(found, wanted, strict=True)]
     return float(torch.stack(worst).max())  # nan if one of them is

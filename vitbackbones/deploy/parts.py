@@ -49,11 +49,7 @@ def build_part(cfg: Config, name: str, checkpoint: str | None = None) -> Part:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     init_default_scope(cfg.default_scope)
-    if build_backbone(cfg) is None:
-        kind = dict(cfg.model.get('backbone') or {}).get('type')
-        raise UserError(
-            f'model.backbone is {kind}, not one of ours: {", ".join(Backbone.registered())}'
-        )
+    require_ours(cfg)
     if name == 'backbone+neck' and not cfg.model.get('neck'):
         raise UserError('--part backbone+neck: this model has no neck, take --part backbone')
     content = None if checkpoint is None else read_checkpoint(checkpoint)
@@ -66,10 +62,52 @@ def build_part(cfg: Config, name: str, checkpoint: str | None = None) -> Part:
     return Part(model.backbone, model.neck if name == 'backbone+neck' else None).eval()
 
 
+def require_ours(cfg: Config) -> Backbone:
+    """The config's backbone, without memory for its weights.
+
+    Raises:
+        UserError: it is not one of ours.
+    """
+    backbone = build_backbone(cfg)
+    if backbone is None:
+        kind = dict(cfg.model.get('backbone') or {}).get('type')
+        raise UserError(
+            f'model.backbone is {kind}, not one of ours: {", ".join(Backbone.registered())}'
+        )
+    return backbone
+
+
 def example_images(
     backbone: Backbone, height: int, width: int, *, dynamic: bool = False
 ) -> list[Tensor]:
     """What a program is traced with, and then what else it is checked with.
+
+    Raises:
+        UserError: as :func:`example_shapes`.
+    """
+    least = max(backbone.out_strides)
+    shapes = example_shapes(backbone, height, width, dynamic=dynamic, stride=least)
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(batch, backbone.in_channels, h, w, generator=generator)
+        for batch, h, w in shapes
+    ]
+
+
+def example_shapes(
+    backbone: Backbone,
+    height: int,
+    width: int,
+    *,
+    dynamic: bool,
+    stride: int,
+    options: tuple[str, str] = ('with --dynamic', 'without it'),
+) -> list[tuple[int, int, int]]:
+    """(B, H, W) of what a program is traced with, and then of what else it is checked with.
+
+    Args:
+        stride: the largest of all maps, those of a neck too.
+        options: in words, how files for any size are asked for, and how others.
 
     Raises:
         UserError: the backbone does not take an image of this size, cannot be exported for any, or
@@ -77,30 +115,27 @@ def example_images(
             for fixed.
     """
     name, least = type(backbone).__name__, max(backbone.out_strides)
-    if min(height, width) < least + dynamic:
+    bound = max(least, stride) if dynamic else least
+    if min(height, width) < bound + dynamic:
         kind = 'more than' if dynamic else 'at least'
-        also = ' with --dynamic' if dynamic else ''
+        also = f' {options[0]}' if dynamic else ''
+        whose = f'of {name}' if bound == least else 'of the maps that its heads read'
         raise UserError(
-            f'--size {height} {width}: both sides must be {kind} {least}{also}, the largest '
-            f'stride of {name}'
+            f'--size {height} {width}: both sides must be {kind} {bound}{also}, the largest '
+            f'stride {whose}'
         )
-    shapes = [(1, height, width)]
-    if dynamic:
-        if (obstacle := _obstacle(backbone)) is not None:
-            raise UserError(
-                f'{name} with {obstacle} cannot be exported with --dynamic; '
-                'without it, one --size can be'
-            )
-        shapes = [
-            (2, height, width),
-            (1, 2 * height + 41, max(width // 2 + 9, least)),
-            (3, max(height // 2 + 23, least), 2 * width + 118),
-            (1, least, least),
-        ]
-    generator = torch.Generator().manual_seed(0)
+    if not dynamic:
+        return [(1, height, width)]
+    if (obstacle := _obstacle(backbone)) is not None:
+        raise UserError(
+            f'{name} with {obstacle} cannot be exported {options[0]}; {options[1]}, one --size '
+            'can be'
+        )
     return [
-        torch.randn(batch, backbone.in_channels, h, w, generator=generator)
-        for batch, h, w in shapes
+        (2, height, width),
+        (1, 2 * height + 41, max(width // 2 + 9, least)),
+        (3, max(height // 2 + 23, least), 2 * width + 118),
+        (1, least, least),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
-from vitbackbones.data.values import is_list_of_colours
+from vitbackbones.data.values import colour_of, is_list_of_colours
 from vitbackbones.errors import UserError
 
 SCORE = 0.3  # results below are not drawn, unless asked for
@@ -203,9 +202,3 @@ def _masks(found: Any) -> np.ndarray:
     """(N, H, W) bool of truth (mmdet's bitmaps) or detections; none if there are no masks."""
     masks = found.get('masks', ())
     return np.asarray(getattr(masks, 'masks', masks), dtype=bool)
-
-
-def colour_of(label: int) -> tuple[int, int, int]:
-    """A colour of its own for each label, dark enough for white text."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.38 % 1, 0.85, 0.67)
-    return round(red * 255), round(green * 255), round(blue * 255)

@@ -21,12 +21,13 @@ from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.classes import check_same
 from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.trained import build_trained
 
 from .coco import AnnotationIds, Predictions
 from .drawing import draw
 from .dump import write_label_map
 from .onnx_model import config_of, read_onnx_model
-from .predict import check_images, load_model, test_pipeline, usable_device
+from .predict import check_images, test_pipeline, usable_device
 
 RESULTS = 'predictions.json'
 
@@ -87,7 +88,8 @@ def infer(
         adapt_to_device(cfg)
         init_default_scope(cfg.default_scope)
         build_backbone(cfg)
-        model, meta = load_model(cfg, checkpoint, where)
+        model, meta = build_trained(cfg, checkpoint)
+        model.to(where)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = meta
     work = _Work(model, test_pipeline(cfg), visualizer, out)

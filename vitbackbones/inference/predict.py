@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,18 @@ import cv2
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
 from vitbackbones import pretrained
-from vitbackbones.checkpoint import dataset_meta, read_checkpoint, trained_classes
+from vitbackbones.checkpoint import read_checkpoint, trained_classes
 from vitbackbones.data.before_training import check_annotations
-from vitbackbones.data.configs import class_names, dataset_class, iter_datasets
+from vitbackbones.data.configs import iter_datasets
 from vitbackbones.data.nodes import type_name
 from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
-from vitbackbones.launch.classes import check_heads, check_same, use_one_order
+from vitbackbones.launch.classes import check_same, use_one_order
 
 from .onnx_model import read_onnx_model
 
@@ -70,30 +68,6 @@ def _can_be_read(path: Path) -> bool:
         return cv2.imread(str(path), cv2.IMREAD_COLOR) is not None
     except cv2.error:  # as of more than 2^30 pixels
         return False
-
-
-def load_model(cfg: Config, source: str, device: torch.device) -> tuple[Any, Mapping[str, Any]]:
-    """The model with the checkpoint's weights, and the dataset's classes and palette.
-
-    Raises:
-        UserError: nobody names the classes, or heads have another number of them.
-        CheckpointError: the checkpoint cannot be read or belongs to another model.
-    """
-    checkpoint = read_checkpoint(source)
-    model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
-    pretrained.load_model(model, checkpoint, source)
-    meta = dataset_meta(checkpoint)
-    if meta is None or not meta.get('classes'):
-        dataset = next(iter_datasets(cfg.test_dataloader.dataset))
-        own = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
-        meta = {**own, 'classes': class_names(cfg, dataset)}
-    if not meta['classes']:
-        raise UserError(
-            f'neither {source} nor the config says which classes there are: set '
-            'test_dataloader.dataset.metainfo=dict(classes=(...))'
-        )
-    check_heads(cfg.model, meta['classes'], source)
-    return model.to(device).eval(), meta
 
 
 def test_pipeline(cfg: Config) -> Compose:

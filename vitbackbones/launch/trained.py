@@ -1,0 +1,50 @@
+"""A model with the weights of a checkpoint, and what its labels are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS as ROOT_MODELS
+
+from vitbackbones import pretrained
+from vitbackbones.checkpoint import dataset_meta, read_checkpoint
+from vitbackbones.data.configs import class_names, dataset_class, iter_datasets
+from vitbackbones.errors import UserError, notice
+
+from .classes import check_heads
+
+
+def build_trained(cfg: Config, source: str | None) -> tuple[Any, Mapping[str, Any]]:
+    """The model of a config in evaluation, and the dataset's classes and palette.
+
+    Args:
+        source: path or URL of a checkpoint of the whole model; without, its weights are random.
+
+    Raises:
+        UserError: nobody names the classes, or heads have another number of them.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
+    """
+    checkpoint = None if source is None else read_checkpoint(source)
+    model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
+    if checkpoint is None:
+        notice('no checkpoint: the weights are random')
+    else:
+        assert source is not None
+        pretrained.load_model(model, checkpoint, source)
+    meta = None if checkpoint is None else dataset_meta(checkpoint)
+    whole = (cfg.get('test_dataloader') or {}).get('dataset')
+    if whole and (meta is None or not meta.get('classes')):
+        dataset = next(iter_datasets(whole))
+        own = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
+        meta = {**own, 'classes': class_names(cfg, dataset)}
+    if not meta or not meta.get('classes'):
+        said = f'neither {source} nor the config says' if source else 'the config does not say'
+        raise UserError(
+            f'{said} which classes there are: set '
+            'test_dataloader.dataset.metainfo=dict(classes=(...))'
+        )
+    check_heads(cfg.model, meta['classes'], source or 'the dataset')
+    return model.eval(), meta
