@@ -315,12 +315,47 @@ def test_data_of_another_task_is_refused(tmp_path: Path, task: Task, base: str) 
             'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
             'without',
         ),
+        ('mmdet::glip/glip_atss_swin-t_a_fpn_dyhead_16xb2_ms-2x_funtune_coco.py', 'words'),
         ('mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py', 'cut-outs'),
     ],
 )
 def test_methods_that_learn_from_more_are_refused(base: str, what: str) -> None:
     with pytest.raises(UserError, match=f'learns from .*{what}.*--data cannot bring'):
         task_of(Draft([base]).config, base)
+
+
+def test_what_predicts_no_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='predicts no classes'):
+        fitted(tmp_path, 'mmdet::rpn/rpn_r50_fpn_1x_coco.py', own(tmp_path, 'boxes'))
+
+
+def test_windows_that_slide_overlap_as_before(tmp_path: Path) -> None:
+    base = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
+    draft = fitted(tmp_path, base, own(tmp_path, 'labels'))
+    old, new = (cfg.model.test_cfg for cfg in (draft.original, draft.config))
+    assert new.crop_size[0] < old.crop_size[0]
+    for before, after in zip(old.stride, new.stride, strict=True):
+        assert after / new.crop_size[0] == pytest.approx(before / old.crop_size[0], abs=0.02)
+
+
+def test_label_maps_are_trained_in_batches_of_crops(tmp_path: Path) -> None:
+    data = own(tmp_path, 'labels')
+    large = OwnData(**{**vars(data), 'image_sizes': np.tile([[2000, 1500]], (40, 1))})
+    draft = Draft(['vitbackbones::segmentation/sepvit_upernet.py'])
+    fit(draft, large, Machine('cpu', 12.0, 2), ours=True, pretrained=False, name='it')
+    assert batch_of(draft) == 4  # of crops of 512, which fit
+    draft = Draft(['vitbackbones::segmentation/sepvit_upernet.py'])
+    fit(draft, data, Machine('cpu', 3.0, 2), ours=True, pretrained=False, name='it')
+    assert batch_of(draft) == 2  # what is pooled to one pixel is normalised over a batch
+
+
+@pytest.mark.parametrize('epochs', [1, 7, 17, 22, 29, 176])
+def test_there_are_never_more_validations_than_promised(tmp_path: Path, epochs: int) -> None:
+    base = 'vitbackbones::detection/sepvit_retinanet.py'
+    data = own(tmp_path, 'boxes', images=2000)
+    data.splits['val'] = Split(data.folder / 'val', data.folder / 'val.json', 10)  # type: ignore[index]
+    cfg = fitted(tmp_path, base, data, epochs=epochs).config.train_cfg
+    assert -(-epochs // cfg.val_interval) <= 15
 
 
 def test_boxes_of_masks_are_enough_for_a_box_detector(tmp_path: Path) -> None:

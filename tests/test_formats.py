@@ -21,6 +21,7 @@ from vitbackbones.formats.class_list import read_class_list
 from vitbackbones.formats.folder import read_folder
 from vitbackbones.formats.own_data import OwnData, Split
 from vitbackbones.formats.splitting import Item, choose_validation
+from vitbackbones.formats.tree import MARK
 
 from . import own_data
 
@@ -862,6 +863,7 @@ def test_what_is_there_is_not_overwritten(made: Callable[..., Path]) -> None:
     into(folder).mkdir()
     refused(folder, str(into(folder)), '--force')
     (into(folder) / 'old').write_text('')
+    (into(folder) / MARK).write_text('')  # as in a folder of ours
     assert not (read(folder, force=True).written / 'old').exists()  # type: ignore[operator]
 
 
@@ -986,4 +988,4 @@ def test_one_image_cannot_be_split(made: Callable[..., Path], source: Path) -> N
             path.unlink()
     for part in ('images', 'labels'):
         (folder / part / 'val').rmdir()
-    refused(folder, '1 images cannot be split')
+    refused(folder, '1 image cannot be split')

@@ -170,6 +170,10 @@ def test_check_data_draws_it(
     sheet = tmp_path / 'sheet.png'
     command = ['check-data', str(tmp_path / 'config.py'), '--split', 'train', '--jobs', '1']
     assert main([*command, '--preview', str(sheet)]) == 0
+    before = sheet.read_bytes()
+    assert main([*command, '--preview', str(sheet)]) == 2  # it is there
+    assert sheet.read_bytes() == before
+    assert main([*command, '--preview', str(sheet), '--force']) == 0
     assert str(sheet) in capsys.readouterr().out
     assert Image.open(sheet).width > 3 * WIDTH
     assert main([*command, '--preview', str(tmp_path / 'none/sheet.png')]) == 2

@@ -544,6 +544,8 @@ def test_what_heads_read_is_known() -> None:
             'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py',
             'PIDNet, .* without it: its thre',
         ),
+        ('model = dict(', 'cannot be read: SyntaxError'),
+        ('_base_ = [] + []\nx = 1 / 0', 'cannot be read: ZeroDiv'),
         ('default_scope = "mmdet"', 'describes no model; it begins with default_scope'),
         ('model = dict(type="Whole", layers=3)', "no backbone .* model.type='Whole' has type, lay"),
         ('model = 1 / 0', 'cannot be read: ZeroDivisionError'),

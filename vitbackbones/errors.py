@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 
 class UserError(Exception):
@@ -11,6 +12,16 @@ class UserError(Exception):
 
     The command line prints it without a traceback and ends with exit status 2.
     """
+
+
+def in_words(error: Exception) -> str:
+    """What an error of others says, in one line; where it arose if it says nothing."""
+    line = str(error).strip().partition('\n')[0]
+    if line:
+        return line
+    *_, last = traceback.extract_tb(error.__traceback__) or [None]
+    where = f', at `{last.line}` ({last.filename}:{last.lineno})' if last else ''
+    return f'{type(error).__name__}{where}'
 
 
 def notice(message: str, *, every_rank: bool = False) -> None:

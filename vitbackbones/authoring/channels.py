@@ -111,6 +111,8 @@ class Rewiring:
         now, at = [self.new[i] for i in chosen], [self.positions[i] for i in chosen]
         kind = type(channels)
         self._set(f'{place}.in_channels', kind(now) if several else now[0])
+        if head.get('num_convs') == 0 and head.get('channels') == sum(own):  # it only classifies
+            self._set(f'{place}.channels', sum(now))
         count = max(self.positions.values()) + 1
         if at != [i + count if i < 0 else i for i in (index if several else [index])]:
             self._set(f'{place}.in_index', type(index)(at) if several else at[0])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitbackbones.data.configs import class_names, datasets
+from vitbackbones.errors import UserError
 
 from .draft import Draft
 
@@ -25,6 +26,9 @@ def set_classes(draft: Draft, number: int) -> None:
     """Let all heads predict ``number`` classes.
 
     Changed is what a head says, and what else is as many as the classes of the config's data.
+
+    Raises:
+        UserError: no head predicts any.
     """
     model, old = draft.config.model, _former(draft)
     why = f'{number} {"class" if number == 1 else "classes"} instead of {old or "others"}.'
@@ -45,8 +49,12 @@ def set_classes(draft: Draft, number: int) -> None:
             draft.set(place, [weights[0]] * number + list(rest))  # alike, and the background's
         else:
             draft.drop(place, 'The weights of classes that are not yours.')
-    if changed:
-        draft.said.append(f'classes: {why[:-1]}: {", ".join(changed)}')
+    if not changed:
+        raise UserError(
+            f'config {draft.bases[0]} predicts no classes (model.type={model.get("type")!r}), as '
+            'proposals have none: choose a detector or segmentor'
+        )
+    draft.said.append(f'classes: {why[:-1]}: {", ".join(changed)}')
 
 
 def _former(draft: Draft) -> int | None:

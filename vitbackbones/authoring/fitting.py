@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def fit(
             factors = np.minimum(long / data.image_sizes.max(1), short / data.image_sizes.min(1))
             sizes = data.image_sizes * factors[:, None]
             fit_anchors(draft, objects, sizes[data.objects[:, 2].astype(int)])
-    batch = _set_batch(draft, machine, scale, images, batch_size)
+    batch = _set_batch(draft, machine, _pixels(draft, scale), images, batch_size)
     set_schedule(
         draft,
         images=images,
@@ -178,11 +179,19 @@ def _label_maps(data: OwnData) -> list[Path]:
     return [train.annotations / f'{name}{data.label_suffix}' for name in names if name]
 
 
+def _pixels(draft: Draft, scale: Scale) -> int:
+    """Those of an image in training: of a crop, where there are crops."""
+    crop = draft.get('model.data_preprocessor.size')
+    return math.prod(crop if isinstance(crop, (list, tuple)) else scale.size)
+
+
 def _set_batch(
-    draft: Draft, machine: Machine, scale: Scale, images: int, batch_size: int | None
+    draft: Draft, machine: Machine, pixels: int, images: int, batch_size: int | None
 ) -> int:
     """Set what depends on the machine, and nothing else does; how many images are in a batch."""
-    batch = batch_size or batch_for(machine, scale.size[0] * scale.size[1], images)
+    batch = batch_size or batch_for(machine, pixels, images)
+    if 'decode_head' in draft.config.model and not batch_size:
+        batch = max(batch, 2)  # what it pools to one pixel is normalised over the batch
     workers = workers_for(machine, batch)
     why = f'For a {machine.device.upper()} with {machine.memory:.0f} GB and {machine.cores} cores'
     why += ', and as was asked for.' if batch_size else '.'

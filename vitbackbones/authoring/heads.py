@@ -69,7 +69,13 @@ def task_of(cfg: Config, name: str) -> Task:
     Raises:
         UserError: from something that no folder of ours teaches.
     """
-    for step in _steps(cfg):
+    steps = [*_steps(cfg)]
+    if 'language_model' in cfg.model or any(step.get('return_classes') for step in steps):
+        raise UserError(
+            f'{name} learns from words about images, which --data cannot bring: choose one that '
+            'learns from boxes, masks or label maps'
+        )
+    for step in steps:
         for start, what in BESIDES.items():
             if type_name(step).startswith(start):
                 raise UserError(
@@ -78,7 +84,7 @@ def task_of(cfg: Config, name: str) -> Task:
                 )
     if 'decode_head' in cfg.model:
         return 'labels'
-    loading = [step for step in _steps(cfg) if type_name(step).endswith('Annotations')]
+    loading = [step for step in steps if type_name(step).endswith('Annotations')]
     if any(step.get('with_seg') or 'Panoptic' in type_name(step) for step in loading):
         raise UserError(
             f'{name} learns from label maps and masks at once, which --data cannot bring: choose '

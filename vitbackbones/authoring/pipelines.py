@@ -28,6 +28,7 @@ LABELS_RANGE = (0.75, 1.5)
 # What holds sizes in pixels, in steps of pipelines and in batch augmentations.
 _SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'border', 'random_size_range')
 _FRAMES = ('img_scale', 'crop_size', 'size', 'random_size_range')  # what images are put into
+_DIVISORS = {'scale': 1, 'scales': 1}  # which are padded afterwards
 _LEAST = 48  # what is smaller is no image's side
 
 #: What a network starts from, by whether it is pre-trained.
@@ -158,13 +159,20 @@ def rescale(node: Any, factor: float, largest: tuple[int, int] | None = None) ->
     Args:
         largest: long and short side that no image may exceed, nor a side of crops the long one.
     """
+    down = largest is not None
     if isinstance(node, Mapping):
-        return {
-            key: _times(value, factor, down=largest is not None)
+        new = {
+            key: _times(value, factor, _DIVISORS.get(key, DIVISOR), down=down)
             if key in _SIZES
             else rescale(value, factor, largest)
             for key, value in node.items()
         }
+        if (
+            'crop_size' in node and 'stride' in node
+        ):  # of a window that slides: what overlaps does so
+            pairs = zip(new['crop_size'], node['crop_size'], node['stride'], strict=True)
+            new['stride'] = type(node['stride'])(max(1, s * n // o) for n, o, s in pairs)
+        return new
     if isinstance(node, (list, tuple)):
         parts = [rescale(value, factor, largest) for value in node]
         return type(node)(_none_larger(parts, largest) if largest else parts)
@@ -202,12 +210,13 @@ def _within(scale: Any, largest: tuple[int, int]) -> Any:
     return within if isinstance(scale, list) else tuple(within)
 
 
-def _times(value: Any, factor: float, *, down: bool) -> Any:
+def _times(value: Any, factor: float, divisor: int, *, down: bool) -> Any:
     if isinstance(value, (list, tuple)):
-        return type(value)(_times(each, factor, down=down) for each in value)
+        return type(value)(_times(each, factor, divisor, down=down) for each in value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) < _LEAST:
         return value  # a part, or no side at all
-    divisor = DIVISOR // 2 if value < 0 else DIVISOR  # half a side: the border of a mosaic
+    if value < 0:
+        divisor //= 2  # half a side: the border of a mosaic
     parts = abs(value) * factor / divisor
     size = divisor * max(1, int(parts + 1e-6) if down else round(parts))
     return -size if value < 0 else size

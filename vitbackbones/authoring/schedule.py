@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from vitbackbones.data.nodes import type_name
@@ -101,12 +102,12 @@ def set_schedule(
     why += '; it stops earlier where nothing improves.'
     by_epoch = 'max_iters' not in (draft.get('train_cfg') or {})
     length = chosen if by_epoch else total
-    interval = max(1, round(length / validations_for(chosen * images, validated)))
+    interval = max(1, math.ceil(length / validations_for(chosen * images, validated)))
     old = draft.get('train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters') or length
     if by_epoch:
         draft.set('train_cfg.max_epochs', length, why[0].upper() + why[1:])
     else:
-        draft.set('train_cfg.max_iters', length, f'In batches of {batch}, {why}')
+        draft.set('train_cfg.max_iters', length, f'In batches of {batch} {why}')
     draft.set('train_cfg.val_interval', interval, f'{-(-length // interval)} validations.')
     draft.drop('train_cfg.dynamic_intervals')
     draft.set(

@@ -48,10 +48,18 @@ def files_of(start: str) -> Iterator[Path]:
         return
     path = Path(start).resolve()
     yield path
-    for statement in ast.parse(path.read_bytes()).body if path.suffix == '.py' else ():
+    try:
+        statements = ast.parse(path.read_bytes()).body if path.suffix == '.py' else []
+    except (SyntaxError, ValueError):  # reading it will say so; the second of NUL bytes
+        return
+    for statement in statements:
         match statement:
             case ast.Assign(targets=[ast.Name(id='_base_')], value=value):
-                for base in as_list(ast.literal_eval(value)):
+                try:
+                    bases = as_list(ast.literal_eval(value))
+                except ValueError:  # computed, so it cannot be known here
+                    continue
+                for base in bases:
                     yield from files_of(base if '::' in base else str(path.parent / base))
 
 

@@ -18,7 +18,7 @@ from vitbackbones import files
 from vitbackbones.data.report import as_json, whole_report
 from vitbackbones.data.survey import survey
 from vitbackbones.errors import UserError
-from vitbackbones.inference.preview import preview
+from vitbackbones.inference.preview import check_sheet, preview
 from vitbackbones.launch.classes import use_one_order
 from vitbackbones.launch.loading import load_config
 
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='draw some images there as annotated, next to what the pipeline makes of them; those '
         'of training unless --split says otherwise',
     )
+    parser.add_argument('--force', action='store_true', help='write over a sheet that is there')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.jobs < 1 or args.show < 0:
         raise UserError(f'--jobs {args.jobs} must be at least 1, --show {args.show} at least 0')
-    for name, path in {'--out': args.out, '--preview': args.preview}.items():
-        if path and not path.parent.is_dir():
-            raise UserError(f'{name} {path}: there is no folder {path.parent}')
+    if args.out and not args.out.parent.is_dir():
+        raise UserError(f'--out {args.out}: there is no folder {args.out.parent}')
+    if args.preview:
+        check_sheet(args.preview, force=args.force)
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     init_default_scope(cfg.default_scope)
     use_one_order(cfg, SPLITS)

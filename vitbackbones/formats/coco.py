@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import posixpath
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from .annotated import Annotated, InPlace, look_at_all
 from .image_places import image_folder, image_places
 from .own_data import Task
 from .picture import Notes, Picture, Thing
-from .tree import Tree, purpose, stem
+from .tree import Tree, purpose_of_file, stem
 
 _OTHERS = ('captions_', 'person_keypoints_', 'stuff_', 'panoptic_', 'image_info_')
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
@@ -115,7 +114,7 @@ def _by_split(tree: Tree, names: Sequence[str]) -> dict[str, str]:
         return {'train': names[0]}
     files: dict[str, str] = {}
     for name in names:
-        split = purpose(posixpath.splitext(name)[0])
+        split = purpose_of_file(name)
         if split is None:
             raise UserError(
                 f'{tree.root} has {len(names)} annotation files, and the name of {name} does not '

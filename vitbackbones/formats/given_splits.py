@@ -69,7 +69,11 @@ def given_splits(
             raise UserError(
                 f'{tree.full(folder)} is empty: put the images of {named} there, or remove it'
             )
-    return dict(splits) if len(splits) > 1 else {'train': [*files]}
+    if len(splits) < 2:
+        return {'train': [*files]}
+    each = ', '.join(f'{split} {len(those)}' for split, those in splits.items())
+    said.append(f'splits by the names of folders: {each}')
+    return dict(splits)
 
 
 def _lists(tree: Tree, ending: str) -> dict[str, dict[str, list[str]]]:
@@ -129,7 +133,7 @@ def shared_end(one: str, other: str) -> int:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     return [line.strip() for line in lines if line.strip()]

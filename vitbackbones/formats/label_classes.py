@@ -16,6 +16,9 @@ IGNORED = 255
 _NO_CLASS = ('void', 'ignore', 'ignored')
 _SHOWN = 5
 
+#: Without a list of classes no data have more of them.
+HIGHEST = 199
+
 
 @dataclass
 class Meaning:
@@ -153,6 +156,12 @@ def _of_indices(
             raise UserError(
                 f'label maps have the values {_some(map(str, values))}, which are no indices of '
                 'classes: name a file with --classes, such as a .csv with the rows name,value'
+            )
+        if highest > HIGHEST:
+            raise UserError(
+                f'{first[highest]} has the value {highest}, and no file lists the classes: masks '
+                'that were resized or compressed with losses have such values between 0 and 255; '
+                'where they are classes, name them with --classes'
             )
         classes = tuple(
             Named(f'class_{i}', colours[i] if i < len(colours) else None)

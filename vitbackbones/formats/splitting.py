@@ -43,9 +43,10 @@ def choose_validation(items: Sequence[Item], seed: int) -> list[bool]:
     """
     groups = _groups(items)
     if len(groups) < 2:
+        images = f'{len(items)} image{"s" * (len(items) != 1)}'
         raise UserError(
-            f'{len(items)} images cannot be split into training and validation: at least two that '
-            'differ are needed'
+            f'{images} cannot be split into training and validation: at least two that differ are '
+            'needed'
         )
     labels = [{label for place in group for label in items[place].labels} for group in groups]
     order = sorted(range(len(groups)), key=lambda g: _draw(items, groups[g], seed))

@@ -26,7 +26,9 @@ _PURPOSES = {
     'test': ('test', 'testing'),
 }
 _PURPOSE_OF = {word: split for split, words in _PURPOSES.items() for word in words}
-_CONTENT = re.compile('(annot|annotations?|labels?|masks?|images?|imgs?)$')  # trainannot
+_CONTENT = re.compile(
+    '(annot|ann|annotations?|labels?|masks?|images?|imgs?|sets?|data)$'
+)  # trainannot
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,36 @@ def list_tree(folder: Path) -> Tree:
     return Tree(root, tuple(sorted(files)), tuple(sorted(empty)))
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether ``vitbackbones new`` has written a folder, so that it may write it again."""
+    return (folder / MARK).is_file()
+
+
 def purpose(path: str) -> str | None:
-    """The split that a path names: 'train', 'val', 'test'; None if none, the last part counts."""
+    """The split that folders name: 'train', 'val', 'test'; None if none, the last one counts.
+
+    A word for it is followed by words for content at most: `train_images` names one, and
+    `train_station` shows stations.
+    """
     for part in reversed(path.split('/')):
-        for word in re.split('[^a-z]+', part.lower()):
-            split = _PURPOSE_OF.get(word) or _PURPOSE_OF.get(_CONTENT.sub('', word))
-            if split:
+        words = [word for word in re.split('[^a-z]+', part.lower()) if len(word) > 1]
+        for i, word in enumerate(words):
+            split = _split_of(word)
+            if split and all(_split_of(w) or not _CONTENT.sub('', w) for w in words[i + 1 :]):
                 return split
     return None
+
+
+def purpose_of_file(path: str) -> str | None:
+    """The split that the name of a file names anywhere, or else its folders."""
+    for word in re.split('[^a-z]+', stem(path).lower()):
+        if split := _split_of(word):
+            return split
+    return purpose(posixpath.dirname(path))
+
+
+def _split_of(word: str) -> str | None:
+    return _PURPOSE_OF.get(word) or _PURPOSE_OF.get(_CONTENT.sub('', word))
 
 
 def stem(file: str) -> str:

@@ -14,7 +14,7 @@ from vitbackbones.errors import UserError
 
 from .annotated import Annotated, look_at_all
 from .class_list import find_class_list, read_class_list
-from .given_splits import given_splits
+from .given_splits import given_splits, shared_end
 from .looking import over_files
 from .own_data import Task
 from .picture import Notes, Picture, Thing
@@ -185,6 +185,14 @@ def _images_of(tree: Tree, xmls: Mapping[str, Xml], notes: Notes) -> dict[str, s
             notes.add('XML files without image', file, 'left out')
             continue
         images[file] = max(found, key=lambda image: _in_common(image, file))
+    file_of: dict[str, str] = {}
+    for file, image in images.items():
+        other = file_of.setdefault(image, file)
+        if other != file:
+            raise UserError(
+                f'{tree.full(other)} and {tree.full(file)} may both be of {image}: name folders of '
+                'annotations as those of images'
+            )
     used = {*images.values()}
     folders = {posixpath.dirname(image) for image in used}
     for image in tree.images:
@@ -193,14 +201,15 @@ def _images_of(tree: Tree, xmls: Mapping[str, Xml], notes: Notes) -> dict[str, s
     return images
 
 
-def _in_common(image: str, file: str) -> tuple[int, bool]:
-    """How alike two paths are: folders that they share from the top on, and their split."""
+def _in_common(image: str, file: str) -> tuple[int, int, bool]:
+    """How alike two paths are: folders that they share from the end and from the top, and split."""
     shared = 0
     for one, other in zip(image.split('/')[:-1], file.split('/')[:-1], strict=False):
         if one != other:
             break
         shared += 1
-    return shared, purpose(posixpath.dirname(image)) == purpose(posixpath.dirname(file))
+    same = shared_end(image, file)
+    return same, shared, purpose(posixpath.dirname(image)) == purpose(posixpath.dirname(file))
 
 
 # ------------------------------------------------------------------------------------- classes

@@ -13,7 +13,7 @@ from typing import Any
 from vitbackbones.errors import UserError
 
 from .picture import Picture, Thing, area
-from .tree import MARK
+from .tree import MARK, is_ours
 
 _MARKED = (
     'What `vitbackbones new` has written for the config beside this folder, which reads it.\n'
@@ -28,13 +28,15 @@ def staged(into: Path, *, force: bool) -> Iterator[Path]:
     After an exception ``into`` is as it was.
 
     Args:
-        force: replace what is there.
+        force: replace what is there, if it was written like this.
 
     Raises:
-        UserError: ``into`` is there, or something cannot be written or read.
+        UserError: ``into`` is there, or is the user's, or something cannot be written or read.
     """
     if into.exists() and not force:
         raise UserError(f'{into} is there already: choose another name, or replace it with --force')
+    if into.exists() and not is_ours(into):
+        raise UserError(f'{into} is there and was not written by `vitbackbones new`: remove it')
     part = into.absolute().with_name(f'.{into.name}.{uuid.uuid4().hex[:8]}')
     try:
         part.mkdir(parents=True)

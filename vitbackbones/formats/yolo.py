@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -100,10 +101,13 @@ def read(tree: Tree, found: Yolo, task: Task | None, classes: Sequence[str] | No
     task = _task(rows, task, said)
     annotated = Annotated('YOLO', task, names, {}, notes, said=said)
     for split, of_images in pairs.items():
+        shared = Counter(of_images.values())
         pictures = look_at_all([*of_images], notes)
         for picture, (image, file) in zip(pictures, of_images.items(), strict=True):
             if file is None and any(of_images.values()):
                 notes.add(f'images of {split} without labels', image, 'taken to show nothing')
+            if file is not None and shared[file] > 1:
+                notes.add('images with labels that others have, too', image, f'by {file}')
             if picture is not None and file is not None:
                 picture.things = [_thing(row, picture.size, task) for row in rows[file]]
         annotated.splits[split] = [picture for picture in pictures if picture]
@@ -135,7 +139,7 @@ def _label_files(image: str) -> list[str]:
 
 def _label_file(image: str, texts: frozenset[str] | set[str], root: Path) -> str | None:
     for file in _label_files(image):
-        if file in texts or (not file.startswith(root.as_posix()) and Path(file).is_file()):
+        if file in texts or (not Path(file).is_relative_to(root) and Path(file).is_file()):
             return file
     return None
 
@@ -143,7 +147,7 @@ def _label_file(image: str, texts: frozenset[str] | set[str], root: Path) -> str
 def _is_of_numbers(path: Path) -> bool:
     """Whether a file looks like labels; an empty one does not."""
     try:
-        with path.open(encoding='utf-8') as file:
+        with path.open(encoding='utf-8-sig') as file:
             return len([float(word) for word in file.readline(10_000).split()]) >= 5
     except (OSError, ValueError):
         return False
@@ -166,7 +170,7 @@ def _parse(path: str, *, boxes_alone: bool) -> list[Row]:
         UserError: one is not right.
     """
     try:
-        lines = Path(path).read_text(encoding='utf-8').splitlines()
+        lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     rows: dict[tuple[int, tuple[float, ...]], Row] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ class Description:
     def _place(self, entry: str) -> Path | None:
         """Where it is: where the file says, or where the machine that it comes from had it."""
         here = self.path.parent
+        if '\\' in entry and not (here / self.base / entry).exists():  # as Windows writes it
+            entry = re.sub('^[A-Za-z]:', '', entry.replace('\\', '/'))
         for base in (here / self.base, here):
             place = base / entry  # an absolute entry stays one
             if place.exists():
@@ -91,7 +94,7 @@ class Description:
                         yield os.path.join(folder, name)
             return
         try:
-            lines = place.read_text(encoding='utf-8').splitlines()
+            lines = place.read_text(encoding='utf-8-sig').splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f'{place} cannot be read: {error}') from error
         for line in filter(None, map(str.strip, lines)):
@@ -127,7 +130,9 @@ def find_description(tree: Tree) -> Description | None:
 
 
 def _description(path: Path, content: Mapping[str, Any]) -> Description:
-    names, number = content.get('names') or (), content.get('nc')
+    number = content.get('nc')
+    # As they are written: to YAML `yes` and `no` are truth values.
+    names = yaml.load(path.read_bytes(), yaml.BaseLoader).get('names') or ()
     if isinstance(names, dict):
         by_label = {str(label): name for label, name in names.items()}
         if {*by_label} != {str(label) for label in range(len(names))}:

@@ -45,8 +45,11 @@ class Picture(NamedTuple):
     labels: NDArray[Any] | None
 
 
-def check_sheet(out: Path) -> None:
+def check_sheet(out: Path, *, force: bool) -> None:
     """Whether a sheet can be written to a path, before there is one.
+
+    Args:
+        force: write over a file that is there.
 
     Raises:
         UserError: it cannot.
@@ -55,6 +58,8 @@ def check_sheet(out: Path) -> None:
         raise UserError(f'--preview {out}: its name must end in .png or .jpg')
     if not out.parent.is_dir():
         raise UserError(f'--preview {out}: there is no folder {out.parent}')
+    if out.exists() and not force:
+        raise UserError(f'--preview {out} is there already; --force writes over it')
 
 
 def preview(cfg: Config, out: Path, split: str = 'train', count: int = 6, draws: int = 2) -> None:
@@ -70,7 +75,7 @@ def preview(cfg: Config, out: Path, split: str = 'train', count: int = 6, draws:
     Raises:
         UserError: there is no such data, a file of it is wrong, or the sheet cannot be written.
     """
-    check_sheet(out)
+    check_sheet(out, force=True)
     if not cfg.get(f'{split}_dataloader'):
         raise UserError(f'--preview: the config has no {split}_dataloader')
     init_default_scope(cfg.default_scope)

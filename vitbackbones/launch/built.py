@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from vitbackbones.data.configs import check_files_as_they_come
-from vitbackbones.errors import UserError
+from vitbackbones.errors import UserError, in_words
 
 from .device import adapt_to_device
 from .ready import make_annotations_ready
@@ -60,7 +60,7 @@ def build_runner(built: Config, written: Config, *, training: bool) -> Runner:
         if training:
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'the config cannot be built: {error}') from error
+        raise UserError(f'the config cannot be built: {in_words(error)}') from error
     except OSError as error:
         raise UserError(f'{error.filename or built.work_dir}: {error.strerror or error}') from error
     return runner

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.engine.data_order import end_workers, is_endless
 from vitbackbones.engine.networks import optimizers_of, unwrapped
-from vitbackbones.errors import UserError
+from vitbackbones.errors import UserError, in_words
 
 from .built import as_built, build_runner
 from .checks import check_config, has_data, require
@@ -233,8 +233,7 @@ class _Results(Hook):
 
 
 def _failed(what: str, error: Exception) -> UserError:
-    line = str(error).strip().partition('\n')[0]
-    return UserError(f'{what} fails: {type(error).__name__}: {line}')
+    return UserError(f'{what} fails: {type(error).__name__}: {in_words(error)}')
 
 
 # -------------------------------------------------------------------------------- the numbers
