@@ -12,6 +12,7 @@ from vitbackbones.formats.own_data import OwnData, Task
 
 from . import pipelines
 from .anchors import fit_anchors
+from .balance import balance, pixel_shares
 from .capacity import enough_found, fewer_proposals, narrower_heads
 from .classes import set_classes
 from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
@@ -71,6 +72,8 @@ def fit(
         steps = _theirs(draft, data, task, scale, max_scale)
     set_classes(draft, len(data.classes))
     put_datasets(draft, data, task, steps, ours=ours)
+    if task == 'labels' and ours:
+        balance(draft, pixel_shares(_label_maps(data), len(data.classes)))
     if task != 'labels':
         objects = resized(data.image_sizes, data.objects, scale)
         enough_found(draft, data.objects)
