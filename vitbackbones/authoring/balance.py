@@ -1,4 +1,4 @@
-"""Classes of label maps that few pixels show, and how much they count."""
+"""Classes of label maps that few pixels show, and a loss in which they count as the others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from vitbackbones.data.nodes import type_name
 
 from .draft import Draft
 from .thickness import MAPS
+from .writing import plain
 
-#: A class with a smaller part of the pixels is rare. The most frequent answer is never such a one.
+#: A class with a smaller part of the pixels is rare: by the entropy of pixels alone it is seldom
+#: the answer.
 RARE = 0.05
 
-#: The weight of a class is no more than so many times that of the most frequent one.
-MOST = 8.0
+#: Of the intersection over union of each class alike, by its Lovasz extension (Berman et al. 2018).
+#: Weights of classes would do, too, but mmseg's fail where pixels are ignored.
+LOSS = dict(type='LovaszLoss', reduction='none')
 
 
 def pixel_shares(maps: Sequence[Path], classes: int) -> NDArray[np.float64]:
@@ -34,28 +37,13 @@ def pixel_shares(maps: Sequence[Path], classes: int) -> NDArray[np.float64]:
     return counts / max(counts.sum(), 1)
 
 
-def weights_of(shares: NDArray[np.float64]) -> list[float]:
-    """(C,) weights by the root of how rare classes are, one for a pixel on average.
-
-    Empty if none is rare.
-    """
-    seen = shares[shares > 0]
-    if not len(seen) or seen.min() >= RARE:
-        return []
-    weights = np.ones_like(shares)
-    weights[shares > 0] = np.minimum(np.sqrt(seen.max() / seen), MOST)
-    return [float(f'{weight:.3g}') for weight in weights / (weights * shares).sum()]
-
-
 def balance(draft: Draft, shares: NDArray[np.float64]) -> None:
-    """Let rare classes count more in the losses of a segmentor of ours."""
-    weights = weights_of(shares)
-    for key in ('decode_head', 'auxiliary_head') if weights else ():
-        place = f'model.{key}.loss_decode'
-        loss = draft.get(place)
-        if type_name(loss or {}) != 'CrossEntropyLoss' or loss.get('use_sigmoid'):
-            continue
-        why = f'The rarest class has {shares[shares > 0].min():.1%} of the pixels.'
-        draft.set(f'{place}.class_weight', weights, f'Rare classes count more. {why}')
-        if key == 'decode_head':
-            draft.said.append(f'balance: classes count {weights}. {why}')
+    """Let rare classes count as much as others in what a segmentor of ours learns."""
+    rarest = shares[shares > 0].min(initial=1)
+    place = 'model.decode_head.loss_decode'
+    old = plain(draft.get(place))
+    if rarest >= RARE or not isinstance(old, dict) or type_name(old) != 'CrossEntropyLoss':
+        return
+    why = f'The rarest class has {rarest:.1%} of the pixels: all count alike in the second loss.'
+    draft.set(place, [old, dict(LOSS)], why)
+    draft.said.append(f'loss: {why}')
