@@ -335,6 +335,15 @@ ATSS = dict(
     norm_cfg=None,
     anchor_generator=small.anchors([16, 32, 64, 128], scales=[4], ratios=[1.0]),
 )
+
+
+def rpn(name: str) -> dict[str, Any]:
+    """A detector of proposals alone."""
+    model = {**small.faster_rcnn(name), 'type': 'RPN'}
+    del model['roi_head']
+    return model
+
+
 GENERIC = dict(
     type='GenericRoIExtractor',
     roi_layer=dict(type='RoIAlign', output_size=3, sampling_ratio=0),
@@ -351,6 +360,7 @@ DETECTOR_REFUSALS = [
      'model.bbox_head is ATSSHead, which predicts 3 maps for each'),
     (small.one_stage, 'data_preprocessor', dict(type='ImgDataPreprocessor'),
      'model.data_preprocessor is ImgDataPreprocessor, which --part model does not know'),
+    (rpn, 'train_cfg', None, 'model.bbox_head is RPNHead, which proposes, which --part'),
     (small.faster_rcnn, 'test_cfg.rcnn.nms', SOFT, 'model.test_cfg.rcnn.nms is soft_nms'),
     (small.faster_rcnn, 'roi_head.bbox_roi_extractor', GENERIC,
      'model.roi_head.bbox_roi_extractor is GenericRoIExtractor'),

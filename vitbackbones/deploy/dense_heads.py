@@ -130,6 +130,8 @@ class OneStage(nn.Module):
 
         super().__init__()
         require_methods(model, 'model', SingleStageDetector, 'predict', 'extract_feat')
+        if type(model.bbox_head).__name__ == 'RPNHead':
+            raise refuse('model.bbox_head', 'RPNHead, which proposes', 'heads that classify')
         self.model = model
         self.pixels = pixels
         self.dense = AnchorBoxes(model.bbox_head, 'model.bbox_head', 'model.test_cfg')

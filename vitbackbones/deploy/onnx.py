@@ -23,7 +23,7 @@ PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 TOLERANCE = 1e-4
 
 #: Of the operators, unless another is asked for, and of the file's form: ONNX Runtime reads both
-#: from 1.14 on.
+#: from 1.15 on, the oldest that was tried.
 OPSET, IR_VERSION = 18, 8
 
 #: The last one that torch writes.
