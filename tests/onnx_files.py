@@ -62,6 +62,47 @@ def write_colours(path: Path, **changes: Any) -> Path:
     return path
 
 
+def write_layers(path: Path) -> Path:
+    """A detector of two stages in a few layers with random weights.
+
+    `early` makes the features, its weights a matrix in another form; `propose` a box of them, which
+    `refine` and `classify` read them in. Between are a normalisation and a softmax.
+    """
+    draw = np.random.default_rng(0)
+
+    def weight(*shape: int) -> np.ndarray:
+        return (draw.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+    card = {**CARD, 'scale': [64, 64], 'size': [64, 64]}
+    graph = _Graph(card)
+    matrix = graph.add('Unsqueeze', weight(64, 3), np.array([2, 3]))
+    features = graph.add('Conv', graph.colours(), matrix, name='early')
+    features = graph.add('Relu', features)
+    rows = graph.add('Transpose', features, perm=[0, 2, 3, 1])
+    ones = np.ones(64, np.float32)
+    normal = graph.add('LayerNormalization', rows, ones, 0 * ones, name='norm')
+    features = graph.add('Transpose', normal, perm=[0, 3, 1, 2])
+    deltas = graph.add('Conv', features, weight(4, 64, 1, 1), name='propose')
+    means = graph.add('ReduceMean', deltas, np.array([2, 3]), keepdims=0)
+    inside = np.float32([[-5, -5, 5, 5]])
+    boxes = graph.add('Add', graph.add('Mul', means, inside), np.float32([[10, 10, 50, 50]]))
+    cells = graph.add(
+        'RoiAlign', features, boxes, np.array([0]), output_height=4, output_width=4, name='read'
+    )
+    cells = graph.add('Conv', cells, weight(64, 64, 3, 3), name='refine')
+    flat = graph.add('Softmax', graph.add('Flatten', cells), axis=1, name='softmax')
+    logits = graph.add('Gemm', flat, weight(256, 3), ones[:3], name='classify')
+    scores, labels = graph.add('TopK', graph.add('Sigmoid', logits), np.array([1]), outputs=2)
+    graph.output(boxes, 'boxes', TensorProto.FLOAT, 2)
+    graph.output(graph.add('Squeeze', scores, np.array([0])), 'scores', TensorProto.FLOAT, 1)
+    graph.output(graph.add('Squeeze', labels, np.array([0])), 'labels', TensorProto.INT64, 1)
+    model = graph.model()
+    helper.set_model_props(model, {'vitbackbones': json.dumps(card)})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
 def write_foreign(path: Path) -> Path:
     """Somebody else's file."""
     graph = _Graph(CARD)
@@ -79,10 +120,11 @@ class _Graph:
         self.outputs: list[Any] = []
         self.constants: list[Any] = []
 
-    def add(self, kind: str, *inputs: Any, outputs: int = 1, **options: Any) -> Any:
+    def add(self, kind: str, *inputs: Any, outputs: int = 1, name: str = '', **options: Any) -> Any:
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
-        made = [f'{kind}{len(self.nodes)}_{i}' for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, names, made, **options))
+        name = name or f'{kind}{len(self.nodes)}'
+        made = [f'{name}_{i}' for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, names, made, name, **options))
         return made[0] if outputs == 1 else made
 
     def constant(self, value: Any) -> str:
@@ -100,7 +142,7 @@ class _Graph:
         return self.add('Div', x, np.float32(255))
 
     def output(self, value: str, name: str, kind: int, axes: int) -> None:
-        self.nodes.append(helper.make_node('Identity', [value], [name]))
+        self.nodes.append(helper.make_node('Identity', [value], [name], f'give_{name}'))
         self.outputs.append(helper.make_tensor_value_info(name, kind, [None] * axes))
 
     def model(self) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from vitbackbones.benchmark.precisions import export_in_precision
 from vitbackbones.deploy.exporting import WHOLE, check_place, export_whole, in_one_sentence
 from vitbackbones.deploy.onnx import NEWEST_OPSET, OPSET, export_onnx
 from vitbackbones.deploy.parts import PARTS, build_part, example_images
@@ -33,6 +34,8 @@ OF_WHOLE: dict[str, dict[str, Any]] = {
     'channels': {'choices': ('rgb', 'bgr'), 'help': 'its colours (rgb)'},
     'float': {'action': 'store_true', 'help': 'its values: float32, not uint8'},
     'probabilities': {'action': 'store_true', 'help': 'of classes, not labels'},
+    'half': {'action': 'store_true', 'help': 'compute in half precision'},
+    'int8': {'type': Path, 'metavar': 'IMAGES', 'help': 'in eight bits, by a folder of images'},
 }
 
 
@@ -79,9 +82,8 @@ def run(args: argparse.Namespace) -> None:
     hint = f' {option}, one --size may be' if is_free else ''
     with in_one_sentence(f'{args.part} of {args.config}', out, hint):
         said = _export_whole(args, cfg, out) if is_whole else _export_part(args, cfg, out)
-    sizes = 'any size' if is_whole else 'any batch and size'
-    if not is_free:
-        sizes = f'1 image of {args.size[0]} x {args.size[1]}'
+    any_size = 'any size' if is_whole else 'any batch and size'
+    sizes = any_size if is_free else f'1 image of {args.size[0]} x {args.size[1]}'
     print(f'{out}: {args.part} for {sizes}, {out.stat().st_size / 1e6:.1f} MB; {said}')
 
 
@@ -100,7 +102,11 @@ def _export_whole(args: argparse.Namespace, cfg: Config, out: Path) -> str:
         size=tuple(args.size),
         dynamic=not args.static,
     )
-    return str(export_whole(cfg, args.checkpoint, out, wanted, name=args.config, opset=args.opset))
+
+    def export(path: Path) -> object:
+        return export_whole(cfg, args.checkpoint, path, wanted, name=args.config, opset=args.opset)
+
+    return export_in_precision(cfg, out, export, half=args.half, int8=args.int8)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vitbackbones.errors import UserError
@@ -27,11 +28,8 @@ class OnnxFile:
         card: what the file says of itself.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int = 0) -> None:
-        """Read it.
-
-        Args:
-            threads: that compute; 0 for all cores.
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read it, to be computed by as many threads as torch has.
 
         Raises:
             UserError: there is no such file, it is somebody else's, or ONNX Runtime is missing or
@@ -45,7 +43,7 @@ class OnnxFile:
             raise UserError('onnxruntime is missing: pip install onnxruntime') from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what it has to say is in its exceptions
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = torch.get_num_threads()
         try:
             self._session = onnxruntime.InferenceSession(
                 path, options, providers=['CPUExecutionProvider']
