@@ -14,25 +14,16 @@ from torch import nn
 from vitbackbones.deploy.card import KEY, Card, weights_hash
 from vitbackbones.errors import UserError
 
+from .onnx_files import CARD as FIELDS
+
 CARD = Card(
-    version='0.1.0',
-    config='small',
-    task='masks',
-    classes=['cat', 'dög'],
-    palette=[[1, 2, 3], [4, 5, 6]],
-    scale=[1333, 800],
-    keep_ratio=True,
-    layout='chw',
-    channels='rgb',
-    dtype='uint8',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    divisor=32,
-    size=[512, 512],
-    dynamic=True,
-    masks='raw',
-    mask_threshold=0.5,
-    probabilities=False,
+    **{
+        **{key: value for key, value in FIELDS.items() if key != 'format'},
+        **dict(
+            version='0.1.0', task='masks', masks='raw', mask_threshold=0.5, classes=['cat', 'dög']
+        ),
+        'palette': [[1, 2, 3], [4, 5, 6]],
+    }
 )
 
 
