@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from vitbackbones.authoring.anchors import SHARE, fit_anchors, generators, unmatched
@@ -345,9 +346,19 @@ def test_label_maps_are_trained_in_batches_of_crops(tmp_path: Path) -> None:
     draft = Draft(['vitbackbones::segmentation/sepvit_upernet.py'])
     fit(draft, large, Machine('cpu', 12.0, 2), ours=True, pretrained=False, name='it')
     assert batch_of(draft) == 4  # of crops of 512, which fit
+
+
+def test_heads_learn_in_batches_of_one(tmp_path: Path) -> None:
+    data = own(tmp_path, 'labels')
     draft = Draft(['vitbackbones::segmentation/sepvit_upernet.py'])
     fit(draft, data, Machine('cpu', 3.0, 2), ours=True, pretrained=False, name='it')
-    assert batch_of(draft) == 2  # what is pooled to one pixel is normalised over a batch
+    assert batch_of(draft) == 1
+    init_default_scope('mmseg')
+    for head in (draft.config.model.decode_head, draft.config.model.auxiliary_head):
+        built = MODELS.build(head)
+        maps = [torch.rand(1, c, 64 // 2**i, 64 // 2**i) for i, c in enumerate((96, 192, 384, 768))]
+        with torch.no_grad():
+            assert built.train()(maps).isfinite().all()
 
 
 def test_rare_classes_count_as_others(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from .scale import RECIPE, Scale
 #: that a box head is taught with.
 LEAST_PROPOSALS, PROPOSALS_PER_OBJECT, LEAST_SAMPLES = 250, 5, 128
 
+#: Of channels, each with statistics of its own.
+GROUPS = 32
+
 #: What a detector finds in an image by default.
 FOUND = 100
 
@@ -65,6 +68,22 @@ def enough_found(draft: Draft, objects: NDArray[Any]) -> None:
         if isinstance(old, int) and old < 2 * crowded and crowded > FOUND / 2:
             new = -(-2 * crowded // 50) * 50
             draft.set(place, new, f'There are images with {crowded} objects.')
+
+
+def norms_of_small_batches(draft: Draft) -> None:
+    """Let a segmentor's heads normalise each image by itself, in groups of channels (Wu, He 2018).
+
+    In batches of the few images that one machine takes, BatchNorm learns with other statistics than
+    it predicts with, above all where images are of several kinds; what is pooled to one pixel has
+    hardly any.
+    """
+    why = 'Statistics of an image, not of the few in a batch on one machine.'
+    for place in ('model.decode_head', 'model.auxiliary_head'):
+        norm = (draft.get(place) or {}).get('norm_cfg')
+        if norm and 'BN' in norm['type']:
+            draft.drop(f'{place}.norm_cfg')
+            draft.set(f'{place}.norm_cfg', dict(type='GN', num_groups=GROUPS), why)
+            why = ''
 
 
 def narrower_heads(draft: Draft, images: int) -> None:

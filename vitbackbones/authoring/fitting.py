@@ -13,7 +13,7 @@ from vitbackbones.formats.own_data import OwnData, Task
 from . import pipelines
 from .anchors import fit_anchors
 from .balance import balance, pixel_shares
-from .capacity import enough_found, fewer_proposals, narrower_heads
+from .capacity import enough_found, fewer_proposals, narrower_heads, norms_of_small_batches
 from .classes import set_classes
 from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
 from .draft import Draft
@@ -124,6 +124,7 @@ def _ours(
             draft.set('model.test_cfg.crop_size', crop)
             draft.set('model.test_cfg.stride', stride)
         narrower_heads(draft, images)
+        norms_of_small_batches(draft)
     else:
         train, test = pipelines.detection(
             scale, masks=task == 'masks', images=images, pretrained=pretrained
@@ -193,8 +194,6 @@ def _set_batch(
 ) -> int:
     """Set what depends on the machine, and nothing else does; how many images are in a batch."""
     batch = batch_size or batch_for(machine, pixels, images)
-    if 'decode_head' in draft.config.model and not batch_size:
-        batch = max(batch, 2)  # what it pools to one pixel is normalised over the batch
     workers = workers_for(machine, batch)
     why = f'For a {machine.device.upper()} with {machine.memory:.0f} GB and {machine.cores} cores'
     why += ', and as was asked for.' if batch_size else '.'
