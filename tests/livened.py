@@ -28,7 +28,9 @@ def enliven(model: Any, images: Tensor) -> int:
     mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
     maps = model.extract_feat((images[:1].float() - mean) / std)
     if hasattr(model, 'decode_head'):
-        _rescale(model.decode_head.conv_seg, lambda: model.decode_head(maps), 3.0)
+        last = model.decode_head.conv_seg
+        _rescale(last, lambda: model.decode_head(maps), 3.0)
+        last.bias.sub_(model.decode_head(maps).mean((0, 2, 3)))  # so that no class is ahead
         return 0
     if hasattr(model, 'rpn_head'):
         head = model.rpn_head
