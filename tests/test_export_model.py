@@ -274,6 +274,7 @@ def test_probabilities_in_place_of_labels(
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     if channels == 1:
         assert ((found[:, 0] > 0.4).long() == labels).float().mean() > 0.9999
+    assert Card.of_file(case.out).mask_threshold == (0.4 if channels == 1 else None)
 
 
 # ---------------------------------------------------------------------------- no wrong file

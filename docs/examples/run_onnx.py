@@ -75,7 +75,7 @@ class Model:
             seen = outputs[0][0, ..., :h, :w]
             if not card['probabilities']:
                 return {'labels': nearest(seen, (width, height))}
-            labels = label_map(seen, (width, height), card['mask_threshold'] or 0.3)
+            labels = label_map(seen, (width, height), card['mask_threshold'])
             return {'labels': labels, 'probabilities': seen}
         found = dict(zip(('boxes', 'scores', 'labels', 'masks'), outputs, strict=False))
         found['boxes'] = found['boxes'] / np.float32([w / width, h / height] * 2)

@@ -43,7 +43,8 @@ class Card:
         size: [height, width] that was traced.
         dynamic: whether other sizes are taken too.
         masks: 'raw', of the box alone, or 'pasted' into the image; None without masks.
-        mask_threshold: of probabilities, from which on a pixel belongs to a mask; None without.
+        mask_threshold: from which probability on a pixel belongs to a mask, or to the one class of
+            a segmentor with one channel; None without.
         probabilities: whether there are probabilities of classes in place of labels.
         precision: 'float32', 'half' or 'int8'.
         weights: SHA-256 over the model's tensors; None if they are random.

@@ -169,6 +169,26 @@ def _tidy(model: Any, properties: Mapping[str, str]) -> None:
             value.metadata_props.clear()
 
 
+def open_session(path: str | os.PathLike[str], threads: int = 0) -> Any:
+    """A file as ONNX Runtime computes it on a CPU.
+
+    Args:
+        threads: to compute with; 0 for one on each core.
+
+    Raises:
+        ExportError: it cannot read the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it has to say is in its exceptions
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # its own kinds, which derive from nothing else
+        raise ExportError(f'ONNX Runtime cannot read it ({error})') from error
+
+
 Run = Callable[[Tensor], list[Tensor]]
 
 
@@ -179,14 +199,7 @@ def open_file(path: str | os.PathLike[str]) -> Run:
         ExportError: it cannot read the file; what is returned raises it for an image that it cannot
             compute.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it has to say is in its exceptions
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    except Exception as error:  # its own kinds, which derive from nothing else
-        raise ExportError(f'ONNX Runtime cannot read it ({error})') from error
+    session = open_session(path)
 
     def run(image: Tensor) -> list[Tensor]:
         try:

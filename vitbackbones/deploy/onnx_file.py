@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vitbackbones.errors import UserError
 
 from .card import Card
+from .onnx import ExportError, open_session
 
 
 def is_onnx(name: str) -> bool:
@@ -41,14 +42,9 @@ class OnnxFile:
             import onnxruntime
         except ImportError:
             raise UserError('onnxruntime is missing: pip install onnxruntime') from None
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it has to say is in its exceptions
-        options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self._session = onnxruntime.InferenceSession(
-                path, options, providers=['CPUExecutionProvider']
-            )
-        except Exception as error:  # its own kinds, which derive from nothing else
+            self._session = open_session(path, threads=torch.get_num_threads())
+        except ExportError as error:
             raise UserError(
                 f'{path} cannot be read: it is no ONNX file, or onnxruntime '
                 f'{onnxruntime.__version__} is too old for it ({_first_line(error)})'
@@ -69,7 +65,7 @@ class OnnxFile:
         fed = self.input_of(image)
         try:
             outputs = self._session.run(None, {'image': fed})
-        except Exception as error:  # as above
+        except Exception as error:  # its own kinds, which derive from nothing else
             raise UserError(
                 f'{self.path} cannot compute images of {image.shape[1]} x {image.shape[0]} pixels '
                 f'({_first_line(error)})'

@@ -24,6 +24,9 @@ class Segmentor(nn.Module):
     """Images -> labels (B, H, W) int64, or probabilities (B, C, H, W).
 
     With one channel they are those of the one class that is told from the rest.
+
+    Attributes:
+        threshold: from which probability on a pixel shows that class; None with several channels.
     """
 
     def __init__(self, model: Any, pixels: Pixels, *, probabilities: bool) -> None:
@@ -55,7 +58,8 @@ class Segmentor(nn.Module):
         self.pixels = pixels
         self.probabilities = probabilities
         self.outputs = ('probabilities',) if probabilities else ('labels',)
-        self.several = int(model.decode_head.out_channels) > 1
+        one = int(model.decode_head.out_channels) == 1
+        self.threshold = float(model.decode_head.threshold) if one else None
 
     @property
     def largest_stride(self) -> int:
@@ -73,10 +77,10 @@ class Segmentor(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         scores = self.scores(image)
         if self.probabilities:
-            return scores.softmax(1) if self.several else scores.sigmoid()
-        if self.several:
+            return scores.softmax(1) if self.threshold is None else scores.sigmoid()
+        if self.threshold is None:
             return scores.argmax(1)
-        return (scores[:, 0].sigmoid() > self.model.decode_head.threshold).to(torch.int64)
+        return (scores[:, 0].sigmoid() > self.threshold).to(torch.int64)
 
 
 class AdaptivePooling(nn.Module):

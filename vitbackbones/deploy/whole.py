@@ -127,6 +127,9 @@ def _card(cfg: Config, meta: Mapping[str, Any], module: Module, wanted: Wanted, 
     if not is_list_of_colours(palette) or len(palette) < len(classes):
         palette = [colour_of(i) for i in range(len(classes))]
     masks = module.masks if isinstance(module, TwoStage) else None
+    threshold: float | None = None
+    if isinstance(module, Segmentor) or (isinstance(module, TwoStage) and masks):
+        threshold = module.threshold
     task = 'labels' if isinstance(module, Segmentor) else 'masks' if masks else 'boxes'
     scale, keep_ratio = _scale(cfg)
     normalising = module.pixels.wanted
@@ -147,7 +150,7 @@ def _card(cfg: Config, meta: Mapping[str, Any], module: Module, wanted: Wanted, 
         size=list(wanted.size),
         dynamic=wanted.dynamic,
         masks=masks,
-        mask_threshold=module.threshold if isinstance(module, TwoStage) and masks else None,
+        mask_threshold=threshold,
         probabilities=wanted.probabilities,
     )
 

@@ -16,9 +16,6 @@ from torch.nn import functional as F
 
 from vitbackbones.deploy.onnx_file import OnnxFile
 
-#: Of a single channel of probabilities whose file gives none: mmseg's default.
-THRESHOLD = 0.3
-
 
 def read_onnx_model(path: str | os.PathLike[str]) -> OnnxModel:
     """The model in a file.
@@ -114,7 +111,8 @@ class OnnxSegmentor(OnnxModel):
             # Their logarithms differ from logits by one value for all classes of a pixel: resized,
             # they have the same greatest one as the logits that mmseg resizes.
             if scores.shape[1] == 1:
-                one, threshold = scores.clamp(1e-7, 1 - 1e-7), self.card.mask_threshold or THRESHOLD
+                one, threshold = scores.clamp(1e-7, 1 - 1e-7), self.card.mask_threshold
+                assert threshold is not None  # with one channel
                 scores = torch.cat([(1 - one) * threshold, one * (1 - threshold)], 1)
             logs = scores.clamp_min(1e-38).log()
             labels = F.interpolate(logs, shape, mode='bilinear').argmax(1)
