@@ -12,7 +12,7 @@ from PIL import Image
 from vitbackbones.data.nodes import type_name
 
 from .draft import Draft
-from .thickness import MAPS
+from .thickness import sampled
 from .writing import plain
 
 #: A class with a smaller part of the pixels is rare: by the entropy of pixels alone it is seldom
@@ -31,7 +31,7 @@ def pixel_shares(maps: Sequence[Path], classes: int) -> NDArray[np.float64]:
         maps: label maps; at most :data:`~.thickness.MAPS` of them, evenly chosen, are read.
     """
     counts = np.zeros(classes)
-    for path in maps[:: max(1, -(-len(maps) // MAPS))]:
+    for path in sampled(maps):
         with Image.open(path) as image:
             counts += np.bincount(np.asarray(image).ravel(), minlength=256)[:classes]
     return counts / max(counts.sum(), 1)

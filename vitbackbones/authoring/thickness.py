@@ -23,14 +23,18 @@ def thickness(maps: Sequence[Path], classes: int) -> NDArray[np.float64]:
     Args:
         maps: label maps; at most :data:`MAPS` of them, evenly chosen, are read.
     """
-    step = max(1, -(-len(maps) // MAPS))
-    rows = [_of_one(path, classes) for path in maps[::step]]
+    rows = [_of_one(path, classes) for path in sampled(maps)]
     found = np.full(classes, np.nan)
     for label, column in enumerate(np.array(rows).reshape(-1, classes).T):
         known = column[~np.isnan(column)]
         if len(known):
             found[label] = np.median(known)
     return found
+
+
+def sampled(maps: Sequence[Path]) -> Sequence[Path]:
+    """At most :data:`MAPS` of them, evenly chosen."""
+    return maps[:: max(1, -(-len(maps) // MAPS))]
 
 
 def _of_one(path: Path, classes: int) -> NDArray[np.float64]:
