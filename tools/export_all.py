@@ -11,6 +11,7 @@ again, so that it goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def export(config: str, size: tuple[int, int]) -> Result:
         weights, out = Path(folder, 'weights.pth'), Path(folder, 'model.onnx')
         try:
             torch.manual_seed(0)
-            model = spread(MODELS.build(cfg.model))
+            model = spread(MODELS.build(copy.deepcopy(cfg.model)))  # DINO changes what it is given
             if not hasattr(model, 'encoder'):  # of DINO, which is refused
                 enliven(model, pictures(cfg, [(1, *size), (1, 8, 8)])[0])
             torch.save({'state_dict': model.state_dict()}, weights)
@@ -85,7 +86,7 @@ def table(results: list[Result]) -> str:
     for row in results:
         name = row['config'].removeprefix('configs/')
         if 'stopped' in row:
-            lines.append(f'| `{name}` | refused: {row["stopped"]} | | | | | |')
+            lines.append(f'| `{name}` | not written: {row["stopped"]} | | | | | |')
             continue
         found = [
             f'{row["boxes"]}',
