@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.onnx_files import CARD, CELLS, CLASSES, PLACE, write_colours, write_foreign
 from tests.small import SMALL
 from vitbackbones.cli.main import main
-from vitbackbones.inference.onnx_model import config_of, read_onnx_model
+from vitbackbones.inference.onnx_model import OnnxDetector, config_of, read_onnx_model
 
 ROOT = Path(__file__).parents[1]
 RUNNER = ROOT / 'docs/examples/run_onnx.py'
@@ -64,6 +64,12 @@ def by_package(path: Path, image: Path) -> Any:
     packed = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img_path=str(image), img_id=0))
     (sample,) = model.test_step({key: [value] for key, value in packed.items()})
     return sample
+
+
+def test_a_file_is_read_in_any_default_scope(tmp_path: Path) -> None:
+    path = write_colours(tmp_path / 'net.onnx', **WAYS['raw'])
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        assert isinstance(read_onnx_model(path), OnnxDetector)
 
 
 # ---------------------------------------------------------------- the runner and the package

@@ -74,7 +74,11 @@ class OnnxDetector(OnnxModel):
 
         # It has mmdet's own way of bringing masks of boxes into an image, and computes nothing.
         self._head = FCNMaskHead(
-            num_convs=0, in_channels=1, num_classes=1, upsample_cfg=dict(type=None)
+            num_convs=0,
+            in_channels=1,
+            num_classes=1,
+            upsample_cfg=dict(type=None),
+            loss_mask=dict(type='mmdet.CrossEntropyLoss', use_mask=True),  # in any default scope
         )
         self._head.class_agnostic = True
 
