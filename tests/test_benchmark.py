@@ -19,7 +19,17 @@ from torch import Tensor, nn
 import vitbackbones
 from tests.small import SMALL
 from vitbackbones.backbones import SHViT
-from vitbackbones.benchmark import Contest, Setting, candidates, contest, cost_card, cost_cards
+from vitbackbones.benchmark import (
+    Contest,
+    Setting,
+    candidates,
+    contest,
+    cost_card,
+    cost_cards,
+    models,
+    runtimes,
+)
+from vitbackbones.benchmark.livened import FEW, MANY
 from vitbackbones.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -257,6 +267,39 @@ def test_a_card_has_the_cost_of_testing_and_of_training(run: Run, tmp_path: Path
     assert '| own |' in (tmp_path / 'out/cards.md').read_text()
 
 
+def test_other_runtimes_predict_in_turn_with_pytorch(run: Run, tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text(SMALL_CONFIG)
+    names = [*runtimes.RUNTIMES]
+    assert run('--cards', 'own.py', '--sizes', '160', '--runtimes', *names) == 0
+    card = json.loads((tmp_path / 'out/cards.json').read_text())['cards']['own.py']
+    assert {name: len(seconds) for name, seconds in card['others'].items()} == dict.fromkeys(
+        names, 2
+    )
+    assert FEW <= card['found'] <= MANY
+    assert card['not_run'] == {}
+    text = (tmp_path / 'out/cards.md').read_text()
+    assert '| ONNX Runtime (ms, times PyTorch) |' in text
+    assert 'until a detector found something' in text
+    assert run('--cards', 'own.py', '--sizes', '160') == 2  # other cards
+
+
+def test_a_model_without_counterpart_is_named_and_fused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text(SMALL_CONFIG)  # its heads read maps of stride 128
+    assert run('--cards', 'own.py', '--sizes', '128', '--runtimes', 'fused', 'onnxruntime') == 0
+    card = json.loads((tmp_path / 'out/cards.json').read_text())['cards']['own.py']
+    assert [*card['others']] == ['fused']
+    text = (tmp_path / 'out/cards.md').read_text()
+    assert 'Not in other runtimes:\n\n- own: --size 128 128: both sides must be more than' in text
+
+
+def test_a_whole_model_is_as_fast_as_in_use_until_it_trains(tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text(SMALL_CONFIG)
+    model = models.build_model(Config.fromfile(tmp_path / 'own.py'))
+    assert model.backbone.is_as_built()
+    models.spare_single_values(model)
+    assert not model.backbone.is_as_built()
+
+
 def test_cards_go_on_after_an_interruption_and_name_what_failed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,6 +439,8 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
         ),
         (('--configs', 'none.py'), 'there is no config file none.py'),
         (('--cards', 'none.py'), 'there is no config file none.py'),
+        (('--cards', 'a.py', '--runtimes', 'ncnn'), '--runtimes ncnn: choose from fused, onnxrunt'),
+        (('--archs', 'shvit:s1', '--runtimes', 'fused'), '--runtimes goes with --cards, on a CPU'),
         (('--archs', 'shvit:s1', '--device', 'abacus'), "--device 'abacus' cannot be used"),
         (('--archs', 'shvit:s1', '--dtype', 'fp8'), '--dtype fp8: unknown, choose from fp32'),
         (('--archs', 'shvit:s1', '--mode', 'test'), '--mode test: unknown, choose from eval'),

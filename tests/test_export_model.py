@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from tests import whole_models as small
-from tests.livened import FEW, MANY, enliven
 from tests.whole_models import DETECTORS, HEADS
+from vitbackbones.benchmark.livened import FEW, MANY, enliven
 from vitbackbones.cli.main import main
 from vitbackbones.deploy import fuse, whole
 from vitbackbones.deploy.card import Card
+from vitbackbones.deploy.onnx_file import OnnxFile, by_openvino
 from vitbackbones.deploy.pairing import Found, pair
 from vitbackbones.deploy.pictures import pictures
 from vitbackbones.deploy.reference import detections, label_maps
@@ -88,6 +89,16 @@ def test_retinanet_finds_the_same_at_other_sizes(retinanet: Exported) -> None:
     assert_finds_the_same(retinanet, *OTHERS)
     found = {path.name for path in retinanet.out.parent.iterdir()}
     assert found == {'small.py', 'weights.pth', 'small.onnx'}
+
+
+def test_openvino_finds_the_same(retinanet: Exported) -> None:
+    file, other = OnnxFile(retinanet.out), OnnxFile(retinanet.out, by_openvino(retinanet.out, 1))
+    for shape in (SIZE, *OTHERS):
+        image = scenes((1, *shape))[0][0].permute(1, 2, 0).numpy()
+        results = [Found(*map(torch.from_numpy, f.run(image).values())) for f in (file, other)]
+        assert len(results[0].boxes) >= 10
+        pairing = pair(*results)  # within 1e-2 pixels
+        assert len(pairing.rest) + len(pairing.other_rest) == 0
 
 
 # Backbones and heads, each once; RetinaNet with SHViT stands above.

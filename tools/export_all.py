@@ -41,8 +41,8 @@ def export(config: str, size: tuple[int, int]) -> Result:
     import torch
     from mmengine.registry import MODELS, init_default_scope
 
-    from tests.livened import enliven
     from tests.test_deploy import spread
+    from vitbackbones.benchmark.livened import enliven
     from vitbackbones.deploy.exporting import export_whole
     from vitbackbones.deploy.onnx import ExportError
     from vitbackbones.deploy.pictures import pictures

@@ -17,7 +17,7 @@ from vitbackbones.deploy import fuse
 from vitbackbones.errors import UserError
 from vitbackbones.launch.loading import load_config
 
-from .models import build_model, noise
+from .models import build_model, noise, spare_single_values
 
 CPU = torch.device('cpu')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -205,6 +205,8 @@ def whole_model(name: str, options: Mapping[str, Any] | None, setting: Setting) 
     model = build_model(cfg)
     if setting.deploy:
         model = fuse(model.to(setting.device))
+    if setting.train:
+        spare_single_values(model)
     _place(model, setting)
 
     def at(height: int, width: int) -> tuple[Callable[[], Any], Callable[[], Any]]:

@@ -11,8 +11,9 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,12 +27,18 @@ from vitbackbones.progress import progress_bar
 
 from .contest import MIB, by
 from .flops import count_flops
+from .livened import enliven
 from .machine import describe_machine, in_words
 from .memory import peak_memory, weight_memory
-from .models import build_model, noise
-from .timing import in_turn, spread
+from .models import build_model, noise, spare_single_values
+from .runtimes import RUNTIMES, in_runtimes, require_packages
+from .timing import in_turn, ratio, spread
 
 CONFIGS = Path(vitbackbones.__file__).parent / '.mim' / 'configs'
+IN_TURN = (
+    ' Other runtimes predicted in turn with PyTorch, from the same images to the same data '
+    'samples; last layers were scaled and shifted until a detector found something.'
+)
 CHILD = 'from vitbackbones.benchmark.cost_cards import child; child()'
 
 
@@ -47,6 +54,7 @@ def cost_card(
     count: int = 1,
     device: str = 'cpu',
     rounds: int = 10,
+    runtimes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Parameters, operations, seconds and bytes of predicting and of one training step.
 
@@ -56,10 +64,13 @@ def cost_card(
     Args:
         count: images of (height, width) ``size`` in a batch.
         rounds: how often predicting is timed.
+        runtimes: of :data:`RUNTIMES`, which predict in turn with PyTorch. The model is then one
+            that finds something: with boxes of random weights half of a detector has no work.
 
     Returns:
         ``parameters, flops`` (of one image), ``seconds`` (one per round), ``test_memory`` and
-        ``train_memory`` (bytes at the peak).
+        ``train_memory`` (bytes at the peak); with runtimes ``found``, boxes in an image,
+        ``others``, seconds by name, and ``not_run``, why by name.
 
     Raises:
         UserError: the config cannot be read or built.
@@ -77,17 +88,26 @@ def cost_card(
     predict()
     flops = count_flops(predict).total
     test = peak_memory(predict, device)
-    seconds = [s for _, s in in_turn({'': predict}, rounds, device=device) if s is not None]
+    card: dict[str, Any] = dict(flops=flops / count, test_memory=weights + test)
+    with TemporaryDirectory() as folder:
+        others: dict[str, Callable[[], Any]] = {}
+        if runtimes:
+            card['found'] = enliven(model, data['inputs'][0].flip(0)[None])
+            others, card['not_run'] = in_runtimes(cfg, model, data, runtimes, Path(folder))
+        seconds: dict[str, list[float]] = {name: [] for name in ('', *others)}
+        for name, value in in_turn({'': predict, **others}, rounds, device=device):
+            if value is not None:
+                seconds[name].append(value)
+    card['seconds'] = seconds.pop('')
+    if runtimes:
+        card['others'] = seconds
+    del others
+    spare_single_values(model)
     model.train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     train = peak_memory(lambda: model.train_step(data, wrapper), device)
-    return dict(
-        parameters=sum(p.numel() for p in model.parameters()),
-        flops=flops / count,
-        seconds=seconds,
-        test_memory=weights + test,
-        train_memory=weights + train,
-    )
+    card['train_memory'] = weights + train
+    return dict(card, parameters=sum(p.numel() for p in model.parameters()))
 
 
 class CostCards:
@@ -110,7 +130,9 @@ class CostCards:
         batch: int = 1,
         device: str = 'cpu',
         rounds: int = 10,
+        runtimes: Sequence[str] = (),
     ) -> None:
+        require_packages(runtimes)
         self.configs = shipped() if 'all' in configs else list(dict.fromkeys(configs))
         for config in self.configs:
             config_path(config)  # or it is the user's to fix
@@ -121,6 +143,7 @@ class CostCards:
             device=device,
             rounds=rounds,
             threads=torch.get_num_threads(),
+            **(dict(runtimes=list(runtimes)) if runtimes else {}),  # as cards of before have it
         )
         self.content: dict[str, Any] = dict(
             machine=describe_machine(device), options=self.options, cards={}
@@ -171,6 +194,9 @@ class CostCards:
         known = {c: self.content['cards'][c] for c in self.configs if c in self.content['cards']}
         head = ['config', 'parameters (M)', 'multiply-adds (G)', 'latency (ms)', 'spread']
         head += ['memory of testing (MiB)', 'of training (MiB)']
+        runtimes = self.options.get('runtimes', ())
+        head += [f'{RUNTIMES[name][0]} (ms, times PyTorch)' for name in runtimes]
+        head += ['boxes found'] * bool(runtimes)
         rows = [
             [
                 _short(config),
@@ -180,6 +206,8 @@ class CostCards:
                 tables.percent(spread(card['seconds'])),
                 f'{card["test_memory"] / MIB:.0f}',
                 f'{card["train_memory"] / MIB:.0f}',
+                *(_beside(card, name) for name in runtimes),
+                *([str(card['found'])] if runtimes else []),
             ]
             for config, card in known.items()
             if 'failed' not in card
@@ -194,13 +222,32 @@ class CostCards:
             f'Batch {options["count"]}, {by(options["size"])}, {options["device"]}, '
             f'{options["threads"]} thread(s), random weights.\n\n{tables.markdown(head, rows)}\n'
             + (f'Not measured on this machine:\n\n{"".join(failed)}\n' if failed else '')
+            + _not_run(known)
             + 'Multiply-adds of one image, attention counted. Latency: prediction, median of '
             f'{options["rounds"]} rounds; spread: quartile distance over median. Memory: weights '
-            "and tensors at the peak, in training with gradients and the optimiser's state.\n\n"
+            "and tensors at the peak, in training with gradients and the optimiser's state."
+            f'{IN_TURN if runtimes else ""}\n\n'
             f'Measured on {in_words(self.content["machine"])}.\n'
         )
         files.write(self.folder / 'cards.md', text)
         return text
+
+
+def _beside(card: Mapping[str, Any], name: str) -> str:
+    seconds = card['others'].get(name)
+    if not seconds:
+        return '-'
+    return f'{1000 * statistics.median(seconds):.0f}, {ratio(seconds, card["seconds"]):.2f}'
+
+
+def _not_run(cards: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of configs that other runtimes cannot compute, why."""
+    lines = [
+        f'- {_short(config)}: {reason}\n'
+        for config, card in cards.items()
+        for reason in dict.fromkeys(card.get('not_run', {}).values())
+    ]
+    return f'Not in other runtimes:\n\n{"".join(lines)}\n' if lines else ''
 
 
 def _short(config: str) -> str:

@@ -36,9 +36,6 @@ def build_model(cfg: Config) -> Any:
     except (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise UserError(f'the model of the config cannot be built: {error}') from error
     model.init_weights()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(_spare_single_values)
     return model
 
 
@@ -51,8 +48,17 @@ def _no_files(node: Any) -> None:
             _no_files(value)
 
 
+def spare_single_values(model: nn.Module) -> None:
+    """Let a model train with one value per channel, pooled from one image: no norm can by itself.
+
+    For training alone: a network with hooks inside computes plainly, which takes longer.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(_spare_single_values)
+
+
 def _spare_single_values(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """One value per channel, pooled from one image, cannot be normalised in training."""
     if norm.training and args[0].numel() == args[0].shape[1]:
         norm.eval()
 

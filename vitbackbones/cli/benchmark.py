@@ -5,7 +5,8 @@ segmentors (--configs), all with random weights, which run in turn; the first, o
 --archs before --configs, is the unit of the ratios. A backbone or peer may take part several times:
 shvit:s4 shvit:s4+compile shvit:s4+deploy shvit:s4+channels-last. With --isolate each has a process
 of its own, where no other's freed memory serves it. --cards measures what testing and training each
-config takes instead, one process after the other. The results are benchmark.md, .json and .png, or
+config takes instead, one process after the other; with --runtimes also how long the fused model and
+its ONNX file take, in turn. The results are benchmark.md, .json and .png, or
 cards.md and .json, in the output folder; cards go on where an interruption stopped them.
 """
 
@@ -17,6 +18,7 @@ import torch
 
 from vitbackbones.benchmark import Contest, CostCards, Setting
 from vitbackbones.benchmark.candidates import DTYPES, MMDET
+from vitbackbones.benchmark.runtimes import RUNTIMES
 from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.predict import usable_device
 
@@ -68,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for option, help_ in FLAGS.items():
         parser.add_argument(option, action='store_true', help=help_)
+    parser.add_argument(
+        '--runtimes',
+        nargs='+',
+        default=[],
+        metavar='RUNTIME',
+        help=f'of --cards, beside PyTorch: {", ".join(RUNTIMES)}',
+    )
     parser.add_argument('--threads', type=int, help="of torch on a CPU (torch's own choice)")
     arguments.add_rounds(parser, 'of all in turn')
     parser.add_argument('--out-dir', default='work_dirs/benchmark', help='(%(default)s)')
@@ -94,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
 def _study(args: argparse.Namespace) -> Contest | CostCards:
     arguments.require_choice(args, 'dtype', DTYPES)
     arguments.require_choice(args, 'mode', ('eval', 'train'))
+    for name in args.runtimes:
+        if name not in RUNTIMES:
+            raise UserError(f'--runtimes {name}: choose from {", ".join(RUNTIMES)}')
+    if args.runtimes and (not args.cards or args.device != 'cpu'):
+        raise UserError('--runtimes goes with --cards, on a CPU')
     arguments.require_positive(args, 'batch', 'threads', 'rounds')
     if not (args.archs or args.peers or args.configs or args.cards):
         raise UserError('name candidates with --archs, --peers or --configs, or configs of --cards')
@@ -115,6 +129,7 @@ def _study(args: argparse.Namespace) -> Contest | CostCards:
     folder = arguments.make_folder(args.out_dir)
     if args.cards:
         options = dict(size=sizes[0], batch=args.batch, device=args.device, rounds=args.rounds)
+        options['runtimes'] = args.runtimes
         return CostCards(args.cards, folder, **options)
     options = {name: getattr(args, name) for name in CONTEST}
     return Contest(setting=setting, sizes=sizes, folder=folder, **options)

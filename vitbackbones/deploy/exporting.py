@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config
+from torch import Tensor
 
 from vitbackbones.errors import UserError
 from vitbackbones.files import replacing
@@ -19,7 +20,7 @@ from .parts import example_shapes, require_ours
 from .pictures import pictures
 from .segmentors import Segmentor
 from .verify import Outcome, verify
-from .whole import Wanted, build_whole
+from .whole import Wanted, Whole, build_whole
 
 #: The name of what is exported here, beside the parts of a model.
 WHOLE = 'model'
@@ -112,21 +113,36 @@ def export_whole(
     blank = (1, least + 3, least + 5) if wanted.dynamic else (1, *wanted.size)
     shapes = [(batch if is_segmentor else 1, *size) for batch, *size in [*shapes, blank]]  # type: ignore[misc]
     images = pictures(cfg, shapes)
+    with replacing(path) as part:
+        write_whole(whole, wanted, images[0], part, opset=opset)
+        return verify(whole, open_file(part), images)
+
+
+def write_whole(
+    whole: Whole, wanted: Wanted, images: Tensor, path: Path, *, opset: int = OPSET
+) -> None:
+    """Write a whole model, without a look at what the file computes.
+
+    Args:
+        images: (B, 3, H, W) uint8 in R, G, B, which the program is traced with.
+
+    Raises:
+        ExportError: there is no such program.
+        OSError: the file cannot be written.
+    """
     free = None
     if wanted.dynamic:
         sides = (1, 2) if wanted.given.layout == 'hwc' else (2, 3)
         free = dict(zip(sides, ('height', 'width'), strict=True))
-        if is_segmentor:
+        if isinstance(whole.module, Segmentor):
             free[0] = 'batch'
-    with replacing(path) as part:
-        write_program(
-            module,
-            wanted.given.of(images[0]),
-            part,
-            module.outputs,
-            free=free,
-            opset=opset,
-            table=translations(),
-            properties={KEY: whole.card.to_json()},
-        )
-        return verify(whole, open_file(part), images)
+    write_program(
+        whole.module,
+        wanted.given.of(images),
+        path,
+        whole.module.outputs,
+        free=free,
+        opset=opset,
+        table=translations(),
+        properties={KEY: whole.card.to_json()},
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from vitbackbones.errors import UserError
 
 from .card import Card
 from .onnx import ExportError, open_session
+
+Compute = Callable[[NDArray[Any]], Sequence[NDArray[Any]]]
 
 
 def is_onnx(name: str) -> bool:
@@ -29,8 +32,11 @@ class OnnxFile:
         card: what the file says of itself.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], compute: Compute | None = None) -> None:
         """Read it, to be computed by as many threads as torch has.
+
+        Args:
+            compute: another runtime's way from the input to the outputs.
 
         Raises:
             UserError: there is no such file, it is somebody else's, or ONNX Runtime is missing or
@@ -43,15 +49,16 @@ class OnnxFile:
         except ImportError:
             raise UserError('onnxruntime is missing: pip install onnxruntime') from None
         try:
-            self._session = open_session(path, threads=torch.get_num_threads())
+            session = open_session(path, threads=torch.get_num_threads())
         except ExportError as error:
             raise UserError(
                 f'{path} cannot be read: it is no ONNX file, or onnxruntime '
                 f'{onnxruntime.__version__} is too old for it ({_first_line(error)})'
             ) from error
         self.path = path
-        self.card = Card.of_properties(self._session.get_modelmeta().custom_metadata_map, path)
-        self._names = [output.name for output in self._session.get_outputs()]
+        self.card = Card.of_properties(session.get_modelmeta().custom_metadata_map, path)
+        self._names = [output.name for output in session.get_outputs()]
+        self._compute = compute or (lambda fed: session.run(None, {'image': fed}))
 
     def run(self, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """The file's outputs by name.
@@ -64,7 +71,7 @@ class OnnxFile:
         """
         fed = self.input_of(image)
         try:
-            outputs = self._session.run(None, {'image': fed})
+            outputs = self._compute(fed)
         except Exception as error:  # its own kinds, which derive from nothing else
             raise UserError(
                 f'{self.path} cannot compute images of {image.shape[1]} x {image.shape[0]} pixels '
@@ -110,6 +117,22 @@ class OnnxFile:
         array = image if card.channels == 'bgr' else image[..., ::-1]
         array = array if card.layout == 'hwc' else array.transpose(2, 0, 1)
         return np.ascontiguousarray(array[None], card.dtype)
+
+
+def by_openvino(path: str | os.PathLike[str], threads: int) -> Compute:
+    """How OpenVINO computes a file on a CPU, in single precision.
+
+    Raises:
+        UserError: OpenVINO is missing.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise UserError('openvino is missing: pip install openvino') from None
+    # Where a CPU has units for bfloat16, it would use them unasked.
+    options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': threads}
+    compiled = openvino.compile_model(str(path), 'CPU', options)
+    return lambda fed: list(compiled([fed]).values())
 
 
 def _first_line(error: Exception) -> str:

@@ -83,14 +83,37 @@ def build_whole(cfg: Config, checkpoint: str | None, wanted: Wanted, name: str) 
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     init_default_scope(cfg.default_scope)
+    require_three_colours(cfg)
+    model, meta = build_trained(cfg, checkpoint)
+    whole = whole_of(cfg, model, meta, wanted, name)
+    if checkpoint is None:
+        return whole
+    return replace(whole, card=replace(whole.card, weights=weights_hash(model)))
+
+
+def require_three_colours(cfg: Config) -> None:
+    """Raises UserError: the backbone is none of ours, or takes images of other channels."""
     backbone = require_ours(cfg)
     if backbone.in_channels != 3:
         raise UserError(
             f'model.backbone.in_channels={backbone.in_channels}: --part model takes images of '
             'three colours'
         )
+
+
+def whole_of(
+    cfg: Config, model: nn.Module, meta: Mapping[str, Any], wanted: Wanted, name: str
+) -> Whole:
+    """What is exported of a model that its config built, in evaluation.
+
+    Args:
+        meta: ``classes`` and perhaps ``palette``.
+        name: of the config.
+
+    Raises:
+        UserError: as :func:`build_whole`.
+    """
     pixels = Pixels(wanted.given, Normalising.of(cfg))
-    model, meta = build_trained(cfg, checkpoint)
     for path, part in model.named_modules():
         if type(part).__name__ in FOREIGN:
             raise UserError(
@@ -99,10 +122,7 @@ def build_whole(cfg: Config, checkpoint: str | None, wanted: Wanted, name: str) 
             )
     module = _module(fuse(model), pixels, wanted)
     module.eval().requires_grad_(False)
-    card = _card(cfg, meta, module, wanted, name)
-    if checkpoint is not None:
-        card = replace(card, weights=weights_hash(model))
-    return Whole(model, module, card)
+    return Whole(model, module, _card(cfg, meta, module, wanted, name))
 
 
 def _module(model: Any, pixels: Pixels, wanted: Wanted) -> Module:

@@ -23,7 +23,11 @@ def read_onnx_model(path: str | os.PathLike[str]) -> OnnxModel:
     Raises:
         UserError: there is no such file, it is somebody else's, or ONNX Runtime cannot read it.
     """
-    file = OnnxFile(path)
+    return onnx_model(OnnxFile(path))
+
+
+def onnx_model(file: OnnxFile) -> OnnxModel:
+    """The model in a file that was opened."""
     return OnnxSegmentor(file) if file.card.task == 'labels' else OnnxDetector(file)
 
 

@@ -35,11 +35,8 @@ def build_trained(cfg: Config, source: str | None) -> tuple[Any, Mapping[str, An
         assert source is not None
         pretrained.load_model(model, checkpoint, source)
     meta = None if checkpoint is None else dataset_meta(checkpoint)
-    whole = (cfg.get('test_dataloader') or {}).get('dataset')
-    if whole and (meta is None or not meta.get('classes')):
-        dataset = next(iter_datasets(whole))
-        own = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
-        meta = {**own, 'classes': class_names(cfg, dataset)}
+    if meta is None or not meta.get('classes'):
+        meta = config_meta(cfg)
     if not meta or not meta.get('classes'):
         said = f'neither {source} nor the config says' if source else 'the config does not say'
         raise UserError(
@@ -48,3 +45,13 @@ def build_trained(cfg: Config, source: str | None) -> tuple[Any, Mapping[str, An
         )
     check_heads(cfg.model, meta['classes'], source or 'the dataset')
     return model.eval(), meta
+
+
+def config_meta(cfg: Config) -> dict[str, Any]:
+    """Classes and palette of a config's test set; nothing if it has none."""
+    whole = (cfg.get('test_dataloader') or {}).get('dataset')
+    if not whole:
+        return {}
+    dataset = next(iter_datasets(whole))
+    own = {**dataset_class(cfg, dataset).METAINFO, **(dataset.get('metainfo') or {})}
+    return {**own, 'classes': class_names(cfg, dataset)}

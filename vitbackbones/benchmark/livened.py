@@ -22,8 +22,11 @@ def enliven(model: Any, images: Tensor) -> int:
         images: (1, 3, H, W) uint8 in R, G, B; for a segmentor its labels should not be one.
 
     Returns:
-        How many boxes it finds in the first, from FEW to MANY if that can be; of a segmentor 0.
+        How many boxes it finds in the first, from FEW to MANY if that can be; of a segmentor 0. A
+        model with other heads than ours stays as it is.
     """
+    if not _has_known_heads(model):
+        return 0 if hasattr(model, 'decode_head') else len(detections(model, images[:1]).boxes)
     torch.manual_seed(0)
     mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
     maps = model.extract_feat((images[:1].float() - mean) / std)
@@ -54,6 +57,17 @@ def enliven(model: Any, images: Tensor) -> int:
         _prefer(layers, -middle, background=hasattr(model, 'rpn_head'))
     _prefer(layers, high, background=hasattr(model, 'rpn_head'))
     return len(detections(model, images[:1]).boxes)
+
+
+def _has_known_heads(model: Any) -> bool:
+    if hasattr(model, 'decode_head'):
+        return hasattr(model.decode_head, 'conv_seg')
+    if not hasattr(model, 'rpn_head'):
+        return hasattr(getattr(model, 'bbox_head', None), 'retina_cls')
+    heads = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    heads = heads if isinstance(heads, nn.ModuleList) else [heads]
+    names = ('fc_cls', 'fc_reg')
+    return hasattr(model.rpn_head, 'rpn_cls') and all(hasattr(h, n) for h in heads for n in names)
 
 
 def _enliven_boxes(model: Any, maps: Any) -> list[nn.Module]:
