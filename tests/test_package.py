@@ -109,8 +109,9 @@ def test_layers_import_only_torch_and_each_other(path):
     'path', [PACKAGE / 'registry.py', *sorted((PACKAGE / 'checkpoint').glob('*.py'))], ids=module_id
 )
 def test_registry_and_checkpoint_know_no_network(path):
-    libraries = {'torch', 'mmengine', 'numpy', 'safetensors'}
-    assert only(path, libraries, {'registry', 'checkpoint', 'files'}) == set()
+    libraries = {'torch', 'mmengine', 'numpy', 'safetensors', 'huggingface_hub'}
+    ours = {'registry', 'checkpoint', 'files', 'progress'}
+    assert only(path, libraries, ours) == set()
 
 
 @pytest.mark.parametrize('path', sorted((PACKAGE / 'installation').glob('*.py')), ids=module_id)
@@ -191,7 +192,13 @@ def test_nothing_outside_the_command_line_imports_it(path):
 def test_importing_the_package_loads_no_framework(tmp_path):
     loaded = run_python('import vitbackbones, sys; print(*sys.modules)', tmp_path).split()
     assert 'vitbackbones.backbones' in loaded
-    assert {*loaded} & {*FRAMEWORKS, 'cv2', 'torchvision', 'safetensors'} == set()
+    assert {*loaded} & {
+        *FRAMEWORKS,
+        'cv2',
+        'torchvision',
+        'safetensors',
+        'huggingface_hub',
+    } == set()
 
 
 def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path, monkeypatch):
@@ -392,7 +399,14 @@ def test_wheel_says_what_it_needs_and_that_it_has_types(unpacked):
     assert said['License-Expression'] == 'Apache-2.0'
     needed = {line for line in said.get_all('Requires-Dist') if 'extra ==' not in line}
     assert needed == {'torch>=2.4', 'mmengine>=0.10.6', 'setuptools<82', 'numpy', 'pillow'}
-    assert {*said.get_all('Provides-Extra')} == {'det', 'seg', 'export', 'safetensors', 'all'}
+    assert {*said.get_all('Provides-Extra')} == {
+        'det',
+        'seg',
+        'export',
+        'safetensors',
+        'hub',
+        'all',
+    }
     assert (unpacked / 'vitbackbones/py.typed').is_file()
 
 

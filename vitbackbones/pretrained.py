@@ -16,9 +16,10 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .backbones.base import Backbone
+from .checkpoint.errors import CheckpointError
 from .checkpoint.matching import Target, check_dense, converted, explain, match_backbone
 from .checkpoint.model import require_same_tensors, translate, unwrapped
-from .checkpoint.reading import CheckpointError, find_weights, preview, read_checkpoint
+from .checkpoint.reading import find_weights, preview, read_checkpoint
 from .checkpoint.report import LoadReport, choice_of, describe, log_licence
 
 # ----------------------------------------------------------------------------- backbones by name

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from vitbackbones.checkpoint.reading import CheckpointError, is_address, local_file
+from vitbackbones.checkpoint import CheckpointError, is_address, local_file
 from vitbackbones.errors import UserError
 from vitbackbones.metafiles import published_weights
 from vitbackbones.pretrained import create
@@ -60,8 +57,8 @@ def choose_weights(network: Network, weights: str, in_channels: int = 3) -> Star
             local_file(source)
         except CheckpointError as error:
             raise CheckpointError(
-                f'--weights {weights} cannot be downloaded ({error.__cause__}): fetch it by other '
-                'means, then --weights FILE'
+                f'--weights {weights} cannot be downloaded ({error.__cause__ or error}): fetch it '
+                'by other means, then --weights FILE'
             ) from error
         try:
             create(network.name, source, **own)  # that it fits
@@ -83,8 +80,7 @@ def choose_weights(network: Network, weights: str, in_channels: int = 3) -> Star
     else:
         address = published['checkpoint']
         try:
-            with _patience(SECONDS):
-                local_file(address)
+            local_file(address, seconds=SECONDS)
             chosen, reason = dict(published), f'Published weights: {address}.'
         except CheckpointError:
             reason = (
@@ -96,13 +92,3 @@ def choose_weights(network: Network, weights: str, in_channels: int = 3) -> Star
         if fixed is not None:
             options['norm_eval'] = fixed
     return Start(options, reason)
-
-
-@contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -7,10 +7,12 @@ in, as :class:`.matching.Target`, by :mod:`vitbackbones.pretrained`, which loads
 """
 
 from .allowed import register_safe_globals
+from .errors import CheckpointError
+from .fetching import hash_in_name, is_address, local_file
 from .meta import dataset_meta, trained_classes
 from .model import require_exact_match
 from .names import CheckpointNames
-from .reading import CheckpointError, find_weights, hash_in_name, local_file, read_checkpoint
+from .reading import find_weights, read_checkpoint
 from .report import LoadReport
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     'dataset_meta',
     'find_weights',
     'hash_in_name',
+    'is_address',
     'local_file',
     'read_checkpoint',
     'register_safe_globals',

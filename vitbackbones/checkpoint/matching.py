@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import CheckpointError
 from .names import CheckpointNames, KeyTable
-from .reading import CheckpointError, preview
+from .reading import preview
 
 NOT_BUILT = 'stages and outputs not built'
 

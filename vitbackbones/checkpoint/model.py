@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .errors import CheckpointError
 from .matching import Target, check_dense, explain, match_backbone, rename
 from .names import CheckpointNames
-from .reading import CheckpointError, find_weights, preview
+from .reading import find_weights, preview
 from .report import LoadReport, choice_of
 
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
 import re
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import barrier, is_main_process
 from torch import Tensor
 
 from .allowed import register_safe_globals
+from .errors import CheckpointError
+from .fetching import digest_of, fetched, is_address, is_digest
 from .screening import screen
-
-
-class CheckpointError(RuntimeError):
-    """A file that cannot be read safely or does not fit the network."""
-
 
 # ------------------------------------------------------------------------------------- reading
 
@@ -42,7 +34,8 @@ def read_checkpoint(
     """The content of a torch or safetensors file with a state dict in it, read without running it.
 
     Args:
-        source: a path, or an http(s) URL that is kept in torch hub's cache.
+        source: a path, an http(s) address, or a name on the Hugging Face hub, see
+            :func:`~vitbackbones.checkpoint.fetching.fetched`.
         sha256: hexadecimal digest of the file, or the first digits of it. Without it those in a
             name like ``gcvit_tiny-ac783954.pth`` are taken.
         allow_pickle: read the file even if that runs code in it. For files you trust.
@@ -53,13 +46,10 @@ def read_checkpoint(
         CheckpointError: there is no such file, it is none, or reading it would run code.
     """
     source = os.fspath(source)
+    path, sha256 = fetched(source, sha256)
     label = source
-    if is_address(source):
-        path, sha256 = _download(source, sha256)
-        label = f'{source} (kept as {path}; delete that to download it again)'
-    else:
-        path = Path(source)
-        sha256 = sha256 or hash_in_name(path.name)
+    if is_address(source):  # what a name in huggingface_hub's cache stands for is elsewhere in it
+        label = f'{source} (kept as {path.resolve()}; delete that to download it again)'
     try:
         path = path.expanduser()
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
@@ -96,72 +86,11 @@ def read_checkpoint(
     return held
 
 
-def is_address(source: str) -> bool:
-    """Whether weights are downloaded from there."""
-    return re.match('https?://', source) is not None
-
-
-def local_file(source: str) -> str:
-    """The file that :func:`read_checkpoint` reads: that of torch hub's cache for an address.
-
-    Raises:
-        CheckpointError: it cannot be downloaded.
-    """
-    return str(_download(source, None)[0]) if is_address(source) else source
-
-
-def _download(url: str, sha256: str | None) -> tuple[Path, str | None]:
-    """The file of torch hub's cache that belongs to ``url``, downloaded if it is not there.
-
-    With it comes the digest that is known of it, be it from its name.
-    """
-    try:
-        name = Path(urlparse(url).path).name
-        # Many files are called model.safetensors: only the whole URL tells them apart.
-        prefix = hashlib.sha256(url.encode()).hexdigest()[:16]
-    except ValueError as error:
-        raise CheckpointError(f'{url!a} is no address ({error}); correct it') from error
-    sha256 = sha256 or hash_in_name(name)
-    path = Path(torch.hub.get_dir(), 'checkpoints', f'{prefix}_{name}')
-
-    def fetch() -> None:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            progress = sys.stderr.isatty()
-            torch.hub.download_url_to_file(url, str(path), sha256, progress=progress)
-
-    try:
-        try:
-            if is_main_process():
-                fetch()
-        finally:
-            barrier()
-        fetch()  # on machines that do not share the first one's disk
-    except (OSError, HTTPException, RuntimeError, ValueError) as error:  # the last: no host's name
-        raise CheckpointError(
-            f'{url} cannot be downloaded ({error}); fetch it by other means and give the local '
-            'path (--cfg-options model.backbone.init_cfg.checkpoint=FILE), or train from scratch '
-            'with init_cfg=None (--cfg-options model.backbone.init_cfg=None)'
-        ) from error
-    return path, sha256
-
-
-def hash_in_name(name: str) -> str | None:
-    """The eight digits that timm, torch and OpenMMLab append, unless they could be a date."""
-    found = re.search(r'-(?=\d*[a-f])([0-9a-f]{8})\.', name)
-    return found[1] if found else None
-
-
 def _verify(path: Path, label: str, sha256: str | None) -> None:
-    if sha256 is None:
-        return
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(sha256.lower()):
+    digest = '' if sha256 is None else digest_of(path)
+    if not is_digest(digest, sha256):
         raise CheckpointError(
-            f'{label} has the SHA-256 {digest.hexdigest()} instead of {sha256}: it is damaged or '
+            f'{label} has the SHA-256 {digest} instead of {sha256}: it is damaged or '
             'another file; download it again'
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitbackbones.files import replacing
 
-from .reading import CheckpointError
+from .errors import CheckpointError
 
 
 def write_weights(

@@ -9,7 +9,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
-from vitbackbones.checkpoint.reading import CheckpointError
+from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.registry import HOOKS, register
 
 from . import mmengine_compat as compat

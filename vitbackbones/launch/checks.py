@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from vitbackbones.backbones.base import Backbone
+from vitbackbones.checkpoint import is_address
 from vitbackbones.data.configs import datasets, metrics_of
 from vitbackbones.errors import UserError
 
@@ -124,9 +125,9 @@ def _check_no_weights_of_others(network: Mapping[str, Any], path: str, cls: type
         )
     init = backbone.get('init_cfg')
     source = init.get('checkpoint') if isinstance(init, Mapping) else None
-    if not isinstance(source, str) or '://' not in source or source.startswith('http'):
+    if not isinstance(source, str) or '://' not in source or is_address(source):
         return
-    what = 'cannot be read, only paths and http(s) addresses can'
+    what = 'cannot be read, only paths, http(s) addresses and hf://owner/name/FILE can'
     if source.partition('://')[0] in _MODEL_ZOOS:
         what = 'names weights of another backbone in a model zoo'
     raise UserError(f'{path}.backbone.init_cfg.checkpoint={source!r} {what}; {hint}')

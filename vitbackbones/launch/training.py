@@ -10,7 +10,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from vitbackbones.checkpoint import local_file, read_checkpoint, require_exact_match
+from vitbackbones.checkpoint import (
+    is_address,
+    local_file,
+    read_checkpoint,
+    require_exact_match,
+)
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.configs import as_list
 from vitbackbones.data.nodes import type_name
@@ -174,11 +179,11 @@ def starting_point(cfg: Config, source: str | None) -> dict[str, Any] | None:
     elif source is not None:
         cfg.resume, cfg.load_from = True, source
     path = cfg.get('load_from')
-    if not path or ('://' in path and not path.startswith('http')):
+    if not path or ('://' in path and not is_address(path)):
         return None
     checkpoint = read_checkpoint(path)
     cfg.load_from = local_file(path)  # mmengine would download it once more, and run what came
-    if path.endswith('.safetensors'):
+    if cfg.load_from.endswith('.safetensors'):
         raise UserError(
             f'{path}: mmengine starts from files of torch; `vitbackbones convert {path} start.pth` '
             'makes one'
