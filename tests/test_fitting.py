@@ -20,10 +20,11 @@ from vitbackbones.authoring.draft import Draft
 from vitbackbones.authoring.fitting import fit
 from vitbackbones.authoring.heads import HEADS, check_task, config_of, task_of
 from vitbackbones.authoring.machine import Machine, batch_for, this_machine, workers_for
+from vitbackbones.authoring.new import new_config
 from vitbackbones.authoring.pipelines import has_one_size, rescale
 from vitbackbones.authoring.scale import choose_scale
 from vitbackbones.authoring.schedule import epochs_for
-from vitbackbones.authoring.thickness import thickness
+from vitbackbones.authoring.thickness import MAPS, thickness
 from vitbackbones.authoring.writing import plain, write_draft
 from vitbackbones.errors import UserError
 from vitbackbones.formats.own_data import OwnData, Split, Task
@@ -36,13 +37,14 @@ CHANNELS = {'sepvit': [96, 192, 384, 768], 'casvit': [96, 128, 256, 512]}
 def own(tmp_path: Path, task: Task, *, images: int = 40, side: float = 60.0) -> OwnData:
     """Data of images of 640 x 480, each with five objects that are as wide as high."""
     folder = tmp_path / 'data'
-    objects = np.zeros((0, 3))
+    objects, pixels = np.zeros((0, 3)), np.zeros(0, np.int64)
     if task == 'labels':
         (folder / 'maps').mkdir(parents=True)
         labels = np.zeros((48, 64), np.uint8)
         labels[:, 20:30], labels[:, 40:42] = 1, 2  # ten and two pixels thick
         for name in ('a', 'b'):
             Image.fromarray(labels).save(folder / f'maps/{name}.png')
+        pixels = np.bincount(labels.ravel()) * 2
     else:
         objects = np.array([(side, side, i) for i in range(images) for _ in range(5)])
     places = {
@@ -61,6 +63,7 @@ def own(tmp_path: Path, task: Task, *, images: int = 40, side: float = 60.0) -> 
         },
         image_sizes=np.tile([[640, 480]], (images, 1)),
         objects=objects,
+        pixels=pixels,
     )
 
 
@@ -110,7 +113,8 @@ def test_a_bound_is_never_exceeded() -> None:
 
 def test_thickness_is_that_of_strips(tmp_path: Path) -> None:
     data = own(tmp_path, 'labels')
-    found = thickness(sorted((data.folder / 'maps').glob('*.png')), 4)
+    maps = sorted((data.folder / 'maps').glob('*.png'))
+    found = thickness(maps, np.array([True, True, True, False]))
     assert found[1:3] == pytest.approx([10, 2])
     assert np.isnan(found[3])
 
@@ -366,10 +370,50 @@ def test_rare_classes_count_as_others(tmp_path: Path) -> None:
     draft = fitted(tmp_path, base, own(tmp_path, 'labels'))  # of 64 columns 2
     pixels, classes = draft.config.model.decode_head.loss_decode
     assert pixels == draft.original.model.decode_head.loss_decode
-    assert classes.type == 'LovaszLoss'
-    draft = Draft([base])
-    balance(draft, np.array([0.7, 0.2, 0.1]))
+    assert classes.type == 'vitbackbones.GuardedLovaszLoss'
+
+
+@pytest.mark.parametrize('pixels', [[70, 20, 10], [4] * 25, [97, 3, *[100] * 19]])
+def test_classes_that_are_not_rare_or_too_many_change_no_loss(pixels: list[int]) -> None:
+    draft = Draft(['vitbackbones::segmentation/sepvit_upernet.py'])
+    balance(draft, np.array(pixels))
     assert draft.config.model == draft.original.model
+
+
+def test_a_class_in_one_of_many_maps_is_seen(tmp_path: Path) -> None:
+    labels = np.zeros((8, 64), np.uint8)
+    maps = [tmp_path / f'{i:03}.png' for i in range(2 * MAPS)]
+    for path in maps:
+        Image.fromarray(labels).save(path)
+    labels[:, 20:26] = 1
+    Image.fromarray(labels).save(maps[1])  # of those that are not among the sample
+    assert thickness(maps, np.array([True, True]))[1] == pytest.approx(6)
+
+
+@pytest.mark.parametrize('learnt', [0, 1, 2])
+def test_a_batch_without_learnt_pixels_has_no_loss(learnt: int) -> None:
+    loss = MODELS.build(dict(type='vitbackbones.GuardedLovaszLoss'))
+    logits = torch.randn(1, 3, 8, 8, requires_grad=True)
+    label = torch.full((1, 8, 8), 255)
+    label.flatten()[:learnt] = 1
+    value = loss(logits, label, ignore_index=255)
+    value.backward()
+    assert (value.item() == 0) == (learnt < 2)
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('variant', ['shvit_s1', 'casvit_xs', 'sepvit_base'])
+def test_groups_of_channels_are_wide(variant: str, tmp_path: Path) -> None:
+    base = f'vitbackbones::segmentation/{variant.partition("_")[0]}_upernet.py'
+    written = new_config(base, variant, tmp_path / 'new.py', weights='none')
+    draft = Draft([str(written.path)])
+    fit(draft, own(tmp_path, 'labels'), CPU, ours=True, pretrained=False, name='it')
+    for head in (draft.config.model.decode_head, draft.config.model.auxiliary_head):
+        assert head.norm_cfg.type == 'GN'
+        assert head.channels % head.norm_cfg.num_groups == 0
+        assert head.channels // head.norm_cfg.num_groups >= 16
+    assert 'norms: ' in '\n'.join(draft.said)
 
 
 @pytest.mark.parametrize('epochs', [1, 7, 17, 22, 29, 176])

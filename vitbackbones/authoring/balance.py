@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vitbackbones.data.nodes import type_name
 
 from .draft import Draft
-from .thickness import sampled
 from .writing import plain
 
-#: A class with a smaller part of the pixels is rare: by the entropy of pixels alone it is seldom
-#: the answer.
-RARE = 0.05
+#: A class is rare that has less than this part of the pixels, and of what it would have if all had
+#: the same: by the entropy of pixels alone it is seldom the answer.
+RARE, RARE_OF_EQUAL = 0.05, 0.2
+
+#: Of more classes the loss takes longer than the network.
+MOST_CLASSES = 20
 
 #: Of the intersection over union of each class alike, by its Lovasz extension (Berman et al. 2018).
 #: Weights of classes would do, too, but mmseg's fail where pixels are ignored.
-LOSS = dict(type='LovaszLoss', reduction='none')
+LOSS = dict(type='vitbackbones.GuardedLovaszLoss')
 
 
-def pixel_shares(maps: Sequence[Path], classes: int) -> NDArray[np.float64]:
-    """(C,) the part of the pixels that each class has, of those that are learnt.
+def balance(draft: Draft, pixels: NDArray[np.int64]) -> None:
+    """Let rare classes count as much as others in what a segmentor of ours learns.
 
     Args:
-        maps: label maps; at most :data:`~.thickness.MAPS` of them, evenly chosen, are read.
+        pixels: (C,) of the training that each class has.
     """
-    counts = np.zeros(classes)
-    for path in sampled(maps):
-        with Image.open(path) as image:
-            counts += np.bincount(np.asarray(image).ravel(), minlength=256)[:classes]
-    return counts / max(counts.sum(), 1)
-
-
-def balance(draft: Draft, shares: NDArray[np.float64]) -> None:
-    """Let rare classes count as much as others in what a segmentor of ours learns."""
+    shares = pixels / max(pixels.sum(), 1)
     rarest = shares[shares > 0].min(initial=1)
     place = 'model.decode_head.loss_decode'
     old = plain(draft.get(place))
-    if rarest >= RARE or not isinstance(old, dict) or type_name(old) != 'CrossEntropyLoss':
+    if rarest >= min(RARE, RARE_OF_EQUAL / len(pixels)) or len(pixels) > MOST_CLASSES:
         return
-    why = f'The rarest class has {rarest:.1%} of the pixels: all count alike in the second loss.'
+    if not isinstance(old, dict) or type_name(old) != 'CrossEntropyLoss':
+        return
+    part = f'{rarest:.1%}' if rarest >= 0.001 else 'less than 0.1%'
+    why = f'The rarest class has {part} of the pixels: all count alike in the second loss.'
     draft.set(place, [old, dict(LOSS)], why)
     draft.said.append(f'loss: {why}')

@@ -17,8 +17,9 @@ from .scale import RECIPE, Scale
 #: that a box head is taught with.
 LEAST_PROPOSALS, PROPOSALS_PER_OBJECT, LEAST_SAMPLES = 250, 5, 128
 
-#: Of channels, each with statistics of its own.
-GROUPS = 32
+#: Groups of channels with statistics of their own: at most so many, of no fewer channels. What is
+#: pooled to one pixel has no other values than those.
+GROUPS, GROUP = 32, 16
 
 #: What a detector finds in an image by default.
 FOUND = 100
@@ -78,16 +79,24 @@ def norms_of_small_batches(draft: Draft) -> None:
     hardly any.
     """
     why = 'Statistics of an image, not of the few in a batch on one machine.'
+    changed = []
     for place in ('model.decode_head', 'model.auxiliary_head'):
-        norm = (draft.get(place) or {}).get('norm_cfg')
+        head = draft.get(place) or {}
+        norm = head.get('norm_cfg')
         if norm and 'BN' in norm['type']:
+            channels: int = head['channels']
+            most = max(1, min(GROUPS, channels // GROUP))
+            groups = next(n for n in range(most, 0, -1) if channels % n == 0)
             draft.drop(f'{place}.norm_cfg')
-            draft.set(f'{place}.norm_cfg', dict(type='GN', num_groups=GROUPS), why)
-            why = ''
+            draft.set(f'{place}.norm_cfg', dict(type='GN', num_groups=groups), why)
+            changed.append(f'{place}.norm_cfg')
+    if changed:
+        draft.said.append(f'norms: {why} {", ".join(changed)} become GroupNorm.')
 
 
 def narrower_heads(draft: Draft, images: int) -> None:
     """Let a segmentor's heads be no wider than the widest map that they read, for few images."""
+    changed = []
     for place in ('model.decode_head', 'model.auxiliary_head'):
         head = draft.get(place)
         if not isinstance(head, dict) or images >= FEW_IMAGES:
@@ -100,3 +109,7 @@ def narrower_heads(draft: Draft, images: int) -> None:
                 width,
                 f'No wider than its maps, not {head["channels"]}, for {images} images are few.',
             )
+            changed.append(f'{place}.channels={width}')
+    if changed:
+        said = f'no wider than the maps that heads read, for {images} images are few'
+        draft.said.append(f'channels: {", ".join(changed)}, {said}.')

@@ -12,7 +12,7 @@ from vitbackbones.formats.own_data import OwnData, Task
 
 from . import pipelines
 from .anchors import fit_anchors
-from .balance import balance, pixel_shares
+from .balance import balance
 from .capacity import enough_found, fewer_proposals, narrower_heads, norms_of_small_batches
 from .classes import set_classes
 from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
@@ -73,7 +73,7 @@ def fit(
     set_classes(draft, len(data.classes))
     put_datasets(draft, data, task, steps, ours=ours)
     if task == 'labels' and ours:
-        balance(draft, pixel_shares(_label_maps(data), len(data.classes)))
+        balance(draft, data.pixels)
     if task != 'labels':
         objects = resized(data.image_sizes, data.objects, scale)
         enough_found(draft, data.objects)
@@ -92,6 +92,7 @@ def fit(
         pretrained=pretrained,
         epochs=epochs,
         batch=batch if epochs or batch_size else BATCH,
+        in_file=batch,
         metric=METRICS[task],
         ours=ours,
     )
@@ -100,7 +101,7 @@ def fit(
 def _scale(data: OwnData, task: Task, max_scale: tuple[int, int] | None) -> Scale:
     if task != 'labels':
         return choose_scale(data.image_sizes, sides_of(data.objects), largest=max_scale)
-    found = thickness(_label_maps(data), len(data.classes))
+    found = thickness(_label_maps(data), data.pixels > 0)
     thinnest = found[~np.isnan(found)]
     return choose_scale(
         data.image_sizes,

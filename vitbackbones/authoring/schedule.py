@@ -80,6 +80,7 @@ def set_schedule(
     pretrained: bool,
     epochs: int | None,
     batch: int,
+    in_file: int,
     metric: str,
     ours: bool,
 ) -> None:
@@ -91,23 +92,26 @@ def set_schedule(
         pretrained: whether the backbone starts from weights that are given.
         epochs: those asked for; None to choose.
         batch: images in one, to count iterations.
+        in_file: images in one on this machine.
         metric: by which a checkpoint is the best.
         ours: whether it is one of our configs; others with AdamW know what their heads can take.
     """
     weights = WEIGHTS[pretrained]
     chosen = epochs or epochs_for(images, pretrained)
     total = max(1, round(chosen * images / batch))
-    why = f'each of {images} images is seen {chosen} times, '
+    by_epoch = 'max_iters' not in (draft.get('train_cfg') or {})
+    why = f'Each of {images} images is seen {chosen} times, '
+    if not by_epoch:
+        why = f'So many batches of {batch} show each of {images} images {chosen} times, '
     why += 'as was asked for' if epochs else f'for weights are {weights} and images that many'
     why += '; it stops earlier where nothing improves.'
-    by_epoch = 'max_iters' not in (draft.get('train_cfg') or {})
     length = chosen if by_epoch else total
     interval = max(1, math.ceil(length / validations_for(chosen * images, validated)))
     old = draft.get('train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters') or length
     if by_epoch:
-        draft.set('train_cfg.max_epochs', length, why[0].upper() + why[1:])
+        draft.set('train_cfg.max_epochs', length, why)
     else:
-        draft.set('train_cfg.max_iters', length, f'In batches of {batch} {why}')
+        draft.set('train_cfg.max_iters', length, why)
     draft.set('train_cfg.val_interval', interval, f'{-(-length // interval)} validations.')
     draft.drop('train_cfg.dynamic_intervals')
     draft.set(
@@ -124,7 +128,10 @@ def set_schedule(
     _set_hooks(draft, pretrained, length / old, length)
     unit = 'epochs' if by_epoch else 'iterations'
     more = '' if epochs else ' --epochs sets another.'
-    draft.said.append(f'length: {length} {unit}. {why[0].upper()}{why[1:]}{more}')
+    if not by_epoch and in_file != batch:
+        times = round(length * in_file / images)
+        more += f' In batches of {in_file}, for this machine, that is {times} times.'
+    draft.said.append(f'length: {length} {unit}. {why}{more}')
 
 
 def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours: bool) -> None:

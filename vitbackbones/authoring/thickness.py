@@ -15,26 +15,31 @@ MAPS = 200
 IGNORED = 255
 
 
-def thickness(maps: Sequence[Path], classes: int) -> NDArray[np.float64]:
+def thickness(maps: Sequence[Path], shown: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(C,) median over label maps of the thickness of each class's regions, nan where it has none.
 
     A strip of any length is as thick as twice its area over the length of its border.
 
     Args:
-        maps: label maps; at most :data:`MAPS` of them, evenly chosen, are read.
+        maps: label maps; :data:`MAPS` of them, evenly chosen, are read, and more while a class is
+            in none of them.
+        shown: (C,) whether some map shows a class.
     """
-    rows = [_of_one(path, classes) for path in sampled(maps)]
+    classes = len(shown)
+    sample = maps[:: max(1, -(-len(maps) // MAPS))]
+    rows = [_of_one(path, classes) for path in sample]
+    missing = shown & np.isnan(rows).all(0)
+    for path in (path for path in maps if path not in {*sample}):
+        if not missing.any():
+            break
+        rows.append(_of_one(path, classes))
+        missing &= np.isnan(rows[-1])
     found = np.full(classes, np.nan)
     for label, column in enumerate(np.array(rows).reshape(-1, classes).T):
         known = column[~np.isnan(column)]
         if len(known):
             found[label] = np.median(known)
     return found
-
-
-def sampled(maps: Sequence[Path]) -> Sequence[Path]:
-    """At most :data:`MAPS` of them, evenly chosen."""
-    return maps[:: max(1, -(-len(maps) // MAPS))]
 
 
 def _of_one(path: Path, classes: int) -> NDArray[np.float64]:

@@ -6,10 +6,12 @@ OpenCV, and ``import vitbackbones`` is to need nothing but torch and mmengine.
 
 from .amp import CPUAmpOptimWrapper
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .lovasz import GuardedLovaszLoss
 from .weight_decay import NoWeightDecayOptimWrapperConstructor
 
 __all__ = [
     'CPUAmpOptimWrapper',
+    'GuardedLovaszLoss',
     'LayerDecayOptimWrapperConstructor',
     'NoWeightDecayOptimWrapperConstructor',
 ]

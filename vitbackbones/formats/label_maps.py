@@ -106,6 +106,7 @@ def read(
         splits={split: ready[split] for split in SPLITS if split in ready},
         image_sizes=np.array(sizes, np.int64).reshape(-1, 2),
         objects=np.zeros((0, 3)),
+        pixels=_pixels([values[one.labels] for one in labelled['train']], meaning),
         image_suffix=suffixes[0],
         label_suffix=suffixes[1],
         written=into if any(stage.iterdir()) else None,
@@ -161,6 +162,16 @@ def _items(
         classes = {value if table is None else table[value] for value in found}
         items.append(Item(picture.path, picture.digest, {c for c in classes if c < number}))
     return items
+
+
+def _pixels(found: Sequence[Values], meaning: Meaning) -> np.ndarray:
+    """(C,) how many of the pixels show each class."""
+    table, number = meaning.table, len(meaning.classes)
+    pixels = np.zeros(256, np.int64)
+    for one in found:
+        labels = one.values if table is None else [table[value] for value in one.values]
+        np.add.at(pixels, np.array(labels, int), one.counts)
+    return pixels[:number]
 
 
 # ------------------------------------------------------------------------------------- writing

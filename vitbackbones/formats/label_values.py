@@ -20,6 +20,7 @@ class Values(NamedTuple):
     Attributes:
         size: width and height in pixels; None if it cannot be read.
         values: those that occur, see :func:`as_numbers`; none if they are too many colours.
+        counts: of the pixels that have each.
         coloured: whether it has three channels.
         palette: colours of the indices, if the file has them, as 65536 R + 256 G + B.
         problem: why it cannot be read.
@@ -27,6 +28,7 @@ class Values(NamedTuple):
 
     size: tuple[int, int] | None
     values: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
     coloured: bool = False
     palette: tuple[int, ...] = ()
     problem: str = ''
@@ -40,7 +42,7 @@ def look_at_map(path: str) -> Values:
     try:
         with _opened(path) as image:
             palette = image.getpalette('RGB') if image.mode == 'P' else None
-            found = Values(image.size, _values(image), image.mode not in _PLAIN, _packed(palette))
+            found = Values(image.size, *_values(image), image.mode not in _PLAIN, _packed(palette))
     except Exception as error:  # PIL's readers raise whatever the bytes lead them to
         return Values(None, problem=f'{type(error).__name__}: {error}'.partition('\n')[0])
     if not found.coloured and found.values[-1] > 255:
@@ -103,13 +105,16 @@ def _opened(path: str) -> Image.Image:
         return Image.open(path)
 
 
-def _values(image: Image.Image) -> tuple[int, ...]:
-    """As :func:`as_numbers` has them, each once, in order."""
+def _values(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """As :func:`as_numbers` has them, each once, in order, and how many pixels have each."""
     if image.mode in _PLAIN and image.mode not in ('L', 'P'):
-        return tuple(np.unique(as_numbers(image)).tolist())
+        values, counts = np.unique(as_numbers(image), return_counts=True)
+        return tuple(values.tolist()), tuple(counts.tolist())
     colours: Any  # single numbers or triples
     if image.mode in _PLAIN:
         colours = image.getcolors(256) or ()
-        return tuple(sorted(value for _, value in colours))
-    colours = image.convert('RGB').getcolors(MOST_COLOURS) or ()
-    return tuple(sorted(red << 16 | green << 8 | blue for _, (red, green, blue) in colours))
+        found = {value: number for number, value in colours}
+    else:
+        colours = image.convert('RGB').getcolors(MOST_COLOURS) or ()
+        found = {r << 16 | g << 8 | b: number for number, (r, g, b) in colours}
+    return tuple(sorted(found)), tuple(found[value] for value in sorted(found))

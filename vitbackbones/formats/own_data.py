@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ class OwnData:
         image_sizes: (N, 2) width and height of the training images, in pixels.
         objects: (M, 3) width and height of the training's objects, in pixels, and the index of
             their image in ``image_sizes``; of label maps (0, 3).
+        pixels: (C,) of label maps, those of the training that show each class; else (0,).
         image_suffix: of label maps' images, such as '.jpg'.
         label_suffix: of label maps, such as '_labels.png'.
         written: the folder of what was written beside the config; None if nothing had to be.
@@ -68,6 +69,7 @@ class OwnData:
     splits: Mapping[str, Split]
     image_sizes: NDArray[np.int64]
     objects: NDArray[Any]
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     image_suffix: str = '.jpg'
     label_suffix: str = '.png'
     written: Path | None = None
