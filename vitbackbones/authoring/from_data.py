@@ -19,7 +19,7 @@ from vitbackbones.data.survey import survey
 from vitbackbones.errors import UserError
 from vitbackbones.formats.folder import read_folder
 from vitbackbones.formats.own_data import Form, OwnData, Task
-from vitbackbones.formats.tree import is_ours
+from vitbackbones.formats.writing import require_ours
 from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.classes import use_one_order
 
@@ -81,7 +81,8 @@ def reading(wanted: Data, start: str | None, into: Path, *, force: bool) -> Iter
         task = HEADS.get(wanted.head)
         config_of(wanted.head, 'sepvit')  # that there is such a head
     kept = into.with_name(f'.{into.name}-{os.getpid()}')
-    if force and is_ours(into):  # what a config of before reads, until this one is there
+    if force and into.exists():  # what a config of before reads, until this one is there
+        require_ours(into)
         into.rename(kept)
     there = into.exists()
     try:

@@ -23,6 +23,7 @@ CROP = 512
 
 #: Least and largest size in training, in parts of the chosen one. Crops keep label maps small.
 BOXES_RANGE = (0.75, 1.25)
+BOUNDED_RANGE = (0.9, 1.0)  # of objects: around the size that they are tested with
 LABELS_RANGE = (0.75, 1.5)
 
 # What holds sizes in pixels, in steps of pipelines and in batch augmentations.
@@ -39,7 +40,7 @@ Step = dict[str, Any]
 #: Why steps are as they are, for the reader of the file.
 REASONS = {
     'RandomResize': 'Sizes vary from {least} to {most} times that of tests.',
-    'RandomCrop': 'No class fills more than three quarters of a crop.',
+    'RandomCrop': 'Of ten crops the first in which no class fills more than three quarters.',
     'YOLOXHSVRandomAug': 'Colours vary, for {images} images and {weights} weights are few.',
     'PhotoMetricDistortion': 'Colours vary, for {images} images and {weights} weights are few.',
     'RandomFlip': 'Left and right alone: most scenes have an up.',
@@ -103,10 +104,9 @@ def _around(
 
 
 def _resize(scale: Scale, parts: tuple[float, float], cropped: bool = False) -> Step:
-    least, most = parts
     if scale.bounded and not cropped:
-        most = 1.0  # what bounds the size is the memory, most often
-    return dict(type='RandomResize', scale=scale.size, ratio_range=(least, most), keep_ratio=True)
+        parts = BOUNDED_RANGE  # what bounds the size is the memory, most often
+    return dict(type='RandomResize', scale=scale.size, ratio_range=parts, keep_ratio=True)
 
 
 def explain(draft: Draft, place: str, steps: list[Step], images: int, *, pretrained: bool) -> None:
@@ -153,18 +153,24 @@ def largest_frame(node: Any) -> int:
     return 0
 
 
-def rescale(node: Any, factor: float, largest: tuple[int, int] | None = None) -> Any:
+def rescale(
+    node: Any, factor: float, largest: tuple[int, int] | None = None, *, padded: bool = False
+) -> Any:
     """A pipeline, or a part of a model, with all sizes multiplied; they stay divisible.
 
     Args:
         largest: long and short side that no image may exceed, nor a side of crops the long one.
+        padded: whether a step pads images to a size, which what they are resized to must not
+            exceed: then that is divisible, too.
     """
     down = largest is not None
     if isinstance(node, Mapping):
         new = {
-            key: _times(value, factor, _DIVISORS.get(key, DIVISOR), down=down)
+            key: _times(
+                value, factor, DIVISOR if padded else _DIVISORS.get(key, DIVISOR), down=down
+            )
             if key in _SIZES
-            else rescale(value, factor, largest)
+            else rescale(value, factor, largest, padded=padded)
             for key, value in node.items()
         }
         if (
@@ -174,7 +180,9 @@ def rescale(node: Any, factor: float, largest: tuple[int, int] | None = None) ->
             new['stride'] = type(node['stride'])(max(1, s * n // o) for n, o, s in pairs)
         return new
     if isinstance(node, (list, tuple)):
-        parts = [rescale(value, factor, largest) for value in node]
+        steps = [step for step in node if isinstance(step, Mapping)]
+        padded |= any(type_name(step) == 'Pad' and step.get('size') for step in steps)
+        parts = [rescale(value, factor, largest, padded=padded) for value in node]
         return type(node)(_none_larger(parts, largest) if largest else parts)
     return node
 

@@ -135,7 +135,7 @@ def set_schedule(
 
 
 def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours: bool) -> None:
-    warm_up = min(500, max(20, total // 50), max(1, total // 4))
+    warm_up = min(500, max(20, total // 100), max(1, total // 4))
     draft.set(
         'param_scheduler',
         [

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     """
     require_positive(args, 'epochs', 'batch_size')
     if args.preview:
-        check_sheet(args.preview, force=args.force)
+        check_sheet(args.preview, force=args.force, data=args.data)
     written = new_config(
         args.start,
         args.backbone,

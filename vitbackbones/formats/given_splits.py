@@ -40,7 +40,7 @@ def given_splits(
         year = posixpath.dirname(posixpath.dirname(folder)) if _IMAGE_SETS in f'{folder}/' else ''
         own = [file for file in files if not year or file.startswith(f'{year}/')]
         for split, lines in those.items():
-            found, unknown = _resolve(lines, own, split)
+            found, unknown = _resolve(tree, lines, own, split)
             path = posixpath.join(folder, split)
             if lists and not found and split != 'test':
                 raise UserError(
@@ -62,9 +62,9 @@ def given_splits(
         return dict(splits)
     splits.clear()
     for file in files:
-        splits[purpose(posixpath.dirname(file)) or 'train'].append(file)
+        splits[tree.purpose_of(posixpath.dirname(file)) or 'train'].append(file)
     for folder in tree.empty:
-        named = purpose(folder)
+        named = tree.purpose_of(folder)
         if named and named not in splits:
             raise UserError(
                 f'{tree.full(folder)} is empty: put the images of {named} there, or remove it'
@@ -92,7 +92,7 @@ def _lists(tree: Tree, ending: str) -> dict[str, dict[str, list[str]]]:
 
 
 def _resolve(
-    lines: Sequence[str], files: Collection[str], split: str
+    tree: Tree, lines: Sequence[str], files: Collection[str], split: str
 ) -> tuple[list[str], list[str]]:
     """The files that the lines name, once each, and the lines that name none.
 
@@ -109,15 +109,15 @@ def _resolve(
         for name in (line, re.sub(r'\s+-?[01]$', '', line), line.split()[0]):
             those = by_stem.get(posixpath.basename(name)) or by_stem.get(stem(name))
             if those:
-                found[max(those, key=lambda file: _likeness(file, name, split))] = None
+                found[max(those, key=lambda file: _likeness(tree, file, name, split))] = None
                 break
         else:
             unknown.append(line)
     return [*found], unknown
 
 
-def _likeness(file: str, name: str, split: str) -> tuple[int, bool]:
-    return shared_end(file, name), purpose(posixpath.dirname(file)) == split
+def _likeness(tree: Tree, file: str, name: str, split: str) -> tuple[int, bool]:
+    return shared_end(file, name), tree.purpose_of(posixpath.dirname(file)) == split
 
 
 def shared_end(one: str, other: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from vitbackbones.errors import UserError
 
-from .tree import Tree, purpose
+from .tree import Tree
 
 _FEW = 50  # names by which a folder is found
 
@@ -36,7 +36,7 @@ def image_folder(tree: Tree, file: str, names: Sequence[str], split: str) -> str
     if len(best) == 1:
         return best[0]
     for named in (
-        [folder for folder in best if purpose(folder) == split],
+        [folder for folder in best if tree.purpose_of(folder) == split],
         [folder for folder in best if folder == posixpath.dirname(file)],
     ):
         if len(named) == 1:

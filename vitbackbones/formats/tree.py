@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ _PURPOSES = {
 }
 _PURPOSE_OF = {word: split for split, words in _PURPOSES.items() for word in words}
 _CONTENT = re.compile(
-    '(annot|ann|annotations?|labels?|masks?|images?|imgs?|sets?|data)$'
+    '(annot|ann|annotations?|labels?|masks?|images?|imgs?|sets?|data|datasets?)$'
 )  # trainannot
 
 
@@ -60,6 +60,37 @@ class Tree:
     def full(self, file: str) -> str:
         """Its absolute path."""
         return posixpath.join(self.root.as_posix(), file)
+
+    def purpose_of(self, folder: str) -> str | None:
+        """The split that a folder, or one that it is in, names: see :func:`purpose`.
+
+        Where folders beside each other differ in nothing but that word, as `train_x` and `val_x`,
+        it counts whatever stands with it.
+        """
+        while folder:
+            split = self._beside.get(folder) or purpose(posixpath.basename(folder))
+            if split:
+                return split
+            folder = posixpath.dirname(folder)
+        return None
+
+    @cached_property
+    def _beside(self) -> dict[str, str]:
+        alike: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        for folder in {*self.empty, *map(posixpath.dirname, self.files)}:
+            while folder:
+                parent, name = posixpath.split(folder)
+                words = re.split('[^a-z0-9]+', name.lower())
+                for i, word in enumerate(words):
+                    if split := _PURPOSE_OF.get(word):
+                        alike[parent, '/'.join([*words[:i], '', *words[i + 1 :]])][folder] = split
+                folder = parent
+        return {
+            folder: split
+            for those in alike.values()
+            if 'train' in those.values() and len({*those.values()}) > 1
+            for folder, split in those.items()
+        }
 
     def content(self) -> str:
         """What there is, in words: how many files of each suffix, with an example."""

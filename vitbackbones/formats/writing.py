@@ -17,7 +17,7 @@ from .tree import MARK, is_ours
 
 _MARKED = (
     'What `vitbackbones new` has written for the config beside this folder, which reads it.\n'
-    'It can be written again with --force.\n'
+    'It can be written again with --force, while nothing else is in this folder than:\n'
 )
 
 
@@ -35,8 +35,8 @@ def staged(into: Path, *, force: bool) -> Iterator[Path]:
     """
     if into.exists() and not force:
         raise UserError(f'{into} is there already: choose another name, or replace it with --force')
-    if into.exists() and not is_ours(into):
-        raise UserError(f'{into} is there and was not written by `vitbackbones new`: remove it')
+    if into.exists():
+        require_ours(into)
     part = into.absolute().with_name(f'.{into.name}.{uuid.uuid4().hex[:8]}')
     try:
         part.mkdir(parents=True)
@@ -44,12 +44,37 @@ def staged(into: Path, *, force: bool) -> Iterator[Path]:
         if into.exists():
             shutil.rmtree(into)
         if any(part.iterdir()):
-            (part / MARK).write_text(_MARKED, encoding='utf-8')
+            written = ''.join(f'{file}\n' for file in sorted(_files(part)))
+            (part / MARK).write_text(_MARKED + written, encoding='utf-8')
             part.rename(into)
     except OSError as error:
         raise UserError(f'{error.filename or into}: {error.strerror or error}') from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def require_ours(folder: Path) -> None:
+    """That a folder may be replaced, for all that is in it was written here.
+
+    Raises:
+        UserError: it was not, or there is a file in it that was not.
+    """
+    if folder.is_symlink() or not is_ours(folder):
+        raise UserError(f'{folder} is there and was not written by `vitbackbones new`: remove it')
+    listed = (folder / MARK).read_text(encoding='utf-8').splitlines()
+    others = sorted({*_files(folder)} - {MARK, *listed})
+    if others:
+        raise UserError(
+            f'{folder} would be replaced, but {others[0]} in it was not written by '
+            '`vitbackbones new`: move it elsewhere'
+        )
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """All files and links below, as paths with slashes."""
+    for path in folder.rglob('*'):
+        if path.is_symlink() or not path.is_dir():
+            yield path.relative_to(folder).as_posix()
 
 
 def write_coco(

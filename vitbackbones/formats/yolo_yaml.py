@@ -132,7 +132,7 @@ def find_description(tree: Tree) -> Description | None:
 def _description(path: Path, content: Mapping[str, Any]) -> Description:
     number = content.get('nc')
     # As they are written: to YAML `yes` and `no` are truth values.
-    names = yaml.load(path.read_bytes(), yaml.BaseLoader).get('names') or ()
+    names = (content.get('names') and yaml.load(path.read_bytes(), yaml.BaseLoader)['names']) or ()
     if isinstance(names, dict):
         by_label = {str(label): name for label, name in names.items()}
         if {*by_label} != {str(label) for label in range(len(names))}:

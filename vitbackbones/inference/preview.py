@@ -45,11 +45,12 @@ class Picture(NamedTuple):
     labels: NDArray[Any] | None
 
 
-def check_sheet(out: Path, *, force: bool) -> None:
+def check_sheet(out: Path, *, force: bool, data: Path | None = None) -> None:
     """Whether a sheet can be written to a path, before there is one.
 
     Args:
         force: write over a file that is there.
+        data: the user's folder, of whose images the sheet would be one.
 
     Raises:
         UserError: it cannot.
@@ -58,6 +59,8 @@ def check_sheet(out: Path, *, force: bool) -> None:
         raise UserError(f'--preview {out}: its name must end in .png or .jpg')
     if not out.parent.is_dir():
         raise UserError(f'--preview {out}: there is no folder {out.parent}')
+    if data is not None and out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f'--preview {out} is in the data, {data}: name a file elsewhere')
     if out.exists() and not force:
         raise UserError(f'--preview {out} is there already; --force writes over it')
 
