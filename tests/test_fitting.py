@@ -132,6 +132,40 @@ def test_sizes_in_a_pipeline_are_multiplied_together() -> None:
     assert rescale(old, 1.0) == old
 
 
+@pytest.mark.parametrize('factor', [486 / 640, 500 / 640, 0.3])
+@pytest.mark.parametrize('bound', [None, (500, 500)])
+def test_images_are_no_larger_than_what_they_are_padded_to(
+    factor: float, bound: tuple[int, int] | None
+) -> None:
+    draft = Draft(['mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'])
+    steps = rescale(plain(draft.config.val_dataloader.dataset.pipeline), factor, bound)
+    found = {step['type']: step for step in steps}
+    assert found['Pad']['size'][0] % 32 == 0
+    assert found['Resize']['scale'] == found['Pad']['size']
+
+
+def test_crops_of_a_free_size_are_multiplied_as_the_rest() -> None:
+    draft = Draft(['mmdet::detr/detr_r50_8xb2-150e_coco.py'])
+    new = rescale(plain(draft.config.train_dataloader.dataset.pipeline), 0.15)
+    crops = [step for step, _ in steps_in(new) if step.get('type') == 'RandomCrop']
+    assert [step['crop_size'] for step in crops] == [(58, 90)]
+
+
+def test_with_a_bound_crops_show_what_is_tested(tmp_path: Path) -> None:
+    base = 'mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py'
+    draft = fitted(tmp_path, base, own(tmp_path, 'labels'), max_scale=(128, 96))
+    train, val = (
+        next(
+            s
+            for s, _ in steps_in(plain(draft.config[f'{split}_dataloader'].dataset))
+            if 'scale' in s
+        )
+        for split in ('train', 'val')
+    )
+    assert train['scale'] == val['scale']
+    assert train['ratio_range'] == (0.5, 2.0)
+
+
 @pytest.mark.parametrize('name', ['ssd/ssd300_coco.py', 'yolact/yolact_r50_1xb8-55e_coco.py'])
 def test_methods_of_one_size_keep_it(tmp_path: Path, name: str) -> None:
     draft = Draft([f'mmdet::{name}'])

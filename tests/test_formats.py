@@ -21,7 +21,6 @@ from vitbackbones.formats.class_list import read_class_list
 from vitbackbones.formats.folder import read_folder
 from vitbackbones.formats.own_data import OwnData, Split
 from vitbackbones.formats.splitting import Item, choose_validation
-from vitbackbones.formats.tree import MARK
 
 from . import own_data
 
@@ -862,9 +861,24 @@ def test_what_is_there_is_not_overwritten(made: Callable[..., Path]) -> None:
     folder = made('yolo')
     into(folder).mkdir()
     refused(folder, str(into(folder)), '--force')
-    (into(folder) / 'old').write_text('')
-    (into(folder) / MARK).write_text('')  # as in a folder of ours
-    assert not (read(folder, force=True).written / 'old').exists()  # type: ignore[operator]
+    shutil.rmtree(into(folder))
+    read(folder)
+    before = {path for path in into(folder).rglob('*') if path.is_file()}
+    read(folder, force=True)
+    assert {path for path in into(folder).rglob('*') if path.is_file()} == before
+    (into(folder) / 'train/notes.txt').parent.mkdir(exist_ok=True)
+    (into(folder) / 'train/notes.txt').write_text('mine')
+    refused(folder, 'train/notes.txt', 'move it elsewhere', force=True)
+    assert (into(folder) / 'train/notes.txt').read_text() == 'mine'
+
+
+def test_a_link_to_what_was_written_is_not_replaced(made: Callable[..., Path]) -> None:
+    folder = made('yolo')
+    read(folder)
+    into(folder).rename(folder.parent / 'elsewhere')
+    into(folder).symlink_to(folder.parent / 'elsewhere')
+    refused(folder, str(into(folder)), 'remove it', force=True)
+    assert into(folder).is_symlink()
 
 
 def put(path: str, text: str) -> Callable[[Path], None]:

@@ -125,6 +125,9 @@ def test_labels_that_two_images_share_are_counted(tmp_path: Path) -> None:
         (('blood_train', 'blood_val'), ['train', 'val']),
         (('train2017', 'test2017'), ['train', 'val', 'test']),
         (('train_images', 'testing'), ['train', 'val', 'test']),
+        (('train_dataset', 'test_dataset'), ['train', 'val', 'test']),
+        (('train_harbour', 'test_harbour'), ['train', 'val', 'test']),  # nothing else differs
+        (('train_harbour', 'test_beach'), ['train', 'val']),
     ],
 )
 def test_folders_whose_names_begin_like_a_split(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from PIL import Image
 
 from vitbackbones.cli.main import main
 from vitbackbones.errors import UserError
-from vitbackbones.inference.drawing import colour_of
 from vitbackbones.inference.preview import WIDTH, preview
 
 NUMBER, SIDE = 8, 120
 CLASSES = ('left', 'right', 'rare')
+PALETTE = [[250, 0, 0], [0, 250, 0], [0, 0, 250]]
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +78,7 @@ def coco(root: Path, *, masks: bool = False, normalised: bool = False) -> Config
         data_root=str(root),
         ann_file='coco.json',
         data_prefix=dict(img='images'),
-        metainfo=dict(classes=CLASSES),
+        metainfo=dict(classes=CLASSES, palette=PALETTE),
         pipeline=[*steps, dict(type='PackDetInputs')],
     )
     return Config(dict(default_scope='mmdet', model={}, train_dataloader=dict(dataset=dataset)))
@@ -90,7 +91,7 @@ def maps(root: Path) -> Config:
         data_prefix=dict(img_path='images', seg_map_path='maps'),
         img_suffix='.png',
         seg_map_suffix='.png',
-        metainfo=dict(classes=CLASSES, palette=[[250, 0, 0], [0, 250, 0], [0, 0, 250]]),
+        metainfo=dict(classes=CLASSES, palette=PALETTE),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
@@ -119,7 +120,7 @@ def centre(cell: np.ndarray) -> float:
     return float(np.nonzero(cell.sum(2) < 60)[1].mean()) / cell.shape[1]
 
 
-def has(cell: np.ndarray, colour: tuple[int, ...]) -> bool:
+def has(cell: np.ndarray, colour: Sequence[int]) -> bool:
     return bool((cell == colour).all(2).any())
 
 
@@ -131,7 +132,7 @@ def test_a_row_shows_the_annotated_image_and_draws_of_the_pipeline(
     # Flipped by the pipeline, and boxes with it: their edges are at the square's.
     assert centre(shown[1]) == pytest.approx(1 - centre(shown[0]), abs=0.02)
     for cell in shown:
-        rows, columns = np.nonzero((cell == colour_of(2)).all(2))
+        rows, columns = np.nonzero((cell == PALETTE[2]).all(2))
         middle = (columns.min() + columns.max()) / 2 / cell.shape[1]
         assert rows.size
         assert middle == pytest.approx(centre(cell), abs=0.05)
@@ -139,13 +140,13 @@ def test_a_row_shows_the_annotated_image_and_draws_of_the_pipeline(
 
 def test_every_class_is_shown_and_the_same_sheet_comes_again(root: Path, tmp_path: Path) -> None:
     first = drawn(coco(root), tmp_path / 'one.png', count=3)
-    assert all(has(first, colour_of(label)) for label in range(3))
+    assert all(has(first, PALETTE[label]) for label in range(3))
     assert np.array_equal(first, drawn(coco(root), tmp_path / 'two.png', count=3))
 
 
 def test_masks_are_drawn(root: Path, tmp_path: Path) -> None:
     (cell, *_) = cells(drawn(coco(root, masks=True), tmp_path / 'sheet.png', count=1))
-    half = np.array(colour_of(2)) // 2  # over black
+    half = np.array(PALETTE[2]) // 2  # over black
     assert (np.abs(cell.astype(int) - half).max(2) <= 1).mean() > 0.05
 
 

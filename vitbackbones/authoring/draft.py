@@ -21,6 +21,11 @@ TAKEN = re.compile(r'\w+::\w+/\w')
 Place = tuple[str | int, ...]
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things in words, as ``3 images``."""
+    return f'{number} {what}{"s" * (number != 1)}'
+
+
 class Draft:
     """A config that is being changed, and why.
 

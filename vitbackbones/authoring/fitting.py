@@ -16,11 +16,11 @@ from .balance import balance
 from .capacity import enough_found, fewer_proposals, narrower_heads, norms_of_small_batches
 from .classes import set_classes
 from .datasets import METRICS, SPLITS, pipeline_of, put_datasets
-from .draft import Draft
+from .draft import Draft, counted
 from .heads import task_of
 from .machine import Machine, batch_for, workers_for
 from .scale import THICKNESS, Scale, choose_scale, resized, sides_of
-from .schedule import BATCH, set_schedule
+from .schedule import BATCH, epochs_for, set_schedule
 from .thickness import thickness
 from .writing import plain
 
@@ -67,7 +67,9 @@ def fit(
     images = data.splits['train'].number
     scale = _scale(data, task, max_scale)
     if ours:
-        steps = _ours(draft, data, task, scale, pretrained)
+        seen = epochs or epochs_for(images, pretrained)
+        colours = pipelines.colours_vary(images, seen, pretrained=pretrained)
+        steps = _ours(draft, data, task, scale, pretrained, colours)
     else:
         steps = _theirs(draft, data, task, scale, max_scale)
     set_classes(draft, len(data.classes))
@@ -113,12 +115,12 @@ def _scale(data: OwnData, task: Task, max_scale: tuple[int, int] | None) -> Scal
 
 
 def _ours(
-    draft: Draft, data: OwnData, task: Task, scale: Scale, pretrained: bool
+    draft: Draft, data: OwnData, task: Task, scale: Scale, pretrained: bool, colours: bool
 ) -> dict[str, list[pipelines.Step]]:
     """The steps of each split's dataset for a head of ours; sizes outside of them are set."""
     images = data.splits['train'].number
     if task == 'labels':
-        train, test, crop = pipelines.segmentation(scale, images=images, pretrained=pretrained)
+        train, test, crop = pipelines.segmentation(scale, colours=colours)
         draft.set('model.data_preprocessor.size', crop, 'Crops are padded to it.')
         if draft.get('model.test_cfg.crop_size'):  # of a sliding window
             stride = tuple(side * 2 // 3 for side in crop)
@@ -127,9 +129,7 @@ def _ours(
         narrower_heads(draft, images)
         norms_of_small_batches(draft)
     else:
-        train, test = pipelines.detection(
-            scale, masks=task == 'masks', images=images, pretrained=pretrained
-        )
+        train, test = pipelines.detection(scale, masks=task == 'masks', colours=colours)
     draft.said.append(f'scale: {scale.size[0]} x {scale.size[1]}. {scale.sentence}')
     place = 'train_dataloader.dataset.pipeline'
     draft.explain(place, scale.sentence)
@@ -199,6 +199,7 @@ def _set_batch(
     why = f'For a {machine.device.upper()} with {machine.memory:.0f} GB and {machine.cores} cores'
     why += ', and as was asked for.' if batch_size else '.'
     draft.set('train_dataloader.batch_size', batch, why)
+    draft.said.append(f'batch: {counted(batch, "image")}. {why}')
     draft.show('train_dataloader.batch_size')
     if draft.get('auto_scale_lr'):  # the rates that follow are for it
         draft.set('auto_scale_lr.base_batch_size', batch)

@@ -82,6 +82,9 @@ def _for_data(
         draft = draft_of(base)
         check_task(own, draft.config, f'--head {data.head}' if data.head else base)
         begins = swap(draft, named.name, weights)
+        if start is None:  # a template of ours has no old backbone that anybody knows
+            for rule in ('old', 'channels'):
+                draft.unsay(rule)
         fit(
             draft,
             own,

@@ -18,6 +18,9 @@ FEW_IMAGES = 5000
 #: Below so many images colours vary as well: a network that has seen many images needs it less.
 VARY_BELOW = {True: FEW_IMAGES // 4, False: FEW_IMAGES}
 
+#: What is seen less often is not learnt by heart: colours stay, which are easier to learn from.
+SEEN_OFTEN = 30
+
 #: A crop of a label map is no larger than that of ADE20K's recipes.
 CROP = 512
 
@@ -47,33 +50,33 @@ REASONS = {
 }
 
 
-def detection(
-    scale: Scale, *, masks: bool, images: int, pretrained: bool
-) -> tuple[list[Step], list[Step]]:
+def colours_vary(images: int, seen: int, *, pretrained: bool) -> bool:
+    """Whether they do in training on so many images, each of which is seen so often."""
+    return images < VARY_BELOW[pretrained] and seen >= SEEN_OFTEN
+
+
+def detection(scale: Scale, *, masks: bool, colours: bool) -> tuple[list[Step], list[Step]]:
     """Steps of training and test for objects.
 
     Args:
-        images: that are trained on.
-        pretrained: whether the backbone starts from weights that are given.
+        colours: whether they vary, see :func:`colours_vary`.
     """
     load: Step = dict(type='LoadAnnotations', with_bbox=True)
     if masks:
         load['with_mask'] = True
     # Colours tell what is what: they vary, but channels are not swapped, as other steps do.
-    colours: Step = dict(type='YOLOXHSVRandomAug')
+    vary: Step = dict(type='YOLOXHSVRandomAug')
     meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     return _around(
         [load, _resize(scale, BOXES_RANGE)],
         [dict(type='Resize', scale=scale.size, keep_ratio=True), load],
-        colours if images < VARY_BELOW[pretrained] else None,
+        vary if colours else None,
         'PackDetInputs',
         meta_keys=meta,
     )
 
 
-def segmentation(
-    scale: Scale, *, images: int, pretrained: bool
-) -> tuple[list[Step], list[Step], tuple[int, int]]:
+def segmentation(scale: Scale, *, colours: bool) -> tuple[list[Step], list[Step], tuple[int, int]]:
     """As :func:`detection` for label maps, and the size of a crop, (height, width)."""
     side = min(CROP, *scale.size)
     crop = (max(DIVISOR, side // DIVISOR * DIVISOR),) * 2
@@ -85,7 +88,7 @@ def segmentation(
             dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.75),
         ],
         [dict(type='Resize', scale=scale.size, keep_ratio=True), load],
-        dict(type='PhotoMetricDistortion') if images < VARY_BELOW[pretrained] else None,
+        dict(type='PhotoMetricDistortion') if colours else None,
         'PackSegInputs',
     )
     return train, test, crop
@@ -165,10 +168,11 @@ def rescale(
     """
     down = largest is not None
     if isinstance(node, Mapping):
+        # A crop of a free size is resized afterwards.
+        free = {'crop_size': 1} if str(node.get('crop_type')).startswith('absolute_range') else {}
+        divisors = {**({} if padded else _DIVISORS), **free}
         new = {
-            key: _times(
-                value, factor, DIVISOR if padded else _DIVISORS.get(key, DIVISOR), down=down
-            )
+            key: _times(value, factor, divisors.get(key, DIVISOR), down=down)
             if key in _SIZES
             else rescale(value, factor, largest, padded=padded)
             for key, value in node.items()
@@ -188,19 +192,22 @@ def rescale(
 
 
 def _none_larger(steps: list[Any], largest: tuple[int, int]) -> list[Any]:
-    """Steps that resize no image to more than that, unless they crop it afterwards."""
-    for i, step in reversed([*enumerate(steps)]):
-        kind = type_name(step) if isinstance(step, dict) else ''
-        if 'Crop' in kind:
-            break
-        if not kind.endswith('Resize'):
+    """Steps that resize no image to more than that; what is cropped afterwards, on average.
+
+    Of several images in one, which are cropped as well, nothing changes.
+    """
+    kinds = [type_name(step) if isinstance(step, dict) else '' for step in steps]
+    cropped = max((i for i, kind in enumerate(kinds) if 'Crop' in kind), default=-1)
+    mixed = any('Mosaic' in kind for kind in kinds)
+    for i, kind in enumerate(kinds):
+        if not kind.endswith('Resize') or (i < cropped and mixed):
             continue
-        steps[i] = step = dict(step)
+        steps[i] = step = dict(steps[i])
         for key in ('scale', 'scales'):
             if step.get(key):
                 step[key] = _within(step[key], largest)
         most = step.get('ratio_range')
-        if most and max(most) > 1:
+        if most and max(most) > 1 and i > cropped:
             step['ratio_range'] = (min(*most, 1.0), 1.0)
     return steps
 

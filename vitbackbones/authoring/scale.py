@@ -73,14 +73,14 @@ def choose_scale(
     if side * factor < wanted:
         factor = min(least * MOST, MOST, wanted / side)
         why += f', and {wanted:g} are wanted'
-        if factor * side < 0.99 * wanted:
+        if factor * side < 0.99 * wanted and not _is_bounded(factor, long, short, largest):
             why += '; larger ones would cost too much'
     elif factor < 1:
         why += f', and recipes are made for {RECIPE[0]} x {RECIPE[1]}'
     bounded = False
     if largest is not None:
         bound = min(max(largest) / long, min(largest) / short)
-        if bound < factor:
+        if _is_bounded(factor, long, short, largest):
             why += '; --max-scale allows no more'
             if len(sides):
                 why += f', and they become {side * bound:.3g}'
@@ -89,6 +89,10 @@ def choose_scale(
     if largest is not None:  # never above it
         size = (min(size[0], max(largest)), min(size[1], min(largest)))
     return Scale(size, factor, bounded, why)
+
+
+def _is_bounded(factor: float, long: float, short: float, largest: tuple[int, int] | None) -> bool:
+    return largest is not None and min(max(largest) / long, min(largest) / short) < factor
 
 
 def sides_of(objects: NDArray[Any]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vitbackbones.data.nodes import type_name
 
-from .draft import Draft
+from .draft import Draft, counted
 from .pipelines import WEIGHTS
 from .writing import plain
 
@@ -54,7 +54,7 @@ ADDED: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         'early_stopping',
         dict(type='vitbackbones.EarlyStoppingHook', patience=PATIENCE),
-        f'Stop after {PATIENCE} validations without a better metric.',
+        f'Stop after {PATIENCE} validations without a better metric, from its first above 0 on.',
     ),
     ('best', dict(type='vitbackbones.BestCheckpointHook'), ''),
 )
@@ -104,15 +104,18 @@ def set_schedule(
     if not by_epoch:
         why = f'So many batches of {batch} show each of {images} images {chosen} times, '
     why += 'as was asked for' if epochs else f'for weights are {weights} and images that many'
-    why += '; it stops earlier where nothing improves.'
+    why += '.'
     length = chosen if by_epoch else total
     interval = max(1, math.ceil(length / validations_for(chosen * images, validated)))
+    validations = -(-length // interval)
+    if validations > PATIENCE + 1:
+        why = f'{why[:-1]}; it stops earlier where nothing improves.'
     old = draft.get('train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters') or length
     if by_epoch:
         draft.set('train_cfg.max_epochs', length, why)
     else:
         draft.set('train_cfg.max_iters', length, why)
-    draft.set('train_cfg.val_interval', interval, f'{-(-length // interval)} validations.')
+    draft.set('train_cfg.val_interval', interval, counted(validations, 'validation') + '.')
     draft.drop('train_cfg.dynamic_intervals')
     draft.set(
         'default_hooks.checkpoint',
@@ -135,7 +138,7 @@ def set_schedule(
 
 
 def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours: bool) -> None:
-    warm_up = min(500, max(20, total // 100), max(1, total // 4))
+    warm_up = min(500, max(100, total // 100), max(1, total // 4))
     draft.set(
         'param_scheduler',
         [
@@ -160,7 +163,9 @@ def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours:
         why = 'From random weights layers learn faster than published rates let given ones.'
     if new != rate:
         draft.set('optim_wrapper.optimizer.lr', new, why)
-        draft.said.append(f'rate: {new:g}. {why}')
+        draft.unsay('optimizer')
+        decay = draft.get('optim_wrapper.optimizer.weight_decay')
+        draft.said.append(f'optimizer: AdamW lr={new:g} decay={decay:g}. {why}')
     if not pretrained and not draft.get('optim_wrapper.clip_grad'):
         why = 'From random weights, it keeps the first steps stable.'
         draft.set('optim_wrapper.clip_grad', dict(max_norm=1.0), why)
@@ -175,7 +180,11 @@ def _set_hooks(draft: Draft, pretrained: bool, ratio: float, length: int) -> Non
         if hook.get('num_last_epochs'):
             hook['num_last_epochs'] = min(hook['num_last_epochs'], max(1, length // 10))
     if hooks != plain(draft.get('custom_hooks') or []):
-        draft.set('custom_hooks', hooks, 'Hooks that act at a certain epoch do so at its like.')
+        draft.set(
+            'custom_hooks',
+            hooks,
+            'Hooks that act at an epoch do so at the same part of the training as before.',
+        )
     named = {type_name(hook) for hook in hooks}
     for name, hook, why in ADDED:
         if type_name(hook) not in named and not draft.get(f'default_hooks.{name}'):

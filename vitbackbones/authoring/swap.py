@@ -7,8 +7,11 @@ of the maps. Everything else follows from that, each rule in a module of its own
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mmengine.registry import MODELS as ROOT_MODELS
 
 from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
@@ -143,6 +146,8 @@ def _wire(
     else:
         _rewire(draft, place, maps, choice)
         if choice.pyramid is not None:
+            if owner.get('neck') is None:
+                _require_neck_option(draft, owner, scope, new)
             why = f'{choice.reason[0].upper()}{choice.reason[1:]}.'
             _put_before(draft, f'{place}.neck', choice.pyramid, why)
         if choice.reason:
@@ -152,6 +157,23 @@ def _wire(
         now = _check(draft, place, scope, old.side, output, levels, by_depth=choice.by_depth)
     after = f'; after the neck {words(now)}' if now else ''
     draft.said.append(f'new: {new.words} {words(output)}{after}')
+
+
+def _require_neck_option(draft: Draft, owner: Any, scope: str, new: Network) -> None:
+    """That there is a place for a pyramid between backbone and heads.
+
+    Raises:
+        UserError: the model takes no neck.
+    """
+    with ROOT_MODELS.switch_scope_and_registry(scope) as registry:
+        cls = registry.get(owner['type'])
+    options = inspect.signature(cls).parameters if inspect.isclass(cls) else {}
+    free = any(option.kind is option.VAR_KEYWORD for option in options.values())
+    if options and not free and 'neck' not in options:
+        raise UserError(
+            f'config {draft.bases[0]}: {new.cls.family} needs a pyramid for what the heads read, and '
+            f'{owner["type"]} takes no neck: choose a backbone with maps of these strides'
+        )
 
 
 def _set_backbone(

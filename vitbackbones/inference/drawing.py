@@ -140,8 +140,8 @@ def _panels(sample: Any, meta: Mapping[str, Any]) -> dict[str, Image.Image]:
     truth, found = sample.gt_instances, sample.pred_instances
     found = found[found.scores >= SCORE]
     return {
-        'ground truth': objects_on(image, truth, meta['classes'], ZOOM),
-        'detections': objects_on(image, found, meta['classes'], ZOOM),
+        'ground truth': objects_on(image, truth, meta, ZOOM),
+        'detections': objects_on(image, found, meta, ZOOM),
     }
 
 
@@ -170,12 +170,25 @@ def _key(samples: Sequence[Any], meta: Mapping[str, Any]) -> dict[str, tuple[int
     return {names[i]: tuple(meta['palette'][i]) for i in seen if i < len(names)}
 
 
+def colours_of(meta: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Those of ``palette``, or ours where there are not as many as ``classes``."""
+    classes, palette = meta.get('classes') or (), meta.get('palette')
+    if not is_list_of_colours(palette) or len(palette) < len(classes):
+        return [colour_of(i) for i in range(len(classes))]
+    return [tuple(colour) for colour in palette]
+
+
 def objects_on(
-    image: Image.Image, found: Any, classes: Sequence[str], zoom: float, *, names: bool = True
+    image: Image.Image, found: Any, meta: Mapping[str, Any], zoom: float, *, names: bool = True
 ) -> Image.Image:
-    """The image, enlarged, with boxes (x1, y1, x2, y2 in its own pixels), masks and names."""
+    """The image, enlarged, with boxes (x1, y1, x2, y2 in its own pixels), masks and names.
+
+    Args:
+        meta: ``classes`` and perhaps ``palette``, which has a colour for each.
+    """
     pixels = np.array(image)
-    colours = [colour_of(int(label)) for label in found.labels]
+    classes, palette = meta['classes'], colours_of(meta)
+    colours = [palette[int(label)] for label in found.labels]
     for mask, colour in zip(_masks(found), colours, strict=False):
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
     image = enlarged(Image.fromarray(pixels), zoom)

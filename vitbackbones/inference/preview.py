@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vitbackbones.data.loading import CheckedPipeline, iter_built_datasets
-from vitbackbones.data.values import is_list_of_colours
 from vitbackbones.engine import random_states
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built
 
-from .drawing import colour_of, enlarged, labels_on, objects_on
+from .drawing import colours_of, enlarged, labels_on, objects_on
 
 WIDTH = 360  # of every image on the sheet, in pixels
 MOST_NAMES = 20  # objects whose names are written at their boxes; more would cover the image
+#: A class of more of the pixels is what everything else lies in.
+MOST_COLOURED = 0.6
 STRENGTH = 0.45  # of the colours of label maps: the image shows through
 #: Images that are looked at for the classes in them: label maps have to be read for that.
 LOOKED_AT = {'objects': 2000, 'labels': 60}
@@ -211,25 +212,31 @@ def _meta(dataset: Any) -> dict[str, Any]:
     """Names and colours of the classes."""
     meta: Mapping[str, Any] = getattr(dataset, 'metainfo', None) or {}
     classes = list(meta.get('classes') or ())
-    palette = meta.get('palette')
-    if not is_list_of_colours(palette) or len(palette) < len(classes):
-        palette = [colour_of(i) for i in range(len(classes))]
-    return dict(classes=classes, palette=[tuple(colour) for colour in palette])
+    return dict(classes=classes, palette=colours_of(meta), uncoloured=())
 
 
 def _drawn(picture: Picture, meta: Mapping[str, Any]) -> Image.Image:
     zoom = WIDTH / picture.image.width
     if picture.objects is None:
         labels = np.array(picture.labels)
-        labels[np.isin(labels, _uncoloured(meta))] = 255
+        labels[np.isin(labels, meta['uncoloured'])] = 255
         return enlarged(labels_on(picture.image, labels, meta['palette'], STRENGTH), zoom)
     names = len(meta['classes']) > 1 and len(picture.objects) <= MOST_NAMES
-    return objects_on(picture.image, picture.objects, meta['classes'], zoom, names=names)
+    return objects_on(picture.image, picture.objects, meta, zoom, names=names)
 
 
-def _uncoloured(meta: Mapping[str, Any]) -> list[int]:
-    """Labels that stay as the image is: a background would cover most of it."""
-    return [i for i, name in enumerate(meta['classes']) if name.lower() == 'background']
+def _uncoloured(pictures: Sequence[Picture], classes: Sequence[str]) -> tuple[int, ...]:
+    """Labels that stay as the image is: a background, by its name or since most is it."""
+    counts = np.zeros(256, np.int64)
+    for picture in pictures:
+        if picture.labels is not None:
+            counts += np.bincount(np.asarray(picture.labels).ravel(), minlength=256)
+    known = counts[: len(classes)]
+    return tuple(
+        i
+        for i, name in enumerate(classes)
+        if name.lower() == 'background' or known[i] > MOST_COLOURED * counts.sum()
+    )
 
 
 def _labels_in(picture: Picture) -> set[int]:
@@ -243,15 +250,14 @@ def _sheet(
     """A row for each image, its captions above it, and the colours of all classes at the end."""
     gap, line = 10, 22
     font = ImageFont.load_default(14)
+    pictures = [picture for _, shown in rows for _, picture in shown]
+    meta = dict(meta, uncoloured=_uncoloured(pictures, meta['classes']))
     drawn = [(name, [(what, _drawn(each, meta)) for what, each in shown]) for name, shown in rows]
     heights = [max(image.height for _, image in shown) for _, shown in drawn]
-    pictures = [picture for _, shown in rows for _, picture in shown]
-    objects = pictures[0].objects is not None
     seen = {label for picture in pictures for label in _labels_in(picture)}
-    if not objects:
-        seen -= {*_uncoloured(meta)}
+    plain = meta['uncoloured']
     key = [
-        (meta['classes'][i], colour_of(i) if objects else meta['palette'][i])
+        (f'{meta["classes"][i]} (no colour)' if i in plain else meta['classes'][i], i)
         for i in sorted(seen)
         if i < len(meta['classes'])
     ]
@@ -269,9 +275,10 @@ def _sheet(
             pen.text((left, top), _shortened(caption, pen, font), fill='black', font=font)
             sheet.paste(image, (left, top + line))
         top += height + line + gap
-    for i, (name, colour) in enumerate(key):
+    for i, (name, label) in enumerate(key):
         x, y = gap + i % columns * 180, bottom + i // columns * line
-        pen.rectangle((x, y + 3, x + 14, y + 17), fill=tuple(colour))
+        fill = 'white' if label in plain else tuple(meta['palette'][label])
+        pen.rectangle((x, y + 3, x + 14, y + 17), fill=fill, outline='black')
         pen.text((x + 20, y + 1), name, fill='black', font=font)
     return sheet
 

@@ -20,6 +20,7 @@ import vitbackbones
 from vitbackbones.errors import UserError
 
 PROCESS = 'vitbackbones.launch.tryout_process'
+LONG = 12 * 3600  # seconds of a training, beyond which it is said how to shorten it
 NAMES = 5  # of parameters, at most, that are said
 
 
@@ -73,9 +74,12 @@ class Tryout:
             return
         yield f'tried: {tried}, {needs}'
         yield (
-            f'{self.iteration:.2f} s per iteration: {self.iterations} iterations and '
-            f'{self.validations} validations take about {duration(self.seconds)}'
+            f'{self.iteration:.2f} s per iteration, as busy as the machine is now: '
+            f'{self.iterations} iterations and {self.validations} validations take at most about '
+            f'{duration(self.seconds)}'
         )
+        if self.seconds > LONG:
+            yield 'shorter: `new --max-scale` and `--epochs`, a smaller backbone, or `train --amp`'
 
 
 def try_out(config: str | Path) -> Tryout:
@@ -115,7 +119,7 @@ def duration(seconds: float) -> str:
     minutes = seconds / 60
     if minutes < 1.5:
         return f'{seconds:.0f} s'
-    return f'{minutes:.0f} min' if minutes < 90 else f'{minutes / 60:.1f} h'
+    return f'{minutes:.0f} min' if minutes < 90 else f'{minutes / 60:.{minutes < 600:d}f} h'
 
 
 def _why_it_ended(status: int, stderr: str) -> str:
