@@ -584,6 +584,13 @@ def test_what_cannot_be_done_is_one_sentence_and_writes_nothing(
     assert not list(out.parent.iterdir())
 
 
+def test_a_pyramid_needs_a_place(tmp_path: Path) -> None:
+    base = 'mmdet::mask2former_vis/mask2former_r101_8xb2-8e_youtubevis2019.py'
+    with pytest.raises(UserError, match=r'SHViT needs a pyramid .* Mask2FormerVideo takes no neck'):
+        new_config(base, 'shvit_s1', tmp_path / 'new.py', weights='none')
+    assert not list(tmp_path.iterdir())
+
+
 def test_options_are_checked_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start, out = tmp_path / 'start.py', tmp_path / 'new.py'
     start.write_text(DETECTOR)
@@ -599,7 +606,7 @@ def test_options_are_checked_first(tmp_path: Path, capsys: pytest.CaptureFixture
         ),
         (
             ['--backbone', 'shvit_s1', '-o', str(out), '--weights', 'http://127.0.0.1:9/x.pth'],
-            'cannot be downloaded (<urlopen error',
+            'cannot be downloaded ([Errno 111] Connection refused)',
         ),
     ]:
         assert main([*base, *argv]) == 2

@@ -171,7 +171,7 @@ def _require_neck_option(draft: Draft, owner: Any, scope: str, new: Network) -> 
     free = any(option.kind is option.VAR_KEYWORD for option in options.values())
     if options and not free and 'neck' not in options:
         raise UserError(
-            f'config {draft.bases[0]}: {new.cls.family} needs a pyramid for what the heads read, and '
+            f'config {draft.bases[0]}: {new.cls.family} needs a pyramid for what heads read, and '
             f'{owner["type"]} takes no neck: choose a backbone with maps of these strides'
         )
 

@@ -24,13 +24,14 @@ def run(args: argparse.Namespace) -> None:
         UserError: unknown backbone or variant.
     """
     variants = _chosen(args.backbone, args.arch)
-    print(f'{"backbone":12} {"arch":10} {"parameters":>12}  {"channels":24} strides')
+    print(f'{"name":18} {"backbone":10} {"arch":10} {"parameters":>12}  {"channels":24} strides')
     for cls, arch in variants:
         with torch.device('meta'):
             net = cls(arch)
         size = sum(p.numel() for p in net.parameters()) / 1e6
         channels, strides = (' '.join(map(str, v)) for v in (net.out_channels, net.out_strides))
-        print(f'{cls.__name__:12} {arch:10} {size:10.2f} M  {channels:24} {strides}')
+        name = f'{cls.__name__.lower()}_{arch}'
+        print(f'{name:18} {cls.__name__:10} {arch:10} {size:10.2f} M  {channels:24} {strides}')
 
 
 def _chosen(backbone: str | None, arch: str | None) -> list[tuple[type[Backbone], str]]:
