@@ -32,6 +32,7 @@ from vitbackbones.engine.non_finite import NonFiniteHook
 from vitbackbones.engine.preflight import PreflightHook
 from vitbackbones.engine.zero_losses import ZeroLossHook
 from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.published import published_source
 from vitbackbones.registry import MODELS
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -318,12 +319,15 @@ def test_batch_norms_keep_their_statistics_where_the_published_ones_did(leaf: st
 @each_leaf
 def test_weights_come_from_an_address_where_one_serves_files(leaf: str) -> None:
     backbone = load(leaf).model.backbone
+    network = backbone.type.removeprefix('vitbackbones.').lower()
     addresses = {
-        'vitbackbones.GCViT': 'https://huggingface.co/nvidia/GCViT/resolve/main/gcvit_',
-        'vitbackbones.SHViT': 'https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_',
+        'gcvit': 'https://huggingface.co/nvidia/GCViT/resolve/main/gcvit_',
+        'shvit': 'https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_',
     }
-    if backbone.type in addresses:
-        assert backbone.init_cfg.checkpoint.startswith(addresses[backbone.type])
+    if network in addresses:
+        assert backbone.init_cfg == dict(type='Pretrained', checkpoint='published')
+        source, _ = published_source(f'{network}_{backbone.arch}')
+        assert source.startswith(addresses[network])
     else:
         assert backbone.get('init_cfg') is None
 

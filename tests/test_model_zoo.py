@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from mmengine.config import Config
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.launch.loading import load_config
-from vitbackbones.metafiles import published_weights, read_index, task_of
+from vitbackbones.metafiles import published_weights, read_index, start_of, task_of, weights_of
 from vitbackbones.model_zoo import HOSTS, METRICS, page
 from vitbackbones.pretrained import list_backbones
 
@@ -65,7 +66,7 @@ def test_names_begin_with_that_of_the_config(entry) -> None:
 @entries
 def test_entries_have_the_fields_that_are_read(entry) -> None:
     required = {'Name', 'In Collection', 'Config', 'Metadata'}
-    optional = {'Results', 'Measured', 'Weights', 'Weights Page', 'Source', 'Note'}
+    optional = {'Results', 'Measured', 'Weights', 'SHA-256', 'Weights Page', 'Source', 'Note'}
     assert required <= entry.keys() <= required | optional
     assert entry['In Collection'] in {family['Name'] for family in COLLECTIONS}
 
@@ -112,8 +113,32 @@ def test_the_config_states_the_same_figures(entry) -> None:
 @pytest.mark.parametrize('entry', BACKBONES, ids=lambda entry: entry['Name'])
 def test_backbones_start_from_weights_that_are_listed(entry) -> None:
     init_cfg = Config.fromfile(ROOT / entry['Config']).backbone.get('init_cfg')
-    listed = {other.get('Weights') for other in BACKBONES if other['Config'] == entry['Config']}
-    assert (init_cfg.checkpoint if init_cfg else None) in listed
+    same = [other for other in BACKBONES if other['Config'] == entry['Config']]
+    address = next((other['Weights'] for other in same if 'Weights' in other), None)
+    assert init_cfg == (dict(type='Pretrained', checkpoint='published') if address else None)
+    start = start_of(Path(entry['Config']).stem.replace('-', '_', 1))
+    assert address == (start.address if start else None)
+
+
+def test_all_weights_of_a_variant_are_listed_in_the_order_of_the_page() -> None:
+    names = [weights.name for weights in weights_of('gcvit_large')]
+    assert names == [
+        f'gcvit-large{kind}' for kind in ('_in21k-384', '', '_in21k-224', '_in21k-512')
+    ]
+    first, second, third, _ = weights_of('gcvit_large')
+    assert first.licence == 'CC BY-NC-SA 4.0'
+    assert first.purpose.startswith('classifier, trained on ImageNet-21K, then ImageNet-1K, ')
+    assert second.purpose == 'classifier, trained on ImageNet-1K, images of 224 x 224'
+    assert third.address is None
+    assert third.page is not None
+    assert weights_of('sepvit_tiny') == weights_of('resnet_50') == ()
+
+
+@pytest.mark.parametrize('entry', BACKBONES, ids=lambda entry: entry['Name'])
+def test_digests_are_whole_ones_of_files_with_an_address(entry) -> None:
+    if 'SHA-256' in entry:
+        assert re.fullmatch('[0-9a-f]{64}', entry['SHA-256'])
+        assert 'Weights' in entry
 
 
 def test_addresses_that_messages_give_are_listed() -> None:

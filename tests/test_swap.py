@@ -335,13 +335,29 @@ def test_published_weights_of_the_cache_are_used(
 ) -> None:
     monkeypatch.setattr('vitbackbones.authoring.weights.local_file', lambda *_, **__: 'a')
     backbone = Written(tmp_path, DETECTOR, 'shvit_s1').get('model.backbone')
-    assert backbone.init_cfg.checkpoint.endswith('/shvit_s1.pth')
+    assert backbone.init_cfg.checkpoint.endswith('/releases/download/v1.0/shvit_s1.pth')
     assert backbone.norm_eval  # as published
 
 
 def test_weights_that_only_a_browser_can_fetch_are_named(tmp_path: Path) -> None:
     said = Written(tmp_path, DETECTOR, 'casvit_xs').said['weights']
     assert 'must be fetched with a browser, from https://drive' in said
+
+
+def test_published_weights_can_be_insisted_on(cache: Path, tmp_path: Path) -> None:
+    from vitbackbones import CheckpointError
+
+    for backbone, said in (
+        ('shvit_s1', '--weights published cannot be downloaded .*: fetch it by other means'),
+        (
+            'casvit_xs',
+            r'fetched with a browser: save the file of https://drive\S+ as \S+/casvit-xs',
+        ),
+        ('sepvit_lite', 'no weights of sepvit_lite were ever published: give a file of your own'),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            Written(tmp_path, DETECTOR, backbone, weights='published')
+    assert not (tmp_path / 'new.py').exists()
 
 
 def test_a_file_of_weights_has_to_fit(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ dash stands for what was not published or not measured.
 
 `vitbackbones train CONFIG` starts any of them; [training.md](training.md) has what goes beyond.
 Weights are read by their address: as `checkpoint` of a backbone's `init_cfg`, or by
-`vitbackbones test CONFIG URL` where they are of a whole model. A link that is called a page is for
-browsers: download the file and give its path.
+`vitbackbones test CONFIG URL` where they are of a whole model. `vitbackbones.create(NAME,
+pretrained=True)` and `checkpoint='published'` take the first row of a variant that has an address.
+A link that is called a page is for browsers: download the file and give its path.
 """
 
 DETECTION = """\

@@ -21,6 +21,7 @@ from .checkpoint.matching import Target, check_dense, converted, explain, match_
 from .checkpoint.model import require_same_tensors, translate, unwrapped
 from .checkpoint.reading import find_weights, preview, read_checkpoint
 from .checkpoint.report import LoadReport, choice_of, describe, log_licence
+from .published import OWN, PUBLISHED, published_source
 
 # ----------------------------------------------------------------------------- backbones by name
 
@@ -38,12 +39,15 @@ def list_backbones() -> list[str]:
     return sorted(_variants())
 
 
-def create(name: str, pretrained: str | os.PathLike[str] | None = None, **options: Any) -> Backbone:
+def create(
+    name: str, pretrained: str | os.PathLike[str] | bool | None = None, **options: Any
+) -> Backbone:
     """Build a published variant: ``create('gcvit_tiny', out_indices=(1, 2, 3))``.
 
     Args:
         name: lower-case class name, underscore, name of the variant; see :func:`list_backbones`.
-        pretrained: path or URL of weights to load.
+        pretrained: path, URL or name on the Hugging Face hub of weights to load, or True for the
+            published ones of the variant.
         options: arguments of the class.
 
     Raises:
@@ -57,8 +61,8 @@ def create(name: str, pretrained: str | os.PathLike[str] | None = None, **option
         raise ValueError(f'unknown backbone {name!r}, choose from {choices}')
     cls, arch = variants[name]
     backbone = cls(arch, **options)
-    if pretrained is not None:
-        load_pretrained(backbone, pretrained)
+    if pretrained is not None and pretrained is not False:
+        load_pretrained(backbone, PUBLISHED if pretrained is True else pretrained)
     return backbone
 
 
@@ -84,7 +88,9 @@ def load_pretrained(
         prefix: where the backbone is in the file; ``'backbone'`` is found without it. What is
             under a prefix was trained with the backbone, so nothing may be missing there.
         weights: trained or averaged weights, see :func:`~vitbackbones.checkpoint.find_weights`.
-        source, sha256, allow_pickle, map_location: see
+        source: what :func:`~vitbackbones.checkpoint.read_checkpoint` reads, or ``'published'`` for
+            the published weights of the backbone's variant.
+        sha256, allow_pickle, map_location: see
             :func:`~vitbackbones.checkpoint.read_checkpoint`.
 
     Raises:
@@ -92,6 +98,9 @@ def load_pretrained(
             changed then.
     """
     source = os.fspath(source)
+    if source == PUBLISHED:
+        source, known = published_source(variant_of(backbone))
+        sha256 = sha256 or known
     content = read_checkpoint(
         source, sha256=sha256, allow_pickle=allow_pickle, map_location=map_location
     )
@@ -125,6 +134,20 @@ def load_pretrained(
     if target.names.licence:
         log_licence(target.family, target.names.licence)
     return report
+
+
+def variant_of(backbone: Backbone) -> str:
+    """The name by which :func:`create` builds what ``backbone`` is.
+
+    Raises:
+        CheckpointError: its arch is no published one.
+    """
+    for name, (cls, arch) in _variants().items():
+        if isinstance(backbone, cls) and backbone.archs[arch] == backbone.arch:
+            return name
+    raise CheckpointError(
+        f'{type(backbone).__name__}: there are no published weights for a custom arch; {OWN}'
+    )
 
 
 def _under(prefix: str, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -27,8 +27,9 @@ class Options(TypedDict, total=False):
             checkpointing; BatchNorm statistics are updated once, not twice).
         drop_path_rate: stochastic depth of the last block, rising linearly from 0;
             None takes the published dense value of ``arch``.
-        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``, with options of
-            :func:`~vitbackbones.load_pretrained` if needed, or None.
+        init_cfg: ``dict(type='Pretrained', checkpoint=SOURCE)`` or None. The source is a path, a
+            URL, a name on the Hugging Face hub or ``'published'``; options of
+            :func:`~vitbackbones.load_pretrained` may be added.
     """
 
     in_channels: int

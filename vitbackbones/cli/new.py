@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--weights',
         default='auto',
-        metavar='auto|none|FILE|URL',
-        help='what the backbone starts from (auto: published weights, if they can be fetched)',
+        metavar='auto|published|none|FILE|URL',
+        help='what the backbone starts from (auto: published weights, if they can be fetched); or '
+        'hf://owner/name/FILE',
     )
     add('--force', action='store_true', help='write over a file that is there')
     add(

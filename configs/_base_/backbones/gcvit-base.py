@@ -4,8 +4,5 @@ backbone = dict(
     type='vitbackbones.GCViT',
     arch='base',
     drop_path_rate=0.5,  # ours: the classifier's; only the tiny one has a published dense rate
-    init_cfg=dict(
-        type='Pretrained',
-        checkpoint='https://huggingface.co/nvidia/GCViT/resolve/main/gcvit_1k_base.pth.tar',
-    ),
+    init_cfg=dict(type='Pretrained', checkpoint='published'),
 )

@@ -5,8 +5,5 @@ backbone = dict(
     type='vitbackbones.GCViT',
     arch='large',
     drop_path_rate=0.2,  # ours: that of Swin-L in mmdet's DINO; no dense rate was published
-    init_cfg=dict(
-        type='Pretrained',
-        checkpoint='https://huggingface.co/nvidia/GCViT/resolve/main/gcvit_21k_large_384.pth.tar',
-    ),
+    init_cfg=dict(type='Pretrained', checkpoint='published'),
 )

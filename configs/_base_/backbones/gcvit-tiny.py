@@ -4,8 +4,5 @@ backbone = dict(
     type='vitbackbones.GCViT',
     arch='tiny',
     drop_path_rate=0.2,
-    init_cfg=dict(
-        type='Pretrained',
-        checkpoint='https://huggingface.co/nvidia/GCViT/resolve/main/gcvit_1k_tiny.pth.tar',
-    ),
+    init_cfg=dict(type='Pretrained', checkpoint='published'),
 )

@@ -5,8 +5,5 @@ backbone = dict(
     arch='s1',
     drop_path_rate=0.0,
     norm_eval=True,  # published so: BatchNorm statistics stay, its weights are trained
-    init_cfg=dict(
-        type='Pretrained',
-        checkpoint='https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_s1.pth',
-    ),
+    init_cfg=dict(type='Pretrained', checkpoint='published'),
 )

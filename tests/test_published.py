@@ -1,0 +1,114 @@
+"""The published weights of a variant, which are taken by that word."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import vitbackbones
+from tests.hub_server import Hub, hub_server
+from tests.test_checkpoint import same, save, small, snapshot
+from vitbackbones import CheckpointError, metafiles
+from vitbackbones.backbones import CASViT, GCViT
+
+VARIANT = 'shvit_s1'
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[Hub]:
+    with hub_server() as hub:
+        yield hub
+
+
+@pytest.fixture
+def home(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch, and a hub without the published address of GC ViT xxtiny."""
+    server.files.clear()
+    monkeypatch.setenv('HF_ENDPOINT', server.address)
+    monkeypatch.setenv('HF_HUB_DISABLE_XET', '1')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    return tmp_path / 'home'
+
+
+def test_create_takes_the_published_weights(home: Path, server: Hub, tmp_path: Path) -> None:
+    given = vitbackbones.create('gcvit_xxtiny').state_dict()
+    given = {name: value for name, value in given.items() if not name.startswith('norm')}
+    path = save({'state_dict': given}, tmp_path / 'w.pth')
+    server.files['nvidia/GCViT', 'gcvit_1k_xxtiny.pth.tar'] = Path(path).read_bytes()
+    net = vitbackbones.create('gcvit_xxtiny', pretrained=True)
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in given.items())
+    again = GCViT('xxtiny', init_cfg=dict(type='Pretrained', checkpoint='published'))
+    again.init_weights()
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in given.items())
+    assert len([line for line in server.asked if line.startswith('GET')]) == 1
+
+
+def test_without_them_weights_are_random(home: Path) -> None:
+    assert not vitbackbones.create(VARIANT, pretrained=False).has_loaded
+    assert not vitbackbones.create(VARIANT).has_loaded
+
+
+def test_what_a_browser_has_to_fetch_is_found_where_the_message_says(home: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match='with a browser: save the file of https://drive'
+    ) as e:
+        vitbackbones.create('casvit_xs', pretrained=True)
+    place = Path(str(e.value).partition(' as ')[2].partition(', or ')[0])
+    assert place.parent == home / 'hub/checkpoints'
+    net = CASViT('xs', init_cfg=dict(type='Pretrained', checkpoint='published'))
+    before = snapshot(net)
+    with pytest.raises(CheckpointError, match='with a browser'):
+        net.init_weights()
+    assert same(net, before)
+    place.parent.mkdir(parents=True)
+    save({'model': {name: value + 1 for name, value in before.items()}}, place)
+    assert vitbackbones.create('casvit_xs', pretrained=True).has_loaded
+
+
+def test_what_was_never_published_is_said(home: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match='no weights of sepvit_lite were ever published: give'
+    ):
+        vitbackbones.create('sepvit_lite', pretrained=True)
+    with pytest.raises(CheckpointError, match=r'SHViT: .* no published weights for a custom arch'):
+        vitbackbones.load_pretrained(small('shvit'), 'published')
+
+
+@pytest.fixture
+def listed(
+    home: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Metafiles that list one file, with the digest of another at first."""
+    address = f'{server.address}/o/n/resolve/main/s1.pth'
+    index = tmp_path / 'model-index.yml'
+    index.write_text('Import: [one.yml]')
+    (tmp_path / 'one.yml').write_text(
+        'Collections: [{Name: SHViT, Metadata: {Weights License: none}}]\n'
+        'Models: [{Name: shvit-s1, In Collection: SHViT, Config: configs/_base_/x/shvit-s1.py,\n'
+        f'  Metadata: {{Input Size: 224}}, Weights: "{address}", SHA-256: "{"0" * 64}"}}]\n'
+    )
+    monkeypatch.setattr(metafiles, 'INDEX', index)
+    return tmp_path / 'one.yml'
+
+
+def test_a_digest_of_the_table_is_checked(
+    listed: Path, server: Hub, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(save(vitbackbones.create(VARIANT).state_dict(), tmp_path / 'w.pth'))
+    server.files['o/n', 's1.pth'] = path.read_bytes()
+    with pytest.raises(CheckpointError, match=f'instead of {"0" * 64}'):
+        vitbackbones.create(VARIANT, pretrained=True)
+    assert [*home.rglob('*.pth')] == []
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    corrected = listed.with_name('corrected.yml')
+    corrected.write_text(listed.read_text().replace('0' * 64, digest))
+    index = listed.with_name('other-index.yml')
+    index.write_text('Import: [corrected.yml]')
+    monkeypatch.setattr(metafiles, 'INDEX', index)
+    assert vitbackbones.create(VARIANT, pretrained=True).has_loaded

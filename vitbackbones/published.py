@@ -1,0 +1,45 @@
+"""The published weights of a variant, as something that can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .checkpoint.errors import CheckpointError
+from .metafiles import start_of
+
+#: What stands for them where a file could stand: in ``init_cfg``, and in ``new --weights``.
+PUBLISHED = 'published'
+
+OWN = (
+    "give a file of your own in its place (init_cfg=dict(type='Pretrained', checkpoint=FILE), "
+    'pretrained=FILE, --weights FILE), or start from random weights (init_cfg=None)'
+)
+
+
+def published_source(variant: str) -> tuple[str, str | None]:
+    """What the published weights of a variant are read from, and the digest known of it.
+
+    What only a browser can fetch is looked for among torch hub's checkpoints, under its name in the
+    model zoo.
+
+    Args:
+        variant: as :func:`~vitbackbones.create` takes it.
+
+    Raises:
+        CheckpointError: nothing was published, or it has to be fetched with a browser first; the
+            message says what, and where to put it.
+    """
+    start = start_of(variant)
+    if start is None:
+        raise CheckpointError(f'no weights of {variant} were ever published: {OWN}')
+    if start.address:
+        return start.address, start.sha256
+    place = Path(torch.hub.get_dir(), 'checkpoints', f'{start.name}.pth')
+    if not place.is_file():
+        raise CheckpointError(
+            f'the published weights of {variant} have to be fetched with a browser: save the file '
+            f'of {start.page} as {place}, or {OWN}'
+        )
+    return str(place), start.sha256
