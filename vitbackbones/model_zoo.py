@@ -29,6 +29,7 @@ Weights are read by their address: as `checkpoint` of a backbone's `init_cfg`, o
 `vitbackbones test CONFIG URL` where they are of a whole model. `vitbackbones.create(NAME,
 pretrained=True)` and `checkpoint='published'` take the first row of a variant that has an address.
 A link that is called a page is for browsers: download the file and give its path.
+[weights.md](weights.md) has all ways to name a file.
 """
 
 DETECTION = """\

@@ -24,6 +24,7 @@ COMMANDS = {
     'infer': 'run a trained model on images',
     'demo': 'train, test and show a small detector on generated images',
     'demo-data': "generate small images in COCO's and ADE20K's format",
+    'inspect': 'say what a weight file is and which of our networks it loads into',
     'convert': 'reduce a checkpoint to its weights, as safetensors or pth',
     'export': 'write a backbone, or backbone and neck, as ONNX',
     'flops': 'count multiply-adds of all variants, next to the published figures',

@@ -42,9 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--weights',
         default='auto',
-        metavar='auto|published|none|FILE|URL',
-        help='what the backbone starts from (auto: published weights, if they can be fetched); or '
-        'hf://owner/name/FILE',
+        metavar='auto|published|none|FILE|URL|hf://...',
+        help='what the backbone starts from (auto: published weights, if they can be fetched)',
     )
     add('--force', action='store_true', help='write over a file that is there')
     add(
