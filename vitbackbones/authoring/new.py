@@ -51,7 +51,7 @@ def new_config(
         out: the file to write. What has to be written of the data goes beside it, to a folder
             called after it.
         data: a folder to train on.
-        weights: 'auto' for published ones if they can be had, 'none', a file or an address.
+        weights: as :func:`~vitbackbones.authoring.weights.choose_weights` takes it.
         force: write over a file that is there.
 
     Raises:

@@ -34,7 +34,7 @@ def swap(draft: Draft, backbone: str, weights: str = 'auto') -> Start:
 
     Args:
         backbone: a name that :func:`~vitbackbones.create` knows.
-        weights: 'auto' for published ones if they can be had, 'none', a file or an address.
+        weights: as :func:`~vitbackbones.authoring.weights.choose_weights` takes it.
 
     Returns:
         What the new backbone starts from.
