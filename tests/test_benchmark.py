@@ -439,8 +439,11 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
         ),
         (('--configs', 'none.py'), 'there is no config file none.py'),
         (('--cards', 'none.py'), 'there is no config file none.py'),
-        (('--cards', 'a.py', '--runtimes', 'ncnn'), '--runtimes ncnn: choose from fused, onnxrunt'),
-        (('--archs', 'shvit:s1', '--runtimes', 'fused'), '--runtimes goes with --cards, on a CPU'),
+        (
+            ('--cards', 'own.py', '--runtimes', 'ncnn'),
+            '--runtimes ncnn: unknown, choose from fused',
+        ),
+        (('--archs', 'shvit:s1', '--runtimes', 'fused'), '--runtimes goes with --cards'),
         (('--archs', 'shvit:s1', '--device', 'abacus'), "--device 'abacus' cannot be used"),
         (('--archs', 'shvit:s1', '--dtype', 'fp8'), '--dtype fp8: unknown, choose from fp32'),
         (('--archs', 'shvit:s1', '--mode', 'test'), '--mode test: unknown, choose from eval'),

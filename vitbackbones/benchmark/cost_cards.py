@@ -31,7 +31,7 @@ from .livened import enliven
 from .machine import describe_machine, in_words
 from .memory import peak_memory, weight_memory
 from .models import build_model, noise, spare_single_values
-from .runtimes import RUNTIMES, in_runtimes, require_packages
+from .runtimes import RUNTIMES, check_runtimes, in_runtimes
 from .timing import in_turn, ratio, spread
 
 CONFIGS = Path(vitbackbones.__file__).parent / '.mim' / 'configs'
@@ -132,7 +132,7 @@ class CostCards:
         rounds: int = 10,
         runtimes: Sequence[str] = (),
     ) -> None:
-        require_packages(runtimes)
+        check_runtimes(runtimes, device)
         self.configs = shipped() if 'all' in configs else list(dict.fromkeys(configs))
         for config in self.configs:
             config_path(config)  # or it is the user's to fix

@@ -31,9 +31,18 @@ RUNTIMES = {
 Predict = Callable[[], Any]
 
 
-def require_packages(names: Sequence[str]) -> None:
-    """Raises UserError: a package that a runtime needs is missing."""
+def check_runtimes(names: Sequence[str], device: str) -> None:
+    """That all can be measured.
+
+    Raises:
+        UserError: there is no such runtime, it is not for that device, or a package that it needs
+            is missing.
+    """
+    if names and device != 'cpu':
+        raise UserError(f'--runtimes are measured on a CPU, not on {device}')
     for name in names:
+        if name not in RUNTIMES:
+            raise UserError(f'--runtimes {name}: unknown, choose from {", ".join(RUNTIMES)}')
         for package in RUNTIMES[name][1]:
             try:
                 importlib.import_module(package)

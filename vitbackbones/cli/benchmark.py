@@ -1,13 +1,12 @@
 """Speed and memory of backbones and of whole models, in turn with each other and with peers.
 
-Candidates are backbones of ours (--archs), of other packages (--peers) and whole detectors and
-segmentors (--configs), all with random weights, which run in turn; the first, of --peers before
---archs before --configs, is the unit of the ratios. A backbone or peer may take part several times:
-shvit:s4 shvit:s4+compile shvit:s4+deploy shvit:s4+channels-last. With --isolate each has a process
-of its own, where no other's freed memory serves it. --cards measures what testing and training each
-config takes instead, one process after the other; with --runtimes also how long the fused model and
-its ONNX file take, in turn. The results are benchmark.md, .json and .png, or
-cards.md and .json, in the output folder; cards go on where an interruption stopped them.
+Candidates, with random weights, are backbones of ours (--archs), of other packages (--peers) and
+whole models (--configs); the first, of --peers before --archs before --configs, is the unit of the
+ratios. One may take part several times: shvit:s4 shvit:s4+compile shvit:s4+deploy. With --isolate
+each has a process of its own, where no other's freed memory serves it. --cards measures what
+testing and training each config takes instead; with --runtimes also the fused model and its ONNX
+file, in turn. Results are benchmark.md, .json and .png, or cards.md and .json, in the output
+folder; cards go on where an interruption stopped them.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from vitbackbones.inference.predict import usable_device
 from . import arguments
 
 SETTING = ('batch', 'compile', 'channels_last', 'deploy')
+OF_CARDS = ('batch', 'device', 'rounds', 'runtimes')
 CONTEST = ('peers', 'archs', 'configs', 'arch_options', 'rounds', 'isolate')
 FLAGS = {
     '--compile': 'torch.compile every backbone; for eval freezing its weights',
@@ -47,36 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ('--peers', 'PEER', peers),
         ('--configs', 'CONFIG', 'detectors and segmentors, as for training'),
         ('--cards', 'CONFIG', "or 'all' that are shipped"),
+        ('--runtimes', 'RUNTIME', f'of --cards, beside PyTorch: {", ".join(RUNTIMES)}'),
     ):
         parser.add_argument(option, nargs='+', default=[], metavar=metavar, help=help_)
+    pair, help_ = 'KEY=VALUE', 'of all --archs: out_indices=[2] with_cp=True'
     parser.add_argument(
-        '--arch-options',
-        nargs='+',
-        action=arguments.KeyValue,
-        default={},
-        metavar='KEY=VALUE',
-        help='of all --archs: out_indices=[2] with_cp=True',
+        '--arch-options', nargs='+', action=arguments.KeyValue, default={}, metavar=pair, help=help_
     )
-    parser.add_argument(
-        '--sizes', nargs='+', default=['512x512'], help='of images, HEIGHTxWIDTH (512x512)'
-    )
+    usual, help_ = ['512x512'], 'of images, HEIGHTxWIDTH (512x512)'
+    parser.add_argument('--sizes', nargs='+', default=usual, help=help_)
     parser.add_argument('--batch', type=int, default=1, help='images at a time (%(default)s)')
     arguments.add_device(parser)
-    parser.add_argument(
-        '--dtype', default='fp32', help=f'{", ".join(DTYPES)}; autocast in training, (%(default)s)'
-    )
-    parser.add_argument(
-        '--mode', default='eval', help='eval, or train: forward and backward (%(default)s)'
-    )
+    for option, value, help_ in (
+        ('--dtype', 'fp32', f'{", ".join(DTYPES)}; autocast in training'),
+        ('--mode', 'eval', 'eval, or train: forward and backward'),
+    ):
+        parser.add_argument(option, default=value, help=f'{help_} (%(default)s)')
     for option, help_ in FLAGS.items():
         parser.add_argument(option, action='store_true', help=help_)
-    parser.add_argument(
-        '--runtimes',
-        nargs='+',
-        default=[],
-        metavar='RUNTIME',
-        help=f'of --cards, beside PyTorch: {", ".join(RUNTIMES)}',
-    )
     parser.add_argument('--threads', type=int, help="of torch on a CPU (torch's own choice)")
     arguments.add_rounds(parser, 'of all in turn')
     parser.add_argument('--out-dir', default='work_dirs/benchmark', help='(%(default)s)')
@@ -103,14 +91,11 @@ def run(args: argparse.Namespace) -> int:
 def _study(args: argparse.Namespace) -> Contest | CostCards:
     arguments.require_choice(args, 'dtype', DTYPES)
     arguments.require_choice(args, 'mode', ('eval', 'train'))
-    for name in args.runtimes:
-        if name not in RUNTIMES:
-            raise UserError(f'--runtimes {name}: choose from {", ".join(RUNTIMES)}')
-    if args.runtimes and (not args.cards or args.device != 'cpu'):
-        raise UserError('--runtimes goes with --cards, on a CPU')
     arguments.require_positive(args, 'batch', 'threads', 'rounds')
     if not (args.archs or args.peers or args.configs or args.cards):
         raise UserError('name candidates with --archs, --peers or --configs, or configs of --cards')
+    if args.runtimes and not args.cards:
+        raise UserError('--runtimes goes with --cards')
     given = [name for name, usual in NOT_OF_CARDS.items() if getattr(args, name) != usual]
     if args.cards and (given or len(args.sizes) > 1):
         raise UserError(
@@ -128,8 +113,7 @@ def _study(args: argparse.Namespace) -> Contest | CostCards:
         torch.set_num_threads(args.threads)
     folder = arguments.make_folder(args.out_dir)
     if args.cards:
-        options = dict(size=sizes[0], batch=args.batch, device=args.device, rounds=args.rounds)
-        options['runtimes'] = args.runtimes
-        return CostCards(args.cards, folder, **options)
+        options = {name: getattr(args, name) for name in OF_CARDS}
+        return CostCards(args.cards, folder, size=sizes[0], **options)
     options = {name: getattr(args, name) for name in CONTEST}
     return Contest(setting=setting, sizes=sizes, folder=folder, **options)
