@@ -14,12 +14,14 @@ from torch import Tensor
 
 from .backbones.base import Backbone
 from .checkpoint import CheckpointError, LoadReport, find_weights, read_checkpoint, trained_classes
-from .checkpoint.matching import StateDictMatch, check_dense, match_backbone, rename
+from .checkpoint.matching import StateDictMatch, match_backbone, rename
 from .checkpoint.reading import preview
 from .checkpoint.report import choice_of, describe
+from .checkpoint.tensors import check_dense
 from .metafiles import Weights, weights_of
-from .pretrained import as_target, list_backbones
+from .pretrained import list_backbones
 from .published import published_source
+from .targets import as_target
 
 TRIED = 3  # variants that a file is held against
 

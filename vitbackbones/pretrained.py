@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import functools
-import inspect
-import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .backbones.base import Backbone
 from .checkpoint.errors import CheckpointError
-from .checkpoint.matching import Target, check_dense, converted, explain, match_backbone
+from .checkpoint.matching import Target, explain, match_backbone
 from .checkpoint.model import require_same_tensors, translate, unwrapped
 from .checkpoint.reading import find_weights, preview, read_checkpoint
 from .checkpoint.report import LoadReport, choice_of, describe, log_licence
+from .checkpoint.tensors import check_dense, converted
 from .published import OWN, PUBLISHED, published_source
+from .targets import as_target
 
 # ----------------------------------------------------------------------------- backbones by name
 
@@ -82,11 +79,14 @@ def load_pretrained(
     """Load a published file, or one of ours, into ``backbone`` and log what was done.
 
     The file may be the classifier or the dense backbone of the network's authors, timm's, a
-    detector or segmentor that contains the backbone, or a state dict of the backbone itself.
+    classifier, detector or segmentor that contains the backbone, or a state dict of the backbone
+    itself. What a classifier lacks, the norms of other outputs than the last, say, keeps its
+    initial values and is named.
 
     Args:
         prefix: where the backbone is in the file; ``'backbone'`` is found without it. What is
-            under a prefix was trained with the backbone, so nothing may be missing there.
+            under a prefix was trained with the backbone, so nothing may be missing there, unless
+            the file is a classifier: nothing but a ``head`` stands beside the backbone.
         weights: trained or averaged weights, see :func:`~vitbackbones.checkpoint.find_weights`.
         source: what :func:`~vitbackbones.checkpoint.read_checkpoint` reads, or ``'published'`` for
             the published weights of the backbone's variant.
@@ -114,15 +114,23 @@ def load_pretrained(
         state = _under(prefix, state, source)
     check_dense(state, source)
     complete = bool(prefix)  # what contains the backbone was trained with all of it
+    headed = {_sibling_of(prefix or '', key) for key in outside}
+    of_classifier = headed <= {'head'}  # or with its last output alone
     target = as_target(backbone)
-    match = match_backbone(target, state, complete)
+    match = match_backbone(target, state, complete, of_classifier)
     if match.problems:
-        raise CheckpointError(f'{source} {explain(target, state, match, complete)}')
+        reason = explain(target, state, match, complete, of_classifier)
+        raise CheckpointError(f'{source} {reason}')
     backbone.load_state_dict(converted(match.tensors, target.tensors, source), strict=False)
 
     report = LoadReport(
         source=source,
-        description=describe(target, match, in_detector=prefix == 'backbone.'),
+        description=describe(
+            target,
+            match,
+            in_detector=prefix == 'backbone.' and headed != {'head'},
+            headed=headed == {'head'},
+        ),
         loaded=tuple(match.tensors),
         total=len(target.tensors) - len(match.initialised),
         dropped=match.dropped | {key: key.partition('.')[0] for key in outside},
@@ -157,6 +165,12 @@ def _under(prefix: str, state: dict[str, Tensor], source: str) -> dict[str, Tens
         tops = dict.fromkeys(key.partition('.')[0] for key in state)
         raise CheckpointError(f'{source} holds nothing under {prefix!r}, only {preview(tops)}')
     return chosen
+
+
+def _sibling_of(prefix: str, key: str) -> str:
+    """The part beside the one under ``prefix`` that ``key`` is of: ``head``, ``neck``, ..."""
+    parent = prefix.removesuffix('.').rpartition('.')[0]
+    return (key.removeprefix(f'{parent}.') if parent else key).partition('.')[0]
 
 
 def load_model(model: nn.Module, content: Mapping[str, Any], source: str) -> LoadReport:
@@ -197,58 +211,7 @@ def translate_for_finetuning(
     return tensors
 
 
-# ------------------------------------------------------------------- what matching needs to know
-
-
 def _backbones_in(model: nn.Module) -> dict[str, Target]:
     return {
         name: as_target(part) for name, part in model.named_modules() if isinstance(part, Backbone)
     }
-
-
-def as_target(backbone: Backbone) -> Target:
-    """``backbone`` as something that a file may be for."""
-    arch = backbone.arch
-    return Target(
-        family=backbone.family,
-        variant=next((k for k, v in backbone.archs.items() if v == arch), '(custom arch)'),
-        names=backbone.checkpoint_names,
-        tensors=backbone.state_dict(),
-        adapt=backbone.adapt_state_dict,
-        larger=functools.partial(_with_further_outputs, backbone),
-        others=functools.partial(_other_variants, backbone),
-    )
-
-
-def _with_further_outputs(backbone: Backbone) -> Iterator[Target]:
-    arch = dataclasses.asdict(backbone.arch)
-    others = [i for i in range(len(backbone.strides)) if i not in backbone.out_indices]
-    for count in range(len(others), 0, -1):
-        for further in itertools.combinations(others, count):
-            yield as_target(_sibling(backbone, arch, sorted({*backbone.out_indices, *further})))
-
-
-def _other_variants(backbone: Backbone) -> Iterator[tuple[str, Target]]:
-    """Every variant of every registered family, those of ``backbone``'s own family first."""
-    cls = type(backbone)
-    for arch in cls.archs:
-        yield f'arch={arch!r}', as_target(_sibling(backbone, arch))
-    for other in backbone.registered().values():
-        if other is not cls:
-            for arch in other.archs:
-                with torch.device('meta'):
-                    network = other(arch, in_channels=backbone.in_channels)
-                yield f'type={other.__name__!r}, arch={arch!r}', as_target(network)
-
-
-def _sibling(backbone: Backbone, arch: Any, out_indices: Sequence[int] | None = None) -> Backbone:
-    """``arch`` with all outputs, or those, and the options of ``backbone``, without memory.
-
-    Sequences are left at their defaults: they belong to the outputs that ``backbone`` has.
-    """
-    cls = type(backbone)
-    stored = {name: getattr(backbone, name, None) for name in inspect.signature(cls).parameters}
-    options = {name: v for name, v in stored.items() if isinstance(v, (str, int, float))}
-    out_indices = out_indices or range(len(cls.strides))
-    with torch.device('meta'):
-        return cls(**{**options, 'arch': arch, 'out_indices': out_indices})

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import CheckpointError
 from .names import CheckpointNames, KeyTable
 from .reading import preview
 
@@ -29,6 +28,7 @@ class Target:
         tensors: its state dict, of which names, shapes and types are read.
         adapt: what a file holds, under our names -> the same changed to fit the network.
         larger: makes the network with further outputs, those with most of them first.
+        in_classifiers: makes the network as classifiers have it, with its last output alone.
         others: makes whatever else a file may be for, each with what to set to have it.
     """
 
@@ -38,6 +38,7 @@ class Target:
     tensors: Mapping[str, Tensor]
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     larger: Callable[[], Iterable[Target]]
+    in_classifiers: Callable[[], Iterable[Target]]
     others: Callable[[], Iterable[tuple[str, Target]]]
 
     def __str__(self) -> str:
@@ -66,20 +67,61 @@ class StateDictMatch:
         return len(self.missing) + len(self.unexpected) + len(self.shape_mismatch)
 
 
-def match_backbone(target: Target, state: dict[str, Tensor], complete: bool) -> StateDictMatch:
+def match_backbone(
+    target: Target, state: dict[str, Tensor], complete: bool, of_classifier: bool = False
+) -> StateDictMatch:
     """The reading of ``state`` that fits ``target`` best, our own names first.
 
-    ``complete`` says that the file is no classifier, so that nothing may be missing.
+    Args:
+        complete: nothing may be missing.
+        of_classifier: but the network in a classifier of ours, which has its last output alone,
+            may lack all the same what any classifier lacks.
     """
+    match = _best_reading(target, state, complete)
+    if match.problems and of_classifier:
+        match = _without_what_classifiers_lack(target, state) or match
+    return match
+
+
+def _best_reading(target: Target, state: dict[str, Tensor], complete: bool) -> StateDictMatch:
     matches: list[StateDictMatch] = []
-    tables = {'': (), 'official': target.names.official, 'timm': target.names.timm}
-    for dialect, table in tables.items():
+    for dialect, table in _tables(target).items():
         if not matches or (matches[-1].problems and table):
             match = _match_by(table, dialect, target, state, complete)
             if match.problems and not (match.missing or match.shape_mismatch):
                 match = _without_other_outputs(match, table, target, state, complete)
             matches.append(match)
     return min(matches, key=lambda match: match.problems)
+
+
+def _tables(target: Target) -> dict[str, KeyTable]:
+    return {'': (), 'official': target.names.official, 'timm': target.names.timm}
+
+
+def _without_what_classifiers_lack(
+    target: Target, state: dict[str, Tensor]
+) -> StateDictMatch | None:
+    """The reading of ``state`` if that is all of the network as classifiers have it."""
+    match = _best_reading(target, state, complete=False)
+    absent = _absent_from_classifier(target)
+    if match.shape_mismatch or not all(map(absent.match, match.missing)):
+        return None
+    for network in target.in_classifiers():
+        for dialect, table in _tables(network).items():
+            if not _match_by(table, dialect, network, state, complete=True).problems:
+                others = [name for name in target.tensors if name not in match.tensors]
+                return dataclasses.replace(
+                    match,
+                    initialised=[name for name in others if absent.match(name)],
+                    missing=[],
+                    dropped=match.dropped | dict.fromkeys(match.unexpected, NOT_BUILT),
+                    unexpected=[],
+                )
+    return None
+
+
+def _absent_from_classifier(target: Target) -> re.Pattern[str]:
+    return re.compile('|'.join(target.names.absent_from_classifier) or '(?!)')
 
 
 def _without_other_outputs(
@@ -110,7 +152,7 @@ def _match_by(
         if name not in given
     }
 
-    pattern = re.compile('|'.join(target.names.absent_from_classifier) or '(?!)')
+    pattern = _absent_from_classifier(target)
     classifier = not complete and not any(map(pattern.match, given))
     absent = [name for name in wanted if classifier and pattern.match(name)]
 
@@ -174,7 +216,13 @@ def _change_channels(weight: Tensor, channels: int) -> Tensor:
 # ----------------------------------------------------------------------------- what does not fit
 
 
-def explain(target: Target, state: dict[str, Tensor], match: StateDictMatch, complete: bool) -> str:
+def explain(
+    target: Target,
+    state: dict[str, Tensor],
+    match: StateDictMatch,
+    complete: bool,
+    of_classifier: bool = False,
+) -> str:
     """Both sides of what does not fit, and what the file would fit."""
     lines = [f'does not fit {target}; no weight was changed.']
     for what, keys in (
@@ -184,16 +232,20 @@ def explain(target: Target, state: dict[str, Tensor], match: StateDictMatch, com
     ):
         if keys:
             lines.append(f'{what}: {len(keys)} ({preview(keys)}).')
-    return '\n'.join([*lines, _what_fits(target, state, match, complete)])
+    return '\n'.join([*lines, _what_fits(target, state, match, complete, of_classifier)])
 
 
 def _what_fits(
-    target: Target, state: dict[str, Tensor], match: StateDictMatch, complete: bool
+    target: Target,
+    state: dict[str, Tensor],
+    match: StateDictMatch,
+    complete: bool,
+    of_classifier: bool,
 ) -> str:
     if match.problems == 1 and target.stem_weight in match.shape_mismatch:
         return 'The file is for another number of in_channels.'
     for label, other in target.others():
-        if not match_backbone(other, state, complete).problems:
+        if not match_backbone(other, state, complete, of_classifier).problems:
             return f'The file fits {label}: set that, or choose another file.'
     return 'The file fits no variant of any registered backbone: choose another file.'
 
@@ -204,39 +256,3 @@ def part_of(key: str) -> str:
     if leaf not in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'):
         return leaf
     return next((name for name in reversed(path) if not name.isdigit()), leaf)
-
-
-# ------------------------------------------------------------------------------ kinds of tensors
-
-
-def check_dense(state: dict[str, Tensor], source: str) -> None:
-    """Copying from any other kind of tensor fails, halfway through the network."""
-    kinds = {
-        'sparse': lambda value: value.layout is not torch.strided,
-        'nested': lambda value: value.is_nested,
-        'quantized': lambda value: value.is_quantized,
-        'without values (meta)': lambda value: value.is_meta,
-    }
-    for kind, applies in kinds.items():
-        names = [name for name, value in state.items() if applies(value)]
-        if names:
-            raise CheckpointError(
-                f'{source} holds tensors that are {kind}: {len(names)} ({preview(names)}); save '
-                'them as plain arrays. No weight was changed.'
-            )
-
-
-def converted(
-    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str
-) -> dict[str, Tensor]:
-    """``tensors`` in the types of a network's ``own``, so that nothing is left that could fail."""
-    result = {}
-    for name, value in tensors.items():
-        try:
-            result[name] = value.to(own[name].dtype)
-        except (NotImplementedError, RuntimeError) as error:
-            raise CheckpointError(
-                f'{source} holds {name} as {value.dtype}, which torch does not convert to '
-                f'{own[name].dtype}; save it as that. No weight was changed.'
-            ) from error
-    return result

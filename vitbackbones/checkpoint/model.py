@@ -13,10 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import CheckpointError
-from .matching import Target, check_dense, explain, match_backbone, rename
+from .matching import Target, explain, match_backbone, rename
 from .names import CheckpointNames
 from .reading import find_weights, preview
 from .report import LoadReport, choice_of
+from .tensors import check_dense
 
 
 def translate(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 #: Name in a file -> ours, as (pattern, replacement) tried in order; None drops a tensor that a
 #: network has no use for. Names that match nothing are already ours.
@@ -22,6 +23,7 @@ class CheckpointNames:
         timm: table of those that timm gave, where timm has the network.
         absent_from_classifier: patterns of our names that a published classifier lacks; these
             tensors keep their initial values.
+        classifier_options: of the network, with which it is what published classifiers build on.
         stem: our names for the weight of the first convolution, which adapts to ``in_channels``;
             of several, which variants may have, the first that a network has.
         licence: of the published weights, where it forbids commercial use.
@@ -30,6 +32,7 @@ class CheckpointNames:
     official: KeyTable = ()
     timm: KeyTable = ()
     absent_from_classifier: tuple[str, ...] = ()
+    classifier_options: Mapping[str, Any] = field(default_factory=dict)
     stem: tuple[str, ...] = ()
     licence: str | None = None
 

@@ -59,13 +59,15 @@ def choice_of(content: Mapping[str, Any], holder: str) -> str:
     return f'took {holder!r}, not {unused}' if unused else ''
 
 
-def describe(target: Target, match: StateDictMatch, in_detector: bool) -> str:
-    """What kind of file it is that matches ``target``."""
+def describe(
+    target: Target, match: StateDictMatch, *, in_detector: bool, headed: bool = False
+) -> str:
+    """What kind of file it is that matches ``target``; ``headed`` if a head stands beside it."""
     what = f'{match.dialect} {target}'.strip()
     if in_detector:
         return f'{what} in a detector or segmentor'
     # Where a classifier lacks nothing, only the head that was dropped betrays it.
-    headed = any(key.partition('.')[0].endswith('head') for key in match.dropped)
+    headed |= any(key.partition('.')[0].endswith('head') for key in match.dropped)
     return f'{what} {"classifier" if match.initialised or headed else "backbone"}'
 
 
