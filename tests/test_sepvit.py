@@ -112,9 +112,9 @@ def test_an_arch_lists_one_window_per_block() -> None:
 WINDOW = 4
 
 
-def block() -> Block:
+def block(own_token: str = 'padding') -> Block:
     torch.manual_seed(3)
-    result = Block(8, 2, 2, 0.0, learnable_token=False)
+    result = Block(8, 2, 2, 0.0, own_token, num_windows=4)
     for p in result.parameters():
         nn.init.normal_(p, std=0.3)
     return result.eval()
@@ -125,7 +125,7 @@ def run(
 ) -> torch.Tensor:
     """A block for a map (B, H, W, C), of which it gets the tokens."""
     place = (*x.shape[1:3], WINDOW, layer.attn.num_heads, x.device)
-    windows = TokenWindows(*place, learned_token=False, mask_padding=mask_padding, pad=pad)
+    windows = TokenWindows(*place, own=layer.own_token, mask_padding=mask_padding, pad=pad)
     return layer(x.flatten(1, 2), windows).view(x.shape)
 
 
@@ -188,11 +188,29 @@ def test_padding_takes_part_as_published_unless_masked() -> None:
     assert torch.equal(run(block(), whole, mask_padding=True), run(block(), whole))
 
 
+@pytest.mark.parametrize('own_token', ['padding', 'shared', 'each', 'none'])
 @pytest.mark.parametrize('size', [(5, 7), (8, 4), (3, 9)])
 @torch.no_grad()
-def test_one_token_for_all_padding_equals_padded_windows(size) -> None:
-    x = torch.randn(2, *size, 8)
-    torch.testing.assert_close(run(block(), x), run(block(), x, pad=True), rtol=1e-4, atol=1e-5)
+def test_one_token_for_all_padding_equals_padded_windows(size, own_token: str) -> None:
+    x, layer = torch.randn(2, *size, 8), block(own_token)
+    torch.testing.assert_close(run(layer, x), run(layer, x, pad=True), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_windows_of_the_classifier_have_their_own_tokens_in_row_major_order() -> None:
+    layer, x = block('each'), torch.randn(1, 5, 7, 8)  # 2 x 2 windows, three of them cut off
+    before = run(layer, x)
+    layer.attn.exchanges = False  # then a window's token reaches its own pixels alone
+    alone = run(layer, x)
+    assert not torch.allclose(before, alone, atol=1e-3)
+    for number, (row, column) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
+        layer = block('each')
+        layer.attn.exchanges = False
+        layer.win_token[:, number] = layer.win_token[:, number].flip(-1)
+        changed = (run(layer, x) - alone).abs().amax((0, 3)) > 1e-4
+        want = torch.zeros_like(changed)
+        want[row : row + 4, column : column + 4] = True
+        assert torch.equal(changed, want)
 
 
 @pytest.mark.parametrize('chunk', [1, 24, 40, 1536])

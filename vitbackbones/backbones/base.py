@@ -22,7 +22,7 @@ from .arch import Arch, parse_arch
 from .listing import Layer, depth_of, in_stage, parts_up_to
 from .options import Options
 
-__all__ = ['Backbone', 'CheckpointNames', 'Layer', 'Options', 'in_stage']
+__all__ = ['Backbone', 'CheckpointNames', 'Layer', 'Options', 'in_stage', 'load_init_cfg']
 
 
 class Backbone(BaseModule):
@@ -51,9 +51,8 @@ class Backbone(BaseModule):
     archs: ClassVar[Mapping[str, Arch]]
     arch_type: ClassVar[type[Arch]]
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
-    #: The network's name as its paper writes it.
-    family: ClassVar[str] = ''
-    checkpoint_names: ClassVar[CheckpointNames] = CheckpointNames()
+    family: ClassVar[str] = ''  #: the network's name as its paper writes it
+    checkpoint_names: CheckpointNames = CheckpointNames()
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -87,8 +86,7 @@ class Backbone(BaseModule):
         self.frozen_stages = shared.checked_frozen_stages(name, frozen_stages, stages)
         self.in_channels = shared.checked_in_channels(name, in_channels)
         self.drop_path_rate = shared.checked_drop_path_rate(name, drop_path_rate, self.arch)
-        self.norm_eval = norm_eval
-        self.with_cp = with_cp
+        self.norm_eval, self.with_cp = norm_eval, with_cp
         self.num_stages = max(self.out_indices) + 1  # stages that are built
         self.out_strides = tuple(self.strides[i] for i in self.out_indices)
 
@@ -217,10 +215,9 @@ class Backbone(BaseModule):
         super().train(mode)
         if mode:
             self._freeze()
-            if self.norm_eval:
-                for module in self.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
+            for module in self.modules() if self.norm_eval else ():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     def init_weights(self) -> None:
@@ -230,12 +227,7 @@ class Backbone(BaseModule):
             CheckpointError: the file cannot be read or does not fit; no weight was changed then.
             ValueError: ``init_cfg`` was set to something else than the constructor takes.
         """
-        options = shared.checked_init_cfg(type(self).__name__, self.init_cfg)
-        if options is not None:
-            from vitbackbones.pretrained import load_pretrained  # which knows the backbones
-
-            del options['type']
-            load_pretrained(self, options.pop('checkpoint'), **options)
+        load_init_cfg(self)
 
     def _load_from_state_dict(self, state: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
         """Where all loaders pass, torch's and mmengine's, which skips tensors of another shape."""
@@ -244,3 +236,13 @@ class Backbone(BaseModule):
             for name, own in self.named_parameters()
         )
         super()._load_from_state_dict(state, prefix, *args)
+
+
+def load_init_cfg(network: BaseModule) -> None:
+    """Load the file that the ``init_cfg`` of a backbone or of a classifier names, if any."""
+    options = shared.checked_init_cfg(type(network).__name__, network.init_cfg)
+    if options is not None:
+        from vitbackbones.pretrained import load_pretrained  # which knows the backbones
+
+        del options['type']
+        load_pretrained(network, options.pop('checkpoint'), **options)

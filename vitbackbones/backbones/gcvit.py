@@ -139,6 +139,7 @@ CHECKPOINT_NAMES = CheckpointNames(
         (r'stages\.(\d)\.blocks\.', r'levels.\1.blocks.'),
     ),
     absent_from_classifier=(r'norm\d\.',),
+    classifier_options={'window_size': (7, 7, 14, 7)},
     stem=('patch_embed.proj.weight',),
     licence='CC BY-NC-SA 4.0, non-commercial',
 )

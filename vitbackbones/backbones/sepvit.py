@@ -6,7 +6,8 @@ In evaluation equal to the published dense network, and its parameters have the 
 Deliberate differences from it: no unused classifier; drop path, freezing and outputs are options;
 ``window_token='learnable'`` keeps the learned window tokens of the paper's table 6 as one token
 per block, whatever the number of windows (the published dense network falls back to zeros);
-``mask_padding`` can hide the positions that a block pads.
+``mask_padding`` can hide the positions that a block pads; ``trunk='classifier'`` is the trunk of
+the published classifier, another one, and for images of any size.
 
 Shapes: B batch, H x W map, C channels, d of a head; ws window size, Nw windows, of which N are of
 one size and have T tokens each, R tokens of all windows; L pixels of a map and its other tokens.
@@ -29,7 +30,7 @@ from vitbackbones.layers.conv import channels_last, conv
 from vitbackbones.layers.fast import add_attention, add_mlp, linear, residual_add
 from vitbackbones.layers.initialisation import init_stem_bias, init_transformer
 from vitbackbones.layers.layout import to_map, to_tokens
-from vitbackbones.layers.window import TokenGroup, TokenWindows, token_windows
+from vitbackbones.layers.window import OwnToken, TokenGroup, TokenWindows, token_windows
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
@@ -92,22 +93,28 @@ ARCHS = {
     ),
 }
 
+# The classifier has a token for every window of a block, the dense network at most one per block.
+_WINDOW_TOKENS = (r'(blocks\.\d+\.\d+)\.win_tokens$', r'\1.win_token')
 CHECKPOINT_NAMES = CheckpointNames(
-    # The published dense network carries a classifier that it never uses. The classifier has a
-    # token for every window of a block, where we have at most one per block.
-    official=(
-        (r'norm\.', None),
-        (r'head\.', None),
-        (r'(blocks\.\d+\.\d+)\.win_tokens$', r'\1.win_token'),
-    ),
+    # The published dense network carries a classifier that it never uses.
+    official=((r'norm\.', None), (r'head\.', None), _WINDOW_TOKENS),
     # The classifier has no norm between stages. At 224 x 224 its blocks of window 14 in the third
     # stage and those of the fourth see a single window, and have no attention between windows.
     absent_from_classifier=(
         r'norm_list\.',
         r'blocks\.(2\.\d*[13579]|3\.\d+)\.(attn\.(PSA_qk|win_tokens_norm)\.|win_token$)',
     ),
+    classifier_options={'trunk': 'classifier'},
     stem=('patch_embeds.0.proj.weight',),
 )
+CLASSIFIER_NAMES = CheckpointNames(
+    official=((r'head\.', None), _WINDOW_TOKENS),
+    classifier_options={'trunk': 'classifier'},
+    stem=('patch_embeds.0.proj.weight',),
+)
+
+# Side of the images that classifiers were published for: it fixes their windows.
+CLASSIFIED_SIDE = 224
 
 
 class PatchEmbed(nn.Module):
@@ -140,21 +147,26 @@ class SeparableAttention(nn.Module):
     """Attention inside each window, then between windows (section 3.3, equations 1 to 3).
 
     ``forward``: the normed tokens of a map (B, L, C), cut into windows -> its pixels (B, H * W, C).
+    Without ``exchanges`` there is no attention between windows.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, exchanges: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.exchanges = exchanges
         self.DSA_qkv = nn.Linear(dim, 3 * dim)
-        self.win_tokens_norm = nn.LayerNorm(dim)
-        self.PSA_qk = nn.Linear(dim, 2 * dim)
+        if exchanges:
+            self.win_tokens_norm = nn.LayerNorm(dim)
+            self.PSA_qk = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, windows: TokenWindows) -> Tensor:
         x = add_attention(windows.split(x), windows.groups, self.DSA_qkv, self.inside)  # (B, R, C)
-        weights = self.between(x.index_select(1, windows.tokens))  # (B, heads, Nw, Nw)
-        x = self.exchange(windows.by_position(x), weights, windows.present)
-        return linear(self.proj, windows.merge(x))
+        pixels = windows.by_position(x)  # (B, heads, Nw, ws * ws * d)
+        if self.exchanges:
+            weights = self.between(x.index_select(1, windows.tokens))  # (B, heads, Nw, Nw)
+            pixels = self.exchange(pixels, weights, windows.present)
+        return linear(self.proj, windows.merge(pixels))
 
     def inside(self, qkv: Tensor, group: TokenGroup) -> Tensor:
         """Equation 1, depthwise: windows of one size, (B, N * T, 3 * C) -> (B, N * T, C)."""
@@ -162,9 +174,9 @@ class SeparableAttention(nn.Module):
         qkv = qkv.unflatten(1, (-1, group.length)).flatten(0, 1)  # (B * N, T, 3 * C)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         bias = None
-        if group.padding:  # token 1 stands for all the padding of its window: log(n) more weight
+        if group.padding:  # one token stands for all the padding of its window: log(n) more weight
             bias = q.new_zeros(group.length)
-            bias[1] = math.log(group.padding)
+            bias[group.padding_at] = math.log(group.padding)
             bias = bias.expand(1, 1, group.length, group.length)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B * N, heads, T, d)
         return x.transpose(1, 2).reshape(b, length, width // 3)
@@ -193,28 +205,53 @@ class SeparableAttention(nn.Module):
 class Block(nn.Module):
     """SepViT block: separable attention and MLP, each with norm and residual (section 3.3).
 
-    ``forward`` takes and returns the tokens of a map (B, H * W, C).
+    ``forward`` takes and returns the tokens of a map (B, H * W, C). Its windows' own token is that
+    of padding, a zero, or learned: one that they share, or one for each of a square of
+    ``num_windows``, resized bicubically for maps of other sizes. Without own tokens there is no
+    attention between windows.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: int, drop_path: float, learnable_token: bool
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: int,
+        drop_path: float,
+        own_token: OwnToken,
+        num_windows: int = 1,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = SeparableAttention(dim, num_heads)
+        self.attn = SeparableAttention(dim, num_heads, exchanges=own_token != 'none')
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_ratio * dim)
-        self.win_token = nn.Parameter(torch.zeros(dim)) if learnable_token else None
+        self.own_token = own_token
+        self.win_token = None
+        if own_token == 'shared':
+            self.win_token = nn.Parameter(torch.zeros(dim))
+        elif own_token == 'each':
+            self.win_token = nn.Parameter(torch.empty(1, num_windows, 1, dim))
+            nn.init.trunc_normal_(self.win_token, std=0.02)
 
     def forward(self, x: Tensor, windows: TokenWindows) -> Tensor:
         # Padding comes before the norm: padded pixels and zero tokens become the norm's bias.
         others = [x.new_zeros(x.shape[0], 1, x.shape[2])]
         if self.win_token is not None:
-            others.append(self.win_token.to(x.dtype).expand_as(others[0]))
+            each = self.own_token == 'each'
+            own = _of_grid(self.win_token, windows.grid) if each else self.win_token
+            others.append(own.to(x.dtype).expand(x.shape[0], -1, x.shape[2]))
         tokens = self.norm1(torch.cat([x, *others], 1))
         x = residual_add(x, self.drop_path(self.attn(tokens, windows)))
         return add_mlp(x, self.norm2, self.mlp, self.drop_path)
+
+
+def _of_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(1, side * side, 1, C), one for each of a square of windows -> those of a grid (Nw, C)."""
+    side = math.isqrt(tokens.shape[1])
+    square = tokens[:, :, 0].mT.unflatten(2, (side, side))  # (1, C, side, side)
+    resized = F.interpolate(square, grid, mode='bicubic', align_corners=False)  # or as it is
+    return resized[0].flatten(1).mT
 
 
 @register(MODELS)
@@ -230,6 +267,9 @@ class SepViT(Backbone):
         mask_padding: True hides the positions that a block itself pads up to a multiple of its
             window; in the published network they take part. What the batch canvas adds around an
             image cannot be told from the image here: a backbone gets only a tensor.
+        trunk: ``'dense'``, or ``'classifier'``, what the published classifier is built on: no norm
+            between stages but one after the last, a learned token for each window, and no
+            attention between windows where 224 x 224 pixels have a single one.
 
     The other arguments are those of :class:`~vitbackbones.backbones.options.Options`.
 
@@ -250,15 +290,23 @@ class SepViT(Backbone):
         *,
         window_token: str = 'zero',
         mask_padding: bool = False,
+        trunk: str = 'dense',
         **options: Unpack[Options],
     ) -> None:
         super().__init__(arch, **options)
-        if window_token not in ('zero', 'learnable'):
-            raise ValueError(
-                f"SepViT: unknown window_token {window_token!r}, choose from 'zero', 'learnable'"
-            )
+        for name, value, choices in (
+            ('window_token', window_token, ('zero', 'learnable')),
+            ('trunk', trunk, ('dense', 'classifier')),
+        ):
+            if value not in choices:
+                raise ValueError(
+                    f'SepViT: unknown {name} {value!r}, choose from {", ".join(map(repr, choices))}'
+                )
         self.window_token = window_token
         self.mask_padding = mask_padding
+        self.trunk = trunk
+        if trunk == 'classifier':
+            self.checkpoint_names = CLASSIFIER_NAMES
         a = self.arch
         rates = self.drop_path_rates(a.depths)
         self.out_channels = tuple(a.dims[i] for i in self.out_indices)
@@ -277,20 +325,29 @@ class SepViT(Backbone):
             self.pos_block.append(ConditionalPositionEncoding(dim))
             self.blocks.append(
                 nn.ModuleList(
-                    Block(
-                        dim,
-                        a.num_heads[i],
-                        a.mlp_ratio,
-                        rate,
-                        learnable_token=window_token == 'learnable',
-                    )
-                    for rate in rates[i]
+                    Block(dim, a.num_heads[i], a.mlp_ratio, rate, *self._own_tokens(i, size))
+                    for rate, size in zip(rates[i], a.window_sizes[i], strict=True)
                 )
             )
-            self.norm_list.append(nn.LayerNorm(dim, eps=1e-6))
+            if trunk == 'dense':
+                self.norm_list.append(nn.LayerNorm(dim, eps=1e-6))
+        has_norm = trunk == 'classifier' and self.num_stages == len(self.strides)
+        self.norm = nn.LayerNorm(a.dims[-1], eps=1e-6) if has_norm else None
         self.apply(init_transformer)
         self.patch_embeds[0].apply(init_stem_bias)
         self.finish()
+
+    def _own_tokens(self, stage: int, window_size: int) -> tuple[OwnToken, int]:
+        """The own tokens of a block's windows, and how many windows it was published with."""
+        if self.trunk == 'dense':
+            return ('shared' if self.window_token == 'learnable' else 'padding'), 1
+        windows = math.ceil(CLASSIFIED_SIDE // self.strides[stage] / window_size) ** 2
+        return ('each' if windows > 1 else 'none'), windows
+
+    def _norm_after(self, stage: int) -> nn.Module | None:
+        if self.trunk == 'dense':
+            return self.norm_list[stage]
+        return self.norm if stage == len(self.strides) - 1 else None
 
     def layers(self) -> list[Layer]:
         """The stem, one layer per block, the norm of the last stage.
@@ -303,15 +360,16 @@ class SepViT(Backbone):
             stage = [in_stage(i + 1, block) for block in blocks.children()]
             stage[0] += in_stage(i + 1, self.patch_embeds[i] if i else None, self.pos_block[i])
             if i < self.num_stages - 1:
-                stage[-1] += in_stage(i + 1, self.norm_list[i])
+                stage[-1] += in_stage(i + 1, self._norm_after(i))
             layers += stage
-        return [*layers, in_stage(self.num_stages, self.norm_list[-1])]
+        return [*layers, in_stage(self.num_stages, self._norm_after(self.num_stages - 1))]
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The classifier's tokens, one per window of a block: their mean, or none if unused."""
         adapted = {}
         for name, value in state.items():
-            if name.endswith('.win_token') and value.ndim == 4:  # (1, Nw, 1, C)
+            if self.trunk == 'dense' and name.endswith('.win_token') and value.ndim == 4:
+                # (1, Nw, 1, C)
                 if self.window_token == 'zero':
                     continue
                 value = value.mean((0, 1, 2))  # (C,)
@@ -323,23 +381,21 @@ class SepViT(Backbone):
         for i in range(self.num_stages):
             x = self.patch_embeds[i](x)  # (B, C, H', W')
             height, width = x.shape[2:]
+            sizes = self.arch.window_sizes[i]
+            blocks: list[Any] = [*zip(self.blocks[i].children(), sizes, strict=True)]
             windows = {
-                size: token_windows(
-                    x,
-                    size,
-                    self.arch.num_heads[i],
-                    learned_token=self.window_token == 'learnable',
-                    mask_padding=self.mask_padding,
+                (size, own): token_windows(
+                    x, size, self.arch.num_heads[i], own=own, mask_padding=self.mask_padding
                 )
-                for size in set(self.arch.window_sizes[i])
+                for size, own in {(size, block.own_token) for block, size in blocks}
             }
             tokens = to_tokens(x)
-            blocks = zip(self.blocks[i].children(), self.arch.window_sizes[i], strict=True)
             for j, (block, size) in enumerate(blocks):
-                tokens = self.run(block, tokens, windows[size])
+                tokens = self.run(block, tokens, windows[size, block.own_token])
                 if j == 0:
                     tokens = self.pos_block[i](tokens, height, width)
-            x = to_map(self.norm_list[i](tokens), height, width)
+            norm = self._norm_after(i)
+            x = to_map(tokens if norm is None else norm(tokens), height, width)
             if i in self.out_indices:
                 maps.append(x)
         return maps

@@ -8,6 +8,7 @@ group, C for channels and d for those of a head.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -116,25 +117,35 @@ def _are_padded(height: int, width: int, mask_padding: bool) -> bool:
     return not mask_padding
 
 
+#: What stands in front of a window's pixels: the token that stands for padding too, one that all
+#: windows share, one for each window, or nothing.
+OwnToken = Literal['padding', 'shared', 'each', 'none']
+
+
 @dataclass(frozen=True)
 class TokenGroup:
-    """Windows of one size: their number, tokens and padded positions in each."""
+    """Windows of one size: their number, tokens and padded positions in each.
+
+    One token stands for all the padding of a window, if any: the one at ``padding_at``.
+    """
 
     count: int
     length: int
     padding: int
+    padding_at: int
 
 
 class TokenWindows:
-    """A map's tokens by windows, each behind a token of its own.
+    """A map's tokens by windows, each behind a token of its own unless ``own`` is ``'none'``.
 
-    Of L = H * W + 1 or + 2 tokens those after the pixels stand for padding and, with
-    ``learned_token``, for the windows' own token. A window holds its own token, if it is cut off at
-    the edge of the map one token for all its padding, and its pixels.
+    The tokens after the H * W pixels, of L in all, stand for padding (one) and for the windows
+    (one, or with ``'each'`` one per window, in row-major order). A window holds its own token, if
+    it is cut off at the edge of the map one token for all its padding, and its pixels.
 
     Attributes:
+        grid: rows and columns of windows.
         groups: per group of equal windows.
-        tokens: (Nw,), where among the R tokens of all windows their own ones are.
+        tokens: (Nw,), where among the R tokens of all windows their own ones, or first ones, are.
         present: (Nw, ws * ws), with ``mask_padding`` the positions of pixels; None if all are.
     """
 
@@ -145,11 +156,12 @@ class TokenWindows:
         size: int,
         num_heads: int,
         device: torch.device,
-        learned_token: bool,
+        own: OwnToken,
         mask_padding: bool,
         pad: bool,
     ) -> None:
         zero = height * width  # the token that stands for padding
+        self.grid = (height + size - 1) // size, (width + size - 1) // size
         self.groups: list[TokenGroup] = []
         order, tokens, places, pixels, start = [], [], [], [], 0
         for group in window_groups(height, width, size, device, pad):
@@ -158,20 +170,24 @@ class TokenWindows:
             padding = 0 if mask_padding else size * size - wh * ww
             members = group.flatten(1)
             # Sums, since torch.compile makes constants of what F.pad and torch.full fill in.
-            front = torch.zeros_like(members[:, :1])
+            front, pixel = torch.zeros_like(members[:, :1]) + zero, members[:, :1]
             if padding:
-                members = torch.cat([front + zero, members], 1)
-            members = torch.cat([front + zero + int(learned_token), members], 1)  # (N, T)
+                members = torch.cat([front, members], 1)
+            if own == 'each':
+                number = pixel // width // size * self.grid[1] + pixel % width // size
+                members = torch.cat([front + 1 + number, members], 1)
+            elif own != 'none':
+                members = torch.cat([front + int(own == 'shared'), members], 1)  # (N, T)
             t = members.shape[1]
             others = t - wh * ww  # the window's token, and what stands for padding
             place = torch.arange(others, t, device=device).view(wh, ww)
-            place = F.pad(place, cut, value=others - 1).flatten()  # (ws * ws,)
+            place = F.pad(place, cut, value=max(others - 1, 0)).flatten()  # (ws * ws,)
             first = start + t * torch.arange(n, device=device)
             order.append(members.flatten())
             tokens.append(first)
             places.append(first[:, None] + place)
             pixels.append((F.pad(group, cut, value=zero) if any(cut) else group).flatten(1))
-            self.groups.append(TokenGroup(n, t, padding))
+            self.groups.append(TokenGroup(n, t, padding, int(own != 'none')))
             start += n * t
         self._order, self.tokens = torch.cat(order), torch.cat(tokens)
         self._num_heads = num_heads
@@ -200,10 +216,10 @@ class TokenWindows:
 
 
 def token_windows(
-    x: Tensor, size: int, num_heads: int, *, learned_token: bool, mask_padding: bool
+    x: Tensor, size: int, num_heads: int, *, own: OwnToken, mask_padding: bool
 ) -> TokenWindows:
     """The windows of a map (B, C, H, W), which fast passes keep for the next image."""
     height, width = x.shape[2:]
-    options = (learned_token, mask_padding, _are_padded(height, width, mask_padding))
+    options = (own, mask_padding, _are_padded(height, width, mask_padding))
     key = (height, width, size, num_heads, x.device, *options)
     return cached(TokenWindows, *key, elements=height * width)
