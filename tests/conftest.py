@@ -22,6 +22,10 @@ FAST: dict[str, tuple[str, ...]] = {
     'test_authoring': (),
     'test_attention': (),
     'test_check_data': (),
+    'test_classifiers': (
+        *('published', 'two_processes', 'missing', 'variant', 'no_classifier', 'starts_from'),
+        *('dropped', 'come_back', 'other_classes', 'without_a_file', 'detector', 'does_not_fit'),
+    ),
     'test_contract': ('ViT-', 'process'),
     'test_conv': (),
     'test_deploy': ('ViT-', 'whole_model'),

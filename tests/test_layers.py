@@ -101,7 +101,7 @@ def test_a_plain_residual_leaves_both_alone_and_keeps_the_larger_type() -> None:
 def test_a_block_adds_in_single_precision_under_autocast(grad: bool) -> None:
     x = torch.randn(1, 5 * 7, 16)
     windows = token_windows(to_map(x, 5, 7), 4, 2, own='padding', mask_padding=False)
-    block = Block(16, 2, 2, 0.0, learnable_token=False).eval()
+    block = Block(16, 2, 2, 0.0, own_token='padding').eval()
     with torch.set_grad_enabled(grad), torch.autocast('cpu', torch.bfloat16):
         assert block(x, windows).dtype == torch.float32
 

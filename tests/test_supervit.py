@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tests import parity
 from tests.reference import refdata
 from tests.small import SMALL
+from vitbackbones import create
 from vitbackbones.backbones import SuperViT
 from vitbackbones.backbones.supervit import SuperViTClassifier, select_tokens
 
@@ -28,8 +29,13 @@ def manifest(arch: str) -> dict:
 @functools.lru_cache(maxsize=1)
 def published(arch: str) -> SuperViTClassifier:
     """The network with the reference weights; loading is strict, so every name is the published."""
-    net = SuperViTClassifier(arch).eval()
+    net = create(f'supervit_{arch}', num_classes=1000).eval().backbone
     net.load_state_dict(refdata.build_state_dict(manifest(arch)))
+    return net
+
+
+def at(net: SuperViTClassifier, size: int, keep_rate: float) -> SuperViTClassifier:
+    net.size, net.keep_rate = size, keep_rate
     return net
 
 
@@ -57,7 +63,7 @@ def test_logits_choices_and_tokens_equal_the_published_ones(path: Path) -> None:
     x = refdata.input_tensor(**golden['input'])
     size, keep_rate = golden['call']['img_size'], golden['call']['keep_ratio']
     with torch.no_grad():
-        logits = net(x, size, keep_rate)
+        (logits,) = at(net, size, keep_rate)(x)
         tokens, selections = net.tokens(x, size, keep_rate)
     assert [kept.tolist() for kept in selections] == golden['kept_positions']
     assert len(selections) == len(golden['dropping_layers'])
@@ -95,13 +101,13 @@ def test_selection_keeps_the_class_token_first_and_the_best_by_falling_score() -
 def test_the_classifier_refuses_other_operating_points(size, keep_rate, message) -> None:
     net = SuperViTClassifier(SMALL['SuperViT'], num_classes=3)
     with pytest.raises(ValueError, match=message):
-        net(image(32, 32), size, keep_rate)
+        at(net, size, keep_rate)(image(32, 32))
 
 
 @pytest.mark.parametrize(('size', 'keep_rate'), [(128, 1.0), (192, 0.5)])
 def test_every_parameter_of_the_classifier_gets_a_gradient(size: int, keep_rate: float) -> None:
     net = SuperViTClassifier({**SMALL['SuperViT'], 'aux_weight': 0.25}, num_classes=3)
-    net(image(64, 64, batch=2), size, keep_rate).sum().backward()
+    at(net, size, keep_rate)(image(64, 64, batch=2))[0].sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None] == []
 
 

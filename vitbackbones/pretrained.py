@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from .checkpoint.errors import CheckpointError
 from .checkpoint.matching import Target, explain, match_backbone
 from .checkpoint.model import require_same_tensors, translate, unwrapped
 from .checkpoint.reading import find_weights, preview, read_checkpoint
-from .checkpoint.report import LoadReport, choice_of, describe, log_licence
+from .checkpoint.report import LoadReport, Reading, choice_of, describe, log_licence
 from .checkpoint.tensors import check_dense, converted
+from .classifiers import Classifier, build_classifier
+from .classifiers.matching import match_classifier
 from .published import OWN, PUBLISHED, published_source
 from .targets import as_target
 
@@ -36,16 +38,39 @@ def list_backbones() -> list[str]:
     return sorted(_variants())
 
 
+@overload
 def create(
-    name: str, pretrained: str | os.PathLike[str] | bool | None = None, **options: Any
-) -> Backbone:
+    name: str,
+    pretrained: str | os.PathLike[str] | bool | None = None,
+    *,
+    num_classes: None = None,
+    **options: Any,
+) -> Backbone: ...
+@overload
+def create(
+    name: str,
+    pretrained: str | os.PathLike[str] | bool | None = None,
+    *,
+    num_classes: int,
+    **options: Any,
+) -> Classifier: ...
+def create(
+    name: str,
+    pretrained: str | os.PathLike[str] | bool | None = None,
+    *,
+    num_classes: int | None = None,
+    **options: Any,
+) -> Backbone | Classifier:
     """Build a published variant: ``create('gcvit_tiny', out_indices=(1, 2, 3))``.
 
     Args:
         name: lower-case class name, underscore, name of the variant; see :func:`list_backbones`.
         pretrained: path, URL or name on the Hugging Face hub of weights to load, or True for the
             published ones of the variant.
-        options: arguments of the class.
+        num_classes: None makes the dense backbone, a number the published classifier, which
+            returns logits (B, num_classes). ``create('shvit_s4', num_classes=1000)``
+        options: arguments of the class; of a classifier those of
+            :func:`~vitbackbones.classifiers.build_classifier`.
 
     Raises:
         ValueError: unknown name, or an option outside its choices.
@@ -57,17 +82,22 @@ def create(
         choices = ', '.join(close or variants)
         raise ValueError(f'unknown backbone {name!r}, choose from {choices}')
     cls, arch = variants[name]
-    backbone = cls(arch, **options)
-    if pretrained is not None and pretrained is not False:
-        load_pretrained(backbone, PUBLISHED if pretrained is True else pretrained)
-    return backbone
+    source = None if pretrained is False else PUBLISHED if pretrained is True else pretrained
+    network: Backbone | Classifier
+    if num_classes is None:
+        network = cls(arch, **options)
+    else:
+        network = build_classifier(cls, arch, num_classes=num_classes, pretrained=source, **options)
+    if source is not None:
+        load_pretrained(network, source)
+    return network
 
 
 # --------------------------------------------------------------------------------------- loading
 
 
 def load_pretrained(
-    backbone: Backbone,
+    backbone: Backbone | Classifier,
     source: str | os.PathLike[str],
     *,
     weights: str = 'auto',
@@ -76,14 +106,16 @@ def load_pretrained(
     allow_pickle: bool = False,
     map_location: Any = 'cpu',
 ) -> LoadReport:
-    """Load a published file, or one of ours, into ``backbone`` and log what was done.
+    """Load a published file, or one of ours, into a network and log what was done.
 
     The file may be the classifier or the dense backbone of the network's authors, timm's, a
     classifier, detector or segmentor that contains the backbone, or a state dict of the backbone
     itself. What a classifier lacks, the norms of other outputs than the last, say, keeps its
-    initial values and is named.
+    initial values and is named. For a classifier the file has to be of one; if it has another
+    number of classes, the last layer keeps its initial values.
 
     Args:
+        backbone: what to load into, a backbone or a classifier.
         prefix: where the backbone is in the file; ``'backbone'`` is found without it. What is
             under a prefix was trained with the backbone, so nothing may be missing there, unless
             the file is a classifier: nothing but a ``head`` stands beside the backbone.
@@ -105,6 +137,25 @@ def load_pretrained(
         source, sha256=sha256, allow_pickle=allow_pickle, map_location=map_location
     )
     state, holder = find_weights(content, weights, source=source)
+    if isinstance(backbone, Classifier):
+        if prefix:
+            state = _under(prefix.removesuffix('.') + '.', state, source)
+        check_dense(state, source)
+        reading = match_classifier(backbone, state, source)
+    else:
+        reading = _match_backbone(backbone, state, source, prefix)
+    target, match, *_ = reading
+    backbone.load_state_dict(converted(match.tensors, target.tensors, source), strict=False)
+    report = reading.report(source, choice_of(content, holder))
+    report.log()
+    if target.names.licence:
+        log_licence(target.family, target.names.licence)
+    return report
+
+
+def _match_backbone(
+    backbone: Backbone, state: dict[str, Tensor], source: str, prefix: str | None
+) -> Reading:
     outside = []
     if prefix is None and any(key.startswith('backbone.') for key in state):
         prefix = 'backbone'
@@ -114,47 +165,34 @@ def load_pretrained(
         state = _under(prefix, state, source)
     check_dense(state, source)
     complete = bool(prefix)  # what contains the backbone was trained with all of it
-    headed = {_sibling_of(prefix or '', key) for key in outside}
-    of_classifier = headed <= {'head'}  # or with its last output alone
+    beside = {_sibling_of(prefix or '', key) for key in outside}
+    of_classifier = beside <= {'head'}  # or with its last output alone
     target = as_target(backbone)
     match = match_backbone(target, state, complete, of_classifier)
     if match.problems:
         reason = explain(target, state, match, complete, of_classifier)
         raise CheckpointError(f'{source} {reason}')
-    backbone.load_state_dict(converted(match.tensors, target.tensors, source), strict=False)
-
-    report = LoadReport(
-        source=source,
-        description=describe(
-            target,
-            match,
-            in_detector=prefix == 'backbone.' and headed != {'head'},
-            headed=headed == {'head'},
-        ),
-        loaded=tuple(match.tensors),
-        total=len(target.tensors) - len(match.initialised),
-        dropped=match.dropped | {key: key.partition('.')[0] for key in outside},
-        initialised=tuple(match.initialised),
-        adapted=match.adapted,
-        choice=choice_of(content, holder),
-    )
-    report.log()
-    if target.names.licence:
-        log_licence(target.family, target.names.licence)
-    return report
+    in_detector = prefix == 'backbone.' and not of_classifier
+    description = describe(target, match, in_detector=in_detector, headed=beside == {'head'})
+    return Reading(target, match, description, {k: k.partition('.')[0] for k in outside})
 
 
-def variant_of(backbone: Backbone) -> str:
+def variant_of(backbone: Backbone | Classifier) -> str:
     """The name by which :func:`create` builds what ``backbone`` is.
 
     Raises:
         CheckpointError: its arch is no published one.
     """
+    kind: type[Backbone]
+    if isinstance(backbone, Classifier):
+        kind, built = backbone.dense, backbone.backbone.arch
+    else:
+        kind, built = type(backbone), backbone.arch
     for name, (cls, arch) in _variants().items():
-        if isinstance(backbone, cls) and backbone.archs[arch] == backbone.arch:
+        if issubclass(kind, cls) and cls.archs[arch] == built:
             return name
     raise CheckpointError(
-        f'{type(backbone).__name__}: there are no published weights for a custom arch; {OWN}'
+        f'{kind.__name__}: there are no published weights for a custom arch; {OWN}'
     )
 
 

@@ -239,7 +239,7 @@ class Block(nn.Module):
         others = [x.new_zeros(x.shape[0], 1, x.shape[2])]
         if self.win_token is not None:
             each = self.own_token == 'each'
-            own = _of_grid(self.win_token, windows.grid) if each else self.win_token
+            own = _of_grid(self.win_token, windows.grid) if each else self.win_token[None]  # (_, C)
             others.append(own.to(x.dtype).expand(x.shape[0], -1, x.shape[2]))
         tokens = self.norm1(torch.cat([x, *others], 1))
         x = residual_add(x, self.drop_path(self.attn(tokens, windows)))

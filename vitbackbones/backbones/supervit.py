@@ -165,6 +165,11 @@ class Block(nn.Module):
         return add_mlp(x, self.norm2, self.mlp, self.drop_path, self.residual_scale)
 
 
+def quarters(depth: int) -> list[int]:
+    """Numbers of blocks in the first one, two, three and four quarters of a network."""
+    return [-(-depth * i // 4) for i in range(1, 5)]
+
+
 class Trunk(nn.Module):
     """What the classifier and the dense network share: the tokens, the blocks, the final norm."""
 
@@ -187,54 +192,80 @@ class Trunk(nn.Module):
         x = x.flatten(2).transpose(1, 2)  # (B, h * w, C)
         return torch.cat([self.cls_token.expand(b, -1, -1), x], dim=1) + self.pos_embed_list(h, w)
 
+    def trunk_layers(self, depth: int, *after: nn.Module | None) -> list[Layer]:
+        """The stem, the blocks by quarters of ``depth``, the norm with what comes ``after`` it."""
+        ends = quarters(depth)
+        return [
+            in_stage(0, self.patch_embed, self.cls_token, self.pos_embed_list),
+            *(in_stage(bisect.bisect(ends, i) + 1, block) for i, block in enumerate(self.blocks)),
+            in_stage(len(ends), self.norm) + in_stage(None, *after),
+        ]
 
-class SuperViTClassifier(Trunk):
-    """The published classifier. Weights of its files load as they are; it has no drop path.
+    def undecayed(self) -> set[str]:
+        """Names of class token and position tables."""
+        return {'cls_token', *(f'pos_embed_list.{i}' for i in range(len(GRIDS)))}
+
+
+class SuperViTClassifier(Backbone, Trunk):
+    """The published classifier, whose one output is no map: logits (B, num_classes).
+
+    The class token is classified; where the network has an auxiliary head, a share of each class's
+    best logit over the remaining patches is added.
 
     Args:
-        arch: name of a published variant, or a dict of the fields of :class:`SuperViTArch`.
-        in_channels: channels of the input image.
         num_classes: length of the logits.
 
+    Attributes:
+        size: side in pixels to which images are resized: 128, 160, 192 or, at first, 224.
+        keep_rate: share of the tokens that each of the blocks 3, 6 and 9 keeps, in (0, 1]; at
+            first 1. Both may be set at any time; the next passes run there.
+
+    The other arguments are those of :class:`~vitbackbones.backbones.options.Options`; stages are
+    quarters of the blocks, the last one with the norm, and ``out_indices`` has no meaning.
+
     Raises:
-        ValueError: unknown ``arch``.
+        ValueError: an option outside its choices, or a pass at another ``size`` or ``keep_rate``.
     """
+
+    archs = ARCHS
+    arch_type = SuperViTArch
+    family = 'SuperViT'
+    checkpoint_names = CheckpointNames(stem=CHECKPOINT_NAMES.stem)
+    arch: SuperViTArch
 
     def __init__(
         self,
         arch: str | Mapping[str, Any] = 'deit_s',
         *,
-        in_channels: int = 3,
         num_classes: int = 1000,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__()
-        a = SuperViT.resolve_arch(arch)
-        assert isinstance(a, SuperViTArch)
-        self.aux_weight = a.aux_weight
-        self.build_trunk(a, in_channels, [0.0] * a.depth)
+        super().__init__(arch, **options)
+        a = self.arch
+        self.num_classes = num_classes
+        self.size, self.keep_rate = 224, 1.0
+        self.out_channels = (num_classes,)
+        self.build_trunk(a, self.in_channels, *self.drop_path_rates([a.depth]))
         self.head = nn.Linear(a.dim, num_classes)
         self.aux_head = nn.Linear(a.dim, num_classes) if a.aux_weight else None
         self.apply(init_transformer)
+        self.finish()
 
-    def forward(self, x: Tensor, size: int = 224, keep_rate: float = 1.0) -> Tensor:
-        """(B, in_channels, H, W) -> (B, num_classes) logits.
+    def layers(self) -> list[Layer]:
+        """The stem with class token and position tables, one layer per block, norm and heads."""
+        return self.trunk_layers(self.arch.depth, self.head, self.aux_head)
 
-        The class token is classified; where the network has an auxiliary head, a share of each
-        class's best logit over the remaining patches is added.
-
-        Args:
-            size: side in pixels to which the image is resized, 128, 160, 192 or 224.
-            keep_rate: share of the tokens that each of the blocks 3, 6 and 9 keeps, in (0, 1].
-
-        Raises:
-            ValueError: ``size`` or ``keep_rate`` is not one of these.
-        """
-        tokens, _ = self.tokens(x, size, keep_rate)
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        tokens, _ = self.tokens(x, self.size, self.keep_rate)
         logits = self.head(tokens[:, 0])
         if self.aux_head is not None:
             best = self.aux_head(tokens[:, 1:]).amax(dim=1)
-            logits = logits + self.aux_weight * best
-        return logits
+            logits = logits + self.arch.aux_weight * best
+        return [logits]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that decay would harm: class token and position tables."""
+        return self.undecayed()
 
     def tokens(self, x: Tensor, size: int, keep_rate: float) -> tuple[Tensor, list[Tensor]]:
         """(B, 1 + k, C) normed tokens, and per dropping block the (B, 1 + k') tokens it kept.
@@ -249,7 +280,7 @@ class SuperViTClassifier(Trunk):
         x = self.embed(x)  # (B, N, C)
         selections = []
         for i, block in enumerate(self.blocks):
-            x, kept = block(x, keep_rate if i in DROPPING_BLOCKS else 1.0)
+            x, kept = self.run(block, x, keep_rate if i in DROPPING_BLOCKS else 1.0)
             if kept is not None:
                 x = gather_tokens(x, kept)
                 selections.append(kept)
@@ -338,17 +369,12 @@ class SuperViT(Backbone, Trunk):
     def operating_point(self, value: OperatingPoint | Mapping[str, float] | None) -> None:
         self._operating_point = OperatingPoint.of(value)
 
-    def _quarters(self) -> list[int]:
-        """Numbers of blocks in the first one, two, three and four quarters of the network."""
-        parts = len(self.strides)
-        return [-(-self.arch.depth * i // parts) for i in range(1, parts + 1)]
-
     def _resolve_taps(self, taps: Sequence[int] | None) -> tuple[int, ...]:
         """The block behind each output."""
         depth, outputs = self.arch.depth, len(self.out_indices)
         if taps is None:
-            quarters = self._quarters()
-            return tuple(quarters[i] - 1 for i in self.out_indices)
+            ends = quarters(depth)
+            return tuple(ends[i] - 1 for i in self.out_indices)
         blocks = int_tuple(taps)
         if (
             blocks is None
@@ -366,12 +392,7 @@ class SuperViT(Backbone, Trunk):
 
         Stages are quarters of the blocks; the norm is of the last one, the pyramid of none.
         """
-        ends = self._quarters()
-        return [
-            in_stage(0, self.patch_embed, self.cls_token, self.pos_embed_list),
-            *(in_stage(bisect.bisect(ends, i) + 1, block) for i, block in enumerate(self.blocks)),
-            in_stage(len(ends), self.norm) + in_stage(None, self.pyramid),
-        ]
+        return self.trunk_layers(self.arch.depth, self.pyramid)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         height, width = x.shape[2:]
@@ -426,4 +447,4 @@ class SuperViT(Backbone, Trunk):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that decay would harm: class token and position tables."""
-        return {'cls_token', *(f'pos_embed_list.{i}' for i in range(len(GRIDS)))}
+        return self.undecayed()

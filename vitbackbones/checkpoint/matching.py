@@ -224,15 +224,19 @@ def explain(
     of_classifier: bool = False,
 ) -> str:
     """Both sides of what does not fit, and what the file would fit."""
-    lines = [f'does not fit {target}; no weight was changed.']
-    for what, keys in (
-        ('Missing in the file', match.missing),
-        ('Only in the file', match.unexpected),
-        ('Of another shape', [f'{key} {shapes}' for key, shapes in match.shape_mismatch.items()]),
-    ):
-        if keys:
-            lines.append(f'{what}: {len(keys)} ({preview(keys)}).')
+    lines = [f'does not fit {target}; no weight was changed.', *differences(match)]
     return '\n'.join([*lines, _what_fits(target, state, match, complete, of_classifier)])
+
+
+def differences(match: StateDictMatch) -> list[str]:
+    """What does not fit, a line for each kind."""
+    shapes = [f'{key} {shapes}' for key, shapes in match.shape_mismatch.items()]
+    kinds = {
+        'Missing in the file': match.missing,
+        'Only in the file': match.unexpected,
+        'Of another shape': shapes,
+    }
+    return [f'{what}: {len(keys)} ({preview(keys)}).' for what, keys in kinds.items() if keys]
 
 
 def _what_fits(

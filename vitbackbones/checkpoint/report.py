@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 
@@ -26,6 +26,7 @@ class LoadReport:
         initialised: names in the network that keep their initial values.
         adapted: names in the network whose tensors were changed to fit, and how.
         choice: which of several state dicts in the file was taken.
+        note: what else there is to say of what was initialised.
     """
 
     source: str
@@ -36,6 +37,7 @@ class LoadReport:
     initialised: tuple[str, ...]
     adapted: Mapping[str, str]
     choice: str
+    note: str = ''
 
     def __str__(self) -> str:
         parts = [f'loaded {len(self.loaded)}/{self.total} tensors ({self.description})']
@@ -47,10 +49,41 @@ class LoadReport:
             if names:
                 labels = ', '.join(dict.fromkeys(names.values()))
                 parts.append(f'{what} {len(names)} ({labels})')
-        return '; '.join([*parts, *filter(None, [self.choice]), f'from {self.source}'])
+        return '; '.join([*parts, *filter(None, [self.note, self.choice]), f'from {self.source}'])
 
     def log(self) -> None:
         print_log(str(self), logger='current')
+
+
+class Reading(NamedTuple):
+    """How a network is loaded: what of a file goes where, and what there is to say of it.
+
+    Attributes:
+        target, match: the network, and how the file goes together with it.
+        description: what the file was recognised as.
+        outside: names in the file of what is no part of the network, and what they belong to.
+        note: what else there is to say of what was initialised.
+    """
+
+    target: Target
+    match: StateDictMatch
+    description: str
+    outside: Mapping[str, str] = {}
+    note: str = ''
+
+    def report(self, source: str, choice: str) -> LoadReport:
+        match = self.match
+        return LoadReport(
+            source=source,
+            description=self.description,
+            loaded=tuple(match.tensors),
+            total=len(self.target.tensors) - len(match.initialised),
+            dropped={**match.dropped, **self.outside},
+            initialised=tuple(match.initialised),
+            adapted=match.adapted,
+            choice=choice,
+            note=self.note,
+        )
 
 
 def choice_of(content: Mapping[str, Any], holder: str) -> str:

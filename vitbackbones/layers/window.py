@@ -181,7 +181,8 @@ class TokenWindows:
             t = members.shape[1]
             others = t - wh * ww  # the window's token, and what stands for padding
             place = torch.arange(others, t, device=device).view(wh, ww)
-            place = F.pad(place, cut, value=max(others - 1, 0)).flatten()  # (ws * ws,)
+            behind = 0 if own == 'none' else others - 1  # the token of positions outside
+            place = F.pad(place, cut, value=behind).flatten()  # (ws * ws,)
             first = start + t * torch.arange(n, device=device)
             order.append(members.flatten())
             tokens.append(first)

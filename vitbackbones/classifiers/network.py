@@ -1,0 +1,140 @@
+"""A network with its last output alone, and the head that it was published with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from vitbackbones.backbones.arch import is_whole
+from vitbackbones.backbones.base import Backbone, load_init_cfg
+from vitbackbones.backbones.options import checked_init_cfg
+from vitbackbones.backbones.supervit import SuperViTClassifier
+from vitbackbones.checkpoint.reading import find_weights, read_checkpoint
+from vitbackbones.layers.initialisation import init_transformer
+from vitbackbones.published import PUBLISHED, published_source
+
+from .heads import CLASSIFIERS, Published
+
+
+class Classifier(BaseModule):
+    """An image classifier: (B, in_channels, H, W) -> logits (B, num_classes).
+
+    The way through its backbone is that of the backbone, and as fast. Every parameter gets a
+    gradient in every step.
+
+    Args:
+        backbone: with its last output alone.
+        head: from that output to the logits.
+        dense: class of the dense network that it is the classifier of.
+        init_cfg: as a backbone's.
+
+    Attributes:
+        backbone, head: may be used on their own.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        dense: type[Backbone],
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=checked_init_cfg(type(self).__name__, init_cfg))
+        self.backbone = backbone
+        self.head = head
+        self.dense = dense
+
+    @property
+    def published(self) -> Published:
+        """What its published files are read by."""
+        return CLASSIFIERS[self.dense.__name__]
+
+    def forward(self, x: Tensor) -> Tensor:
+        (y,) = self.backbone(x)
+        return self.head(y)
+
+    @property
+    def num_classes(self) -> int:
+        return next(iter(self.last_layers().values())).out_features
+
+    def last_layers(self) -> dict[str, nn.Linear]:
+        """The layers with a row for each class, by name: what other classes need anew."""
+        found = {name: m for name, m in self.named_modules() if isinstance(m, nn.Linear)}
+        return {name: found[name] for name in self.published.last_layers if name in found}
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s file; without one the weights stay as the constructor drew them.
+
+        Raises:
+            CheckpointError: the file cannot be read or does not fit; no weight was changed then.
+        """
+        load_init_cfg(self)
+
+
+def build_classifier(
+    cls: type[Backbone],
+    arch: str | Mapping[str, Any],
+    *,
+    num_classes: int,
+    pretrained: str | os.PathLike[str] | None = None,
+    init_cfg: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Classifier:
+    """The published classifier of a network.
+
+    Args:
+        cls, arch: the network and its variant.
+        num_classes: length of the logits.
+        pretrained: a file that is to be loaded afterwards; here it is looked into at most.
+        init_cfg: as a backbone's.
+        options: of ``cls``, but for ``out_indices``. CAS-ViT has one more: with ``dist_head`` it
+            has a second head, and the logits are the mean of both; None stands for what the file
+            has that is ``pretrained`` or in ``init_cfg``, without a file for False.
+
+    Raises:
+        ValueError: ``num_classes`` is no positive number, there are ``out_indices``, or an option
+            outside its choices.
+        CheckpointError: the file has to be looked into and cannot be read.
+    """
+    name = cls.__name__
+    if not is_whole(num_classes) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ValueError(f'{name}: num_classes={num_classes!r} must be at least 1, and whole')
+    if options.get('out_indices') is not None:
+        raise ValueError(
+            f'{name}: num_classes={num_classes} makes a classifier, which has the last output '
+            f'alone; leave out out_indices={options["out_indices"]}, or num_classes for maps'
+        )
+    if name not in CLASSIFIERS:
+        raise ValueError(f'{name} has no classifier, choose from {", ".join(CLASSIFIERS)}')
+    published = CLASSIFIERS[name]
+    if published.head is None:  # SuperViT
+        network = SuperViTClassifier(arch, num_classes=num_classes, **options)
+        return Classifier(network, nn.Identity(), cls, init_cfg)
+    kinds = {}
+    if name == 'CASViT':
+        kinds['dist_head'] = options.pop('dist_head', None)
+        if kinds['dist_head'] is None:
+            file = init_cfg if pretrained is None else {'checkpoint': pretrained}
+            kinds['dist_head'] = file is not None and _has_dist_head(file, f'casvit_{arch}')
+    options = {**cls.checkpoint_names.classifier_options, **options}
+    backbone = cls(arch, **{**options, 'out_indices': (len(cls.strides) - 1,)})
+    head = published.head(*backbone.out_channels, num_classes, **kinds)
+    head.apply(init_transformer)
+    return Classifier(backbone, head, cls, init_cfg)
+
+
+def _has_dist_head(init_cfg: Mapping[str, Any], variant: str) -> bool:
+    """Whether a file of CAS-ViT has the second head."""
+    options = checked_init_cfg('CASViT', {'type': 'Pretrained', **init_cfg}) or {}
+    del options['type']
+    options.pop('prefix', None)
+    source, weights = os.fspath(options.pop('checkpoint')), options.pop('weights', 'auto')
+    if source == PUBLISHED:
+        source, known = published_source(variant)
+        options.setdefault('sha256', known)
+    state, _ = find_weights(read_checkpoint(source, **options), weights, source=source)
+    return any(name.rpartition('dist_head.')[1] for name in state)
