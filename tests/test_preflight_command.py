@@ -127,7 +127,7 @@ def test_a_config_of_ones_own_is_stopped_with_the_list(
                 )
             ),
             "model.backbone.init_cfg.checkpoint='s3://bucket/sepvit.pth' cannot be read, only "
-            'paths and http(s) addresses can; weights of SepViT come from ',
+            'paths, http(s) addresses and hf://owner/name/FILE can; weights of SepViT come from ',
         ),
     ],
     ids=['model', 'backbone', 'init_cfg', 'store'],

@@ -46,8 +46,8 @@ def test_the_contract_covers_it() -> None:
 
 def test_info_lists_it() -> None:
     lines = [line.split() for line in vitbackbones('info').splitlines()]
-    assert {line[0] for line in lines} > {'ToyNet', 'SepViT'}
-    (tiny,) = [line for line in lines if line[:2] == ['ToyNet', 't']]
+    assert {line[0] for line in lines} > {'toynet_t', 'sepvit_lite'}
+    (tiny,) = [line for line in lines if line[:3] == ['toynet_t', 'ToyNet', 't']]
     assert tiny[-6:] == ['8', '12', '16', '8', '16', '32']
     assert len(vitbackbones('info', 'toynet_s').splitlines()) == 2
 

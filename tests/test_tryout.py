@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,11 @@ def test_what_is_printed() -> None:
         '2 parameters got no gradient: neck.conv.weight, neck.conv.bias',
         'tried: one training step (loss 1.235) and one prediction (7 objects in 2 images), 1.5 GiB '
         'of resident memory (cpu)',
-        '0.50 s per iteration: 1000 iterations and 10 validations take about 18 min',
+        '0.50 s per iteration, as busy as the machine is now: 1000 iterations and 10 validations '
+        'take at most about 18 min',
     ]
+    *_, last = replace(found, iteration=60.0).lines()
+    assert last.startswith('shorter: ')
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'upernet'])
