@@ -23,6 +23,7 @@ from vitbackbones.deploy.onnx_file import OnnxFile, by_openvino
 from vitbackbones.deploy.pairing import Found, pair
 from vitbackbones.deploy.pictures import pictures
 from vitbackbones.deploy.reference import detections, label_maps
+from vitbackbones.errors import UserError
 
 SIZE = (160, 192)  # to trace with: more than the largest stride of the heads
 OTHERS = ((97, 160), (211, 130))
@@ -99,6 +100,12 @@ def test_openvino_finds_the_same(retinanet: Exported) -> None:
         assert len(results[0].boxes) >= 10
         pairing = pair(*results)  # within 1e-2 pixels
         assert len(pairing.rest) + len(pairing.other_rest) == 0
+
+
+def test_what_openvino_cannot_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / 'no.onnx').write_bytes(b'nothing')
+    with pytest.raises(UserError, match='OpenVINO cannot read'):
+        by_openvino(tmp_path / 'no.onnx', 1)
 
 
 # Backbones and heads, each once; RetinaNet with SHViT stands above.

@@ -414,6 +414,17 @@ def test_classes_that_are_not_rare_or_too_many_change_no_loss(pixels: list[int])
     assert draft.config.model == draft.original.model
 
 
+def test_an_optimizer_without_decay_is_said_as_it_is(tmp_path: Path) -> None:
+    base = tmp_path / 'base.py'
+    base.write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
+        "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3))\n"
+    )
+    draft = fitted(tmp_path, str(base), own(tmp_path, 'boxes'))
+    (line,) = [line for line in draft.said if line.startswith('optimizer: ')]
+    assert line.startswith('optimizer: AdamW lr=0.0003. ')
+
+
 def test_a_class_in_one_of_many_maps_is_seen(tmp_path: Path) -> None:
     labels = np.zeros((8, 64), np.uint8)
     maps = [tmp_path / f'{i:03}.png' for i in range(2 * MAPS)]

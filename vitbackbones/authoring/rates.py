@@ -38,7 +38,7 @@ def set_rates(draft: Draft, recipe: Recipe, family: str, *, from_random: bool) -
     old, new = wrapper['optimizer'], recipe.optim_wrapper['optimizer']
     constructor = str(wrapper.get('constructor', PLAIN))
     foreign = constructor != PLAIN and not constructor.startswith('vitbackbones.')
-    before = _shown(old)
+    before = shown(old)
     if old.get('type') != 'AdamW':
         draft.set('optim_wrapper.optimizer', _without_defaults(new))
         draft.explain(
@@ -47,7 +47,7 @@ def set_rates(draft: Draft, recipe: Recipe, family: str, *, from_random: bool) -
             f'{old.get("type")} with lr={old.get("lr")} is for others.',
         )
         draft.said.append(
-            f'optimizer: {before} becomes {_shown(new)}, of {recipe.source}, for batches of '
+            f'optimizer: {before} becomes {shown(new)}, of {recipe.source}, for batches of '
             f'{recipe.batch_size}'
         )
         base = draft.get('auto_scale_lr.base_batch_size')
@@ -79,7 +79,8 @@ def _without_defaults(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     return {key: v for key, v in optimizer.items() if key not in defaults or v != defaults[key]}
 
 
-def _shown(optimizer: Mapping[str, Any]) -> str:
+def shown(optimizer: Mapping[str, Any]) -> str:
+    """Its type, rate and decay in words."""
     decay = f' decay={optimizer["weight_decay"]:g}' if optimizer.get('weight_decay') else ''
     return f'{optimizer.get("type")} lr={optimizer.get("lr")}{decay}'
 

@@ -67,32 +67,27 @@ def choose_scale(
     long, short = (float(np.median(sizes.max(1))), float(np.median(sizes.min(1))))
     least = factor = min(1.0, RECIPE[0] / long, RECIPE[1] / short)
     side = float(np.median(sides)) if len(sides) else math.inf
+    bound = min(max(largest) / long, min(largest) / short) if largest else math.inf
     why = f'a typical image is {long:.0f} x {short:.0f}'
     if len(sides):
         why += f', {what} in it {side:.3g} pixels wide'
     if side * factor < wanted:
         factor = min(least * MOST, MOST, wanted / side)
         why += f', and {wanted:g} are wanted'
-        if factor * side < 0.99 * wanted and not _is_bounded(factor, long, short, largest):
+        if factor * side < 0.99 * wanted and factor <= bound:
             why += '; larger ones would cost too much'
     elif factor < 1:
         why += f', and recipes are made for {RECIPE[0]} x {RECIPE[1]}'
-    bounded = False
-    if largest is not None:
-        bound = min(max(largest) / long, min(largest) / short)
-        if _is_bounded(factor, long, short, largest):
-            why += '; --max-scale allows no more'
-            if len(sides):
-                why += f', and they become {side * bound:.3g}'
-            factor, bounded = bound, True
+    bounded = bound < factor
+    if bounded:
+        why += '; --max-scale allows no more'
+        if len(sides):
+            why += f', and they become {side * bound:.3g}'
+        factor = bound
     size = (max(DIVISOR, round(long * factor)), max(DIVISOR, round(short * factor)))
     if largest is not None:  # never above it
         size = (min(size[0], max(largest)), min(size[1], min(largest)))
     return Scale(size, factor, bounded, why)
-
-
-def _is_bounded(factor: float, long: float, short: float, largest: tuple[int, int] | None) -> bool:
-    return largest is not None and min(max(largest) / long, min(largest) / short) < factor
 
 
 def sides_of(objects: NDArray[Any]) -> NDArray[Any]:

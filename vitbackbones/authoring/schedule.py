@@ -9,6 +9,7 @@ from vitbackbones.data.nodes import type_name
 
 from .draft import Draft, counted
 from .pipelines import WEIGHTS
+from .rates import shown
 from .writing import plain
 
 #: COCO's images and the epochs of its shortest recipe, from given and from random weights.
@@ -164,8 +165,7 @@ def _set_rates(draft: Draft, pretrained: bool, total: int, by_epoch: bool, ours:
     if new != rate:
         draft.set('optim_wrapper.optimizer.lr', new, why)
         draft.unsay('optimizer')
-        decay = draft.get('optim_wrapper.optimizer.weight_decay')
-        draft.said.append(f'optimizer: AdamW lr={new:g} decay={decay:g}. {why}')
+        draft.said.append(f'optimizer: {shown(draft.get("optim_wrapper.optimizer"))}. {why}')
     if not pretrained and not draft.get('optim_wrapper.clip_grad'):
         why = 'From random weights, it keeps the first steps stable.'
         draft.set('optim_wrapper.clip_grad', dict(max_norm=1.0), why)

@@ -29,9 +29,12 @@ def thickness(maps: Sequence[Path], shown: NDArray[np.bool_]) -> NDArray[np.floa
     sample = maps[:: max(1, -(-len(maps) // MAPS))]
     rows = [_of_one(path, classes) for path in sample]
     missing = shown & np.isnan(rows).all(0)
-    for path in (path for path in maps if path not in {*sample}):
+    read = {*sample}
+    for path in maps:
         if not missing.any():
             break
+        if path in read:
+            continue
         rows.append(_of_one(path, classes))
         missing &= np.isnan(rows[-1])
     found = np.full(classes, np.nan)

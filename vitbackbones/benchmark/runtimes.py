@@ -76,7 +76,11 @@ def in_runtimes(
     except (UserError, ExportError) as error:
         return predict, dict.fromkeys(others, str(error))
     for name in others:
-        compute = by_openvino(path, torch.get_num_threads()) if name == 'openvino' else None
+        try:
+            compute = by_openvino(path, torch.get_num_threads()) if name == 'openvino' else None
+        except UserError as error:
+            failed[name] = str(error)
+            continue
         predict[name] = partial(onnx_model(OnnxFile(path, compute)).test_step, data)
     return predict, failed
 

@@ -123,7 +123,7 @@ def by_openvino(path: str | os.PathLike[str], threads: int) -> Compute:
     """How OpenVINO computes a file on a CPU, in single precision.
 
     Raises:
-        UserError: OpenVINO is missing.
+        UserError: OpenVINO is missing, or cannot read the file.
     """
     try:
         import openvino
@@ -131,7 +131,10 @@ def by_openvino(path: str | os.PathLike[str], threads: int) -> Compute:
         raise UserError('openvino is missing: pip install openvino') from None
     # Where a CPU has units for bfloat16, it would use them unasked.
     options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': threads}
-    compiled = openvino.compile_model(str(path), 'CPU', options)
+    try:
+        compiled = openvino.compile_model(str(path), 'CPU', options)
+    except RuntimeError as error:
+        raise UserError(f'OpenVINO cannot read {path} ({_first_line(error)})') from error
     return lambda fed: list(compiled([fed]).values())
 
 
