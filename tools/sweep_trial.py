@@ -22,7 +22,7 @@ from vitbackbones.launch.noise import fit_to_noise, noise_batch
 T = TypeVar('T')
 
 #: Of the images, in pixels. Deformable convolutions on the last of five levels need the largest.
-SIDES = (128, 256, 384)
+SIDES = (128, 256, 384, 512)
 #: What is raised where images are too small, among others.
 OF_SIZES = (AssertionError, IndexError, RuntimeError, ValueError)
 SAMPLES = 32  # of regions for each head of a detector in two stages
