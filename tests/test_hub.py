@@ -48,14 +48,14 @@ def bare_hub(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hu
 
 @pytest.fixture
 def client_hub(bare_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The same with the client, whose cache is empty, and which tries once and not six times."""
+    """The same with the client, whose cache is empty."""
     monkeypatch.delitem(sys.modules, 'huggingface_hub')
     monkeypatch.setenv('HF_HUB_DISABLE_XET', '1')
     monkeypatch.setenv('HF_HUB_DISABLE_TELEMETRY', '1')
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'home'))
-    monkeypatch.setattr('time.sleep', lambda seconds: None)
+    monkeypatch.setattr('time.sleep', lambda seconds: None)  # of what breaks off it tries more
     return bare_hub
 
 
@@ -239,6 +239,7 @@ def test_a_file_of_another_digest_that_was_there_stays(hub: Hub) -> None:
 def test_a_hub_that_is_broken_or_away_says_how_to_go_on(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr('time.sleep', lambda seconds: pytest.fail('it waits to try again'))
     hub.status = 503
     with pytest.raises(CheckpointError, match=r'answers with HTTP status 503\); fetch it by other'):
         read_checkpoint(NAME)

@@ -15,6 +15,7 @@ from tests.hub_server import Hub, hub_server
 from tests.test_checkpoint import same, save, small, snapshot
 from vitbackbones import CheckpointError, metafiles
 from vitbackbones.backbones import CASViT, GCViT
+from vitbackbones.published import published_source
 
 VARIANT = 'shvit_s1'
 
@@ -47,6 +48,37 @@ def test_create_takes_the_published_weights(home: Path, server: Hub, tmp_path: P
     again.init_weights()
     assert all(torch.equal(again.state_dict()[name], value) for name, value in given.items())
     assert len([line for line in server.asked if line.startswith('GET')]) == 1
+
+
+@pytest.mark.parametrize('name', ['gcvit_xxtiny', 'shvit_s1'])
+def test_create_takes_the_published_classifier(
+    name: str, home: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = vitbackbones.create(name, num_classes=1000).state_dict()
+    path = save({'state_dict': given}, tmp_path / 'w.pth')
+    address = f'{server.address}/o/n/resolve/main/w.pth'
+    server.files['o/n', 'w.pth'] = Path(path).read_bytes()
+    monkeypatch.setattr(
+        metafiles, 'weights_of', lambda variant: [row('other', ''), row(variant, address)]
+    )
+    net = vitbackbones.create(name, num_classes=1000, pretrained=True)
+    assert same(net, given)
+
+
+def row(variant: str, address: str) -> metafiles.Weights:
+    options = dict(page=None, sha256=None, licence='', purpose='')
+    return metafiles.Weights(name=variant.replace('_', '-', 1), address=address, **options)
+
+
+def test_the_classifier_of_gcvit_large_is_that_of_224_pixels() -> None:
+    """Its dense network starts from the one of 384 pixels, and has windows of 24."""
+    dense, _ = published_source('gcvit_large')
+    classifier, _ = published_source('gcvit_large', classifier=True)
+    assert dense.endswith('/gcvit_21k_large_384.pth.tar')
+    assert classifier.endswith('/gcvit_1k_large.pth.tar')
+    for name in vitbackbones.list_backbones():
+        start, own = metafiles.start_of(name), metafiles.classifier_of(name)
+        assert start == own or name == 'gcvit_large'
 
 
 def test_without_them_weights_are_random(home: Path) -> None:

@@ -63,6 +63,12 @@ def start_of(variant: str) -> Weights | None:
     return next((each for each in listed if each.address), listed[0] if listed else None)
 
 
+def classifier_of(variant: str) -> Weights | None:
+    """Those of the published classifier: of the variant's own name, where it starts from others."""
+    listed = {each.name: each for each in weights_of(variant)}
+    return listed.get(variant.replace('_', '-', 1)) or start_of(variant)
+
+
 @functools.cache
 def _published(index: Path) -> Mapping[str, tuple[Weights, ...]]:
     collections, models = read_index(index)

@@ -131,7 +131,8 @@ def load_pretrained(
     """
     source = os.fspath(source)
     if source == PUBLISHED:
-        source, known = published_source(variant_of(backbone))
+        whole = isinstance(backbone, Classifier)
+        source, known = published_source(variant_of(backbone), classifier=whole)
         sha256 = sha256 or known
     content = read_checkpoint(
         source, sha256=sha256, allow_pickle=allow_pickle, map_location=map_location

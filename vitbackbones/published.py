@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint.errors import CheckpointError
-from .metafiles import start_of
+from .metafiles import classifier_of, start_of
 
 #: What stands for them where a file could stand: in ``init_cfg``, and in ``new --weights``.
 PUBLISHED = 'published'
@@ -18,7 +18,7 @@ OWN = (
 )
 
 
-def published_source(variant: str) -> tuple[str, str | None]:
+def published_source(variant: str, *, classifier: bool = False) -> tuple[str, str | None]:
     """What the published weights of a variant are read from, and the digest known of it.
 
     What only a browser can fetch is looked for among torch hub's checkpoints, under its name in the
@@ -26,12 +26,14 @@ def published_source(variant: str) -> tuple[str, str | None]:
 
     Args:
         variant: as :func:`~vitbackbones.create` takes it.
+        classifier: those of the published classifier, not those that a dense network starts from:
+            the same but for GC ViT large, whose classifier has the windows of 224 pixels.
 
     Raises:
         CheckpointError: nothing was published, or it has to be fetched with a browser first; the
             message says what, and where to put it.
     """
-    start = start_of(variant)
+    start = classifier_of(variant) if classifier else start_of(variant)
     if start is None:
         raise CheckpointError(f'no weights of {variant} were ever published: {OWN}')
     if start.address:

@@ -93,10 +93,13 @@ def fetch(wanted: HubFile, seconds: float) -> tuple[Path, bool]:
     Raises:
         OSError: it cannot be fetched; the message says why.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, try_to_load_from_cache
 
     try:
         before = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+        if not isinstance(before, str):
+            # The download itself would try a hub that is away six times, and take 23 seconds.
+            get_hf_file_metadata(wanted.address, timeout=seconds)
         path = hf_hub_download(
             wanted.repo,
             wanted.file,

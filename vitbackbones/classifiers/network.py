@@ -134,7 +134,7 @@ def _has_dist_head(init_cfg: Mapping[str, Any], variant: str) -> bool:
     options.pop('prefix', None)
     source, weights = os.fspath(options.pop('checkpoint')), options.pop('weights', 'auto')
     if source == PUBLISHED:
-        source, known = published_source(variant)
+        source, known = published_source(variant, classifier=True)
         options.setdefault('sha256', known)
     state, _ = find_weights(read_checkpoint(source, **options), weights, source=source)
     return any(name.rpartition('dist_head.')[1] for name in state)
