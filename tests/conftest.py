@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+
+from tests import torchvision_stub
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +73,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def mmpretrain() -> ModuleType:
+    """The package with all parts that a registry would import, with or without torchvision."""
+    with torchvision_stub.installed():
+        for part in ('datasets', 'engine', 'evaluation', 'models', 'structures', 'visualization'):
+            importlib.import_module(f'mmpretrain.{part}')
+    return sys.modules['mmpretrain']
 
 
 @pytest.fixture

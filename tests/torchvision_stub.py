@@ -1,9 +1,9 @@
-"""A stand-in for torchvision, so that timm can be imported where torchvision is not installed.
+"""A stand-in for torchvision: timm and mmpretrain can be imported where it is not installed.
 
-timm imports torchvision for datasets and transforms; the networks that tests compare with need
-nothing of it. ``with torchvision_stub.installed(): import timm`` puts hollow modules in place for
-the import alone: whoever asks for torchvision later still learns that it is missing. Where the
-real package is installed it is used.
+They import torchvision for datasets and transforms; what tests use of them needs nothing of it.
+``with torchvision_stub.installed(): import timm`` puts hollow modules in place for the import
+alone: whoever asks for torchvision later still learns that it is missing. Where the real package
+is installed it is used, even one that was built for another torch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+import torch
 
 
 class InterpolationMode(enum.Enum):
@@ -56,10 +58,23 @@ class _Finder(MetaPathFinder, Loader):
         """Nothing to run."""
 
 
+def _declare_operators() -> None:
+    """Name those that torchvision asks for while it is imported, if its own cannot be loaded."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # operator torchvision::nms does not exist
+        for name in ('nms', 'qnms'):
+            _operators.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+
+
+_operators = torch.library.Library('torchvision', 'FRAGMENT')
+
+
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
     """Let ``import torchvision...`` succeed inside the block, and leave no trace after it."""
     if importlib.util.find_spec('torchvision'):
+        _declare_operators()
         yield
         return
     finder = _Finder()
