@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitbackbones.deploy.onnx_file import OnnxFile
+from vitbackbones.errors import notice
 
 
 def read_onnx_model(path: str | os.PathLike[str]) -> OnnxModel:
@@ -112,6 +113,10 @@ class OnnxDetector(OnnxModel):
 class OnnxSegmentor(OnnxModel):
     """Label maps."""
 
+    def __init__(self, file: OnnxFile) -> None:
+        super().__init__(file)
+        self._told = False
+
     def _take(self, outputs: dict[str, Tensor], sample: Any, size: tuple[int, int]) -> None:
         shape = tuple(sample.ori_shape[:2])
         (scores,) = (x[:, ..., : size[0], : size[1]] for x in outputs.values())
@@ -125,6 +130,12 @@ class OnnxSegmentor(OnnxModel):
             logs = scores.clamp_min(1e-38).log()
             labels = F.interpolate(logs, shape, mode='bilinear').argmax(1)
         else:
+            if shape != size and not self._told:
+                self._told = True
+                notice(
+                    f'{self.file.path} holds labels, which are resized as such; mmseg resizes '
+                    'scores, as files of `export --probabilities` do: some pixels at edges differ'
+                )
             labels = _enlarged(scores, sample.ori_shape).long()
         sample.set_data({'pred_sem_seg': PixelData(data=labels)})
 
