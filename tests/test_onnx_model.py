@@ -262,14 +262,16 @@ def test_infer_writes_label_maps_of_a_segmentor(tmp_path: Path) -> None:
     assert (labels == np.where(scene(1).any(2), 1, 0)).mean() > 0.98
 
 
-@pytest.mark.parametrize(('way', 'lines'), [('labels', 1), ('probabilities', 0)])
-def test_that_labels_are_resized_as_such_is_said_once(
+@pytest.mark.parametrize(
+    ('way', 'lines'), [('labels', 1), ('probabilities', 0), ('pasted', 1), ('raw', 0)]
+)
+def test_that_masks_and_labels_are_resized_as_such_is_said_once(
     way: str, lines: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_colours(tmp_path / 'net.onnx', **WAYS[way])
     images = [save(tmp_path / f'{number}.png', scene(number)) for number in range(2)]
     assert infer(path, *images, '--out-dir', tmp_path / 'out') == 0
-    assert capsys.readouterr().err.count('--probabilities') == lines
+    assert capsys.readouterr().err.count('export with --') == lines
 
 
 def test_infer_with_a_config_has_the_ids_of_its_annotations(data: Path, tmp_path: Path) -> None:

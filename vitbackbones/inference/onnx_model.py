@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -35,10 +35,15 @@ def onnx_model(file: OnnxFile) -> OnnxModel:
 class OnnxModel(nn.Module):
     """What a loop of mmengine, and ours over images, need of a model: ``test_step``."""
 
+    #: What a file may have decided before the size of the image, and the option that does not.
+    decided: ClassVar[str]
+    undecided: ClassVar[str]
+
     def __init__(self, file: OnnxFile) -> None:
         super().__init__()
         self.file = file
         self.card = file.card
+        self._told = False
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -69,9 +74,26 @@ class OnnxModel(nn.Module):
         """Put a file's outputs into a sample; ``size`` is the image's, H and W, when it went in."""
         raise NotImplementedError
 
+    def _resized(self, maps: Tensor, shape: Sequence[int]) -> Tensor:
+        """Maps (N, h, w) of what was decided at a size (H, W), each pixel from the nearest one."""
+        if maps.shape[1:] != (*shape,) and not self._told:
+            self._told = True
+            notice(
+                f'{self.file.path}: {self.decided} are resized as they are; some pixels at edges '
+                f'differ from what a checkpoint gives; export with {self.undecided} for the same'
+            )
+        height, width = shape
+        resized = [
+            cv2.resize(map_, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            for map_ in maps.numpy().astype(np.uint16)
+        ]
+        return torch.from_numpy(np.array(resized, np.int32).reshape(-1, height, width))
+
 
 class OnnxDetector(OnnxModel):
     """Boxes, perhaps with masks."""
+
+    decided, undecided = 'pasted masks', '--masks raw'
 
     def __init__(self, file: OnnxFile) -> None:
         super().__init__(file)
@@ -105,7 +127,7 @@ class OnnxDetector(OnnxModel):
             found.bboxes = boxes / boxes.new_tensor(meta['scale_factor']).repeat(2)
         if self.card.masks == 'pasted':
             inside = outputs['masks'][:, : size[0], : size[1]]
-            found.masks = _enlarged(inside, sample.ori_shape).bool()
+            found.masks = self._resized(inside, sample.ori_shape[:2]).bool()
         sample.pred_instances = found
         samplelist_boxtype2tensor([sample])  # of the truth, which metrics and drawings read
 
@@ -113,9 +135,7 @@ class OnnxDetector(OnnxModel):
 class OnnxSegmentor(OnnxModel):
     """Label maps."""
 
-    def __init__(self, file: OnnxFile) -> None:
-        super().__init__(file)
-        self._told = False
+    decided, undecided = 'labels', '--probabilities'
 
     def _take(self, outputs: dict[str, Tensor], sample: Any, size: tuple[int, int]) -> None:
         shape = tuple(sample.ori_shape[:2])
@@ -130,24 +150,8 @@ class OnnxSegmentor(OnnxModel):
             logs = scores.clamp_min(1e-38).log()
             labels = F.interpolate(logs, shape, mode='bilinear').argmax(1)
         else:
-            if shape != size and not self._told:
-                self._told = True
-                notice(
-                    f'{self.file.path} holds labels, which are resized as such; mmseg resizes '
-                    'scores, as files of `export --probabilities` do: some pixels at edges differ'
-                )
-            labels = _enlarged(scores, sample.ori_shape).long()
+            labels = self._resized(scores, shape).long()
         sample.set_data({'pred_sem_seg': PixelData(data=labels)})
-
-
-def _enlarged(maps: Tensor, shape: Sequence[int]) -> Tensor:
-    """Maps (N, h, w) of labels at another size (H, W), each pixel from the nearest one."""
-    height, width = shape[:2]
-    resized = [
-        cv2.resize(map_, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        for map_ in maps.numpy().astype(np.uint16)
-    ]
-    return torch.from_numpy(np.array(resized, np.int32).reshape(-1, height, width))
 
 
 class Resized:
