@@ -402,6 +402,7 @@ def test_wheel_says_what_it_needs_and_that_it_has_types(unpacked):
     assert {*said.get_all('Provides-Extra')} == {
         'det',
         'seg',
+        'cls',
         'export',
         'safetensors',
         'hub',

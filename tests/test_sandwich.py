@@ -21,15 +21,16 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
 from tests.small import SMALL
 from vitbackbones.backbones import SHViT, SuperViT
+from vitbackbones.backbones.supervit import SuperViTClassifier
 from vitbackbones.engine import CPUAmpOptimWrapper
 from vitbackbones.engine.sandwich import (
     KEEP_RATES,
     SCALES,
-    STUDENT_LOSSES,
     Pass,
     sandwich_passes,
     sandwich_step,
@@ -46,7 +47,8 @@ PASSES = [
 ]
 SIDE = 96
 
-every_student_loss = pytest.mark.parametrize('student_loss', STUDENT_LOSSES)
+DENSE_LOSSES = ('task', 'distill', 'both')
+every_student_loss = pytest.mark.parametrize('student_loss', DENSE_LOSSES)
 every_loop = pytest.mark.parametrize('kind', ['EpochBased', 'IterBased'])
 
 
@@ -296,6 +298,87 @@ def test_a_pass_has_the_weight_that_it_is_given(student_loss: str) -> None:
     torch.testing.assert_close(log['loss'], total)
 
 
+# -------------------------------------------------------------------------- whole classifiers
+
+SMALLER = 8 / 14  # of 224 pixels
+CLASS_PASSES = [
+    Pass('full', 1.0, 1.0),
+    Pass('full_pruned', 1.0, 0.5, student=True),
+    Pass('small', SMALLER, 1.0),
+    Pass('small_pruned', SMALLER, 0.7, student=True),
+]
+
+
+class Classes(BaseModel):
+    """Tells five classes apart, by a backbone that is a whole classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = liven(SuperViTClassifier(ARCH, num_classes=5, drop_path_rate=0.0))
+
+    def forward(self, inputs: Tensor, data_samples: Tensor, mode: str = 'loss') -> Any:
+        (logits,) = self.backbone(inputs)
+        return {'loss': F.cross_entropy(logits, data_samples)}
+
+
+@pytest.mark.parametrize(('teacher', 'taught_by'), [('same_scale', [0, 2]), ('full', [0, 0])])
+def test_a_student_learns_its_teacher_s_class_probabilities(
+    teacher: str, taught_by: list[int]
+) -> None:
+    model = Classes()
+    data = dict(inputs=torch.randn(3, 3, 64, 64), data_samples=torch.tensor([0, 4, 1]))
+    net = copy.deepcopy(model.backbone)
+    logits = []
+    for p in CLASS_PASSES:
+        net.size, net.keep_rate = round(p.scale * 224), p.keep_rate
+        logits.append(net(data['inputs'])[0])
+    labels = data['data_samples']
+    tasks = [-(logits[i].log_softmax(1)[range(3), labels]).mean() for i in (0, 2)]
+    divergences = []
+    for student, place in zip((1, 3), taught_by, strict=True):
+        want, got = (logits[i].softmax(1) for i in (place, student))
+        want = want.detach()
+        divergences.append((want * (want / got).log()).sum() / 3)
+    sum([*tasks, *divergences]).backward()
+
+    wrapper = keep_gradients(sgd(model))
+    log = sandwich_step(model, data, wrapper, CLASS_PASSES, 'logits', teacher=teacher)
+    want = gradients(net)
+    assert want.keys() == gradients(model.backbone).keys()
+    for name, value in gradients(model.backbone).items():
+        torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-6, msg=name)
+    assert [*log] == [
+        'loss',
+        'full.loss',
+        'full_pruned.loss_distill',
+        'full_pruned.loss',
+        'small.loss',
+        'small_pruned.loss_distill',
+        'small_pruned.loss',
+    ]
+    for name, value in zip(('full_pruned', 'small_pruned'), divergences, strict=True):
+        torch.testing.assert_close(log[f'{name}.loss'], value.detach())
+    assert all(value > 1e-3 for value in divergences)  # the teachers say something else
+    assert (model.backbone.size, model.backbone.keep_rate) == (224, 1.0)
+
+
+@pytest.mark.parametrize(
+    ('model', 'options', 'message'),
+    [
+        (Dense, {}, "student_loss='logits' needs a backbone that is a whole classifier"),
+        (Classes, {'teacher': 'x'}, r"teacher='x' must be one of \('same_scale', 'full'\)"),
+        (Classes, {'scales': [0.5, 1.0]}, 'scale=0.5 must be one of 128/224, 160/224, 192/224'),
+    ],
+)
+def test_students_of_class_probabilities_need_a_classifier_and_its_sizes(
+    model: Any, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    loop = points_loop('IterBased', student_loss='logits', **options)
+    with pytest.raises(ValueError, match=message):
+        make_runner(tmp_path / 'run', loop, model=model()).train()
+
+
 # ------------------------------------------------------------------------ one step, its log
 
 
@@ -528,7 +611,7 @@ def _train_in_process(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     address = f'tcp://127.0.0.1:{port}'
     torch.distributed.init_process_group('gloo', init_method=address, rank=rank, world_size=2)
-    for student_loss in STUDENT_LOSSES:
+    for student_loss in DENSE_LOSSES:
         alone, model = Dense(), MMDistributedDataParallel(module=Dense(), broadcast_buffers=False)
         averaged = []
         model.register_comm_hook(averaged, _count_and_average)

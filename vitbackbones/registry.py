@@ -14,6 +14,7 @@ from importlib.metadata import distributions
 from typing import TypeVar
 
 from mmengine.config import utils as config_utils
+from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -24,6 +25,12 @@ from mmengine.registry import Registry
 
 SCOPE = 'vitbackbones'
 
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=ROOT_DATA_SAMPLERS,
+    scope=SCOPE,
+    locations=['vitbackbones.data.multi_scale'],
+)
 LOOPS = Registry('loop', parent=ROOT_LOOPS, scope=SCOPE, locations=['vitbackbones.engine.sandwich'])
 MODELS = Registry('model', parent=ROOT_MODELS, scope=SCOPE, locations=['vitbackbones'])
 OPTIM_WRAPPERS = Registry(
@@ -43,7 +50,7 @@ HOOKS = Registry(
         f'vitbackbones.engine.{name}'
         for name in (
             *('preflight', 'durable', 'non_finite', 'zero_losses'),
-            *('validation_loss', 'early_stopping', 'best_checkpoint'),
+            *('validation_loss', 'early_stopping', 'best_checkpoint', 'adaptive_clip'),
         )
     ],
 )
@@ -51,7 +58,7 @@ TRANSFORMS = Registry(
     'transform',
     parent=ROOT_TRANSFORMS,
     scope=SCOPE,
-    locations=['vitbackbones.data.loading'],
+    locations=['vitbackbones.data.loading', 'vitbackbones.data.multi_scale'],
 )
 
 # `_base_ = 'vitbackbones::...'` is refused unless the name is in mmengine's own table. It maps a

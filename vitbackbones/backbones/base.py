@@ -39,8 +39,7 @@ class Backbone(BaseModule):
 
     Attributes:
         arch: the resolved :class:`Arch`.
-        out_channels: channels of each output map.
-        out_strides: stride of each output map relative to the input.
+        out_channels, out_strides: of each output map; strides are relative to the input.
         has_loaded: whether weights were loaded into it, from whatever file and by whatever loader.
 
     Raises:
@@ -57,6 +56,7 @@ class Backbone(BaseModule):
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
     has_loaded: bool = False
+    dense: ClassVar[bool] = True  #: whether the outputs are maps
     _signature = Signature(())  # of a network that never finished
 
     def __init_subclass__(cls) -> None:
@@ -92,9 +92,9 @@ class Backbone(BaseModule):
 
     @staticmethod
     def registered() -> dict[str, type[Backbone]]:
-        """All backbones that are registered, by the names of their classes, in their order."""
-        classes = {cls.__name__: cls for cls in MODELS.module_dict.values()}
-        return {name: cls for name, cls in sorted(classes.items()) if issubclass(cls, Backbone)}
+        """All that make maps and are registered, by the names of their classes, in their order."""
+        found = [c for c in MODELS.module_dict.values() if issubclass(c, Backbone) and c.dense]
+        return {cls.__name__: cls for cls in sorted(found, key=lambda cls: cls.__name__)}
 
     @classmethod
     def resolve_arch(cls, arch: str | Mapping[str, Any]) -> Arch:

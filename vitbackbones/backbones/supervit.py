@@ -90,6 +90,9 @@ CHECKPOINT_NAMES = CheckpointNames(
 
 PATCH_SIZE = 16
 
+# Sides in pixels that the classifier is trained for.
+SIZES = [grid * PATCH_SIZE for grid in GRIDS]
+
 # Blocks that drop tokens, 0-based, whatever the depth.
 DROPPING_BLOCKS = (3, 6, 9)
 
@@ -206,6 +209,7 @@ class Trunk(nn.Module):
         return {'cls_token', *(f'pos_embed_list.{i}' for i in range(len(GRIDS)))}
 
 
+@register(MODELS)
 class SuperViTClassifier(Backbone, Trunk):
     """The published classifier, whose one output is no map: logits (B, num_classes).
 
@@ -214,11 +218,13 @@ class SuperViTClassifier(Backbone, Trunk):
 
     Args:
         num_classes: length of the logits.
+        operating_point: as the dense network's, its scale being ``size`` in units of 224 pixels.
 
     Attributes:
         size: side in pixels to which images are resized: 128, 160, 192 or, at first, 224.
         keep_rate: share of the tokens that each of the blocks 3, 6 and 9 keeps, in (0, 1]; at
             first 1. Both may be set at any time; the next passes run there.
+        operating_point: the two together; may be set as well.
 
     The other arguments are those of :class:`~vitbackbones.backbones.options.Options`; stages are
     quarters of the blocks, the last one with the norm, and ``out_indices`` has no meaning.
@@ -231,6 +237,7 @@ class SuperViTClassifier(Backbone, Trunk):
     arch_type = SuperViTArch
     family = 'SuperViT'
     checkpoint_names = CheckpointNames(stem=CHECKPOINT_NAMES.stem)
+    dense = False
     arch: SuperViTArch
 
     def __init__(
@@ -238,18 +245,32 @@ class SuperViTClassifier(Backbone, Trunk):
         arch: str | Mapping[str, Any] = 'deit_s',
         *,
         num_classes: int = 1000,
+        operating_point: OperatingPoint | Mapping[str, float] | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(arch, **options)
         a = self.arch
         self.num_classes = num_classes
-        self.size, self.keep_rate = 224, 1.0
+        self.operating_point = operating_point
         self.out_channels = (num_classes,)
         self.build_trunk(a, self.in_channels, *self.drop_path_rates([a.depth]))
         self.head = nn.Linear(a.dim, num_classes)
         self.aux_head = nn.Linear(a.dim, num_classes) if a.aux_weight else None
         self.apply(init_transformer)
         self.finish()
+
+    @property
+    def operating_point(self) -> OperatingPoint:
+        return OperatingPoint(scale=self.size / SIZES[-1], keep_rate=self.keep_rate)
+
+    @operating_point.setter
+    def operating_point(self, value: OperatingPoint | Mapping[str, float] | None) -> None:
+        point = OperatingPoint.of(value)
+        size = round(point.scale * SIZES[-1])
+        if size not in SIZES:
+            scales = ', '.join(f'{size}/{SIZES[-1]}' for size in SIZES)
+            raise ValueError(f'SuperViTClassifier: scale={point.scale} must be one of {scales}')
+        self.size, self.keep_rate = size, point.keep_rate
 
     def layers(self) -> list[Layer]:
         """The stem with class token and position tables, one layer per block, norm and heads."""
@@ -272,9 +293,8 @@ class SuperViTClassifier(Backbone, Trunk):
 
         The latter are positions in that block's input sequence; the list is empty at rate 1.
         """
-        sizes = [grid * PATCH_SIZE for grid in GRIDS]
-        if size not in sizes:
-            raise ValueError(f'SuperViTClassifier: size={size} must be one of {sizes}')
+        if size not in SIZES:
+            raise ValueError(f'SuperViTClassifier: size={size} must be one of {SIZES}')
         OperatingPoint(keep_rate=keep_rate)  # checks it
         x = F.interpolate(x, (size, size), mode='bilinear', align_corners=True)
         x = self.embed(x)  # (B, N, C)

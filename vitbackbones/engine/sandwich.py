@@ -10,9 +10,9 @@ One iteration is one optimiser step, however many points it trains. Deliberate c
 
 - The gradient is the sum over the passes, as published. To AdamW the factor makes no difference;
   ``clip_grad`` acts once, on the sum, so that its threshold should grow with the passes.
-- A published student learns from its teacher's class probabilities, which dense heads lack. Here
-  it learns from the task, from its teacher's feature maps, or from both: ``student_loss``. The task
-  alone was the best (docs/operating_points.md).
+- A published student learns from its teacher's class probabilities, ``student_loss='logits'``.
+  Dense heads lack them: there it learns from the task, from its teacher's feature maps, or from
+  both. The task alone was the best (docs/operating_points.md).
 - BatchNorms of neck and head normalise each pass by itself and have one set of running statistics,
   which every pass through them updates: evaluation uses the average over the points.
 - Points are drawn from the run's seed and the iteration's number: alike in all processes, and
@@ -36,6 +36,7 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
+from torch.nn import functional as F
 
 from vitbackbones.registry import LOOPS, register
 
@@ -46,7 +47,8 @@ SCALES = (8 / 14, 10 / 14, 12 / 14, 1.0)
 KEEP_RATES = (0.5, 0.7, 1.0)
 
 TRAIN_POINTS = ('fixed', 'random', 'sandwich')
-STUDENT_LOSSES = ('task', 'distill', 'both')
+STUDENT_LOSSES = ('task', 'distill', 'both', 'logits')
+TEACHERS = ('same_scale', 'full')
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def sandwich_step(
     passes: Sequence[Pass],
     student_loss: str = 'task',
     distill_weight: float = 1.0,
+    teacher: str = 'same_scale',
 ) -> dict[str, Tensor]:
     """One iteration: a backward pass right after each forward pass, then one optimiser step.
 
@@ -101,11 +104,11 @@ def sandwich_step(
     those of the heads there: under DDP it runs them even if they learn nothing.
 
     Args:
-        model: a detector or segmentor whose backbone has operating points, wrapped or not.
+        model: whose backbone has operating points, wrapped or not.
         data: a batch of the data loader.
         passes: each student right after its teacher, see :func:`sandwich_passes`.
-        student_loss: 'distill', 'task' or 'both', see :class:`PointsLoop`.
-        distill_weight: factor of :func:`map_error`.
+        student_loss, teacher: see :class:`PointsLoop`.
+        distill_weight: factor of :func:`map_error` or :func:`class_error`.
 
     Returns:
         What to log: the weighted ``loss`` of all passes, and the losses of each under its name.
@@ -116,12 +119,13 @@ def sandwich_step(
     iteration = optim_wrapper.inner_count
     logs: dict[str, Tensor] = {}
     maps: list[Tensor] = []
-    teacher: list[Tensor] = []
+    taught: list[Tensor] = []
+    error = class_error if student_loss == 'logits' else map_error
     hook = backbone.register_forward_hook(lambda module, args, output: maps.extend(output))
     try:
         for p in passes:
             last = p is passes[-1]
-            task = not p.student or student_loss != 'distill'
+            task = not p.student or student_loss in ('task', 'both')
             distill = p.student and student_loss != 'task'
             # mmengine counts backward passes. For its accumulation over iterations, those of one
             # iteration are one.
@@ -136,10 +140,11 @@ def sandwich_step(
                 if not task:
                     loss, log = 0 * torch.as_tensor(loss).nan_to_num(), {}
                 if distill:
-                    log['loss_distill'] = distill_weight * map_error(maps, teacher)
+                    log['loss_distill'] = distill_weight * error(maps, taught)
                     loss = log['loss'] = loss + log['loss_distill']
-                has_student = not p.student and student_loss != 'task'
-                teacher = [x.detach() for x in maps] if has_student else []
+                if teacher == 'same_scale' or p is passes[0]:
+                    has_student = not p.student and student_loss != 'task'
+                    taught = [x.detach() for x in maps] if has_student else []
                 maps.clear()
                 loss = p.weight * loss
                 if last:
@@ -164,6 +169,16 @@ def map_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         x, y = x.float().flatten(1), y.float().flatten(1)  # (B, C * H * W)
         errors.append((x - y).square().mean(1) / y.var(1).clamp_min(1e-6))
     return torch.stack(errors).mean()
+
+
+def class_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Kullback-Leibler divergence of class probabilities from the teacher's, mean over images.
+
+    Both are logits (B, num_classes).
+    """
+    (x,), (y,) = student, teacher
+    x, y = x.float().log_softmax(1), y.float().log_softmax(1)
+    return F.kl_div(x, y, reduction='batchmean', log_target=True)
 
 
 @contextmanager
@@ -208,8 +223,12 @@ class PointsLoop:
         scales: to be trained, in (0, 1].
         keep_rates: to be trained, in (0, 1].
         student_loss: what a pass with fewer tokens learns from: 'task' from the annotations,
-            'distill' from the feature maps of the pass with all of them, 'both' from the two.
-        distill_weight: factor of the distillation loss, see :func:`map_error`.
+            'distill' from the feature maps of the pass with all of them, 'both' from the two,
+            'logits' from its class probabilities, where the backbone is a whole classifier.
+        teacher: which pass with all of them that is: 'same_scale' the one right before, as
+            published for DeiT-S, 'full' the one at the largest scale, as published for LV-ViT-S.
+        distill_weight: factor of the distillation loss, see :func:`map_error` and
+            :func:`class_error`.
         small_weight: of the losses of a sandwich's passes at the smaller scale. Below 1, accuracy
             moves from the reduced scales to the largest one.
         loop: the arguments of mmengine's loop.
@@ -229,6 +248,7 @@ class PointsLoop:
         scales: Sequence[float] = SCALES,
         keep_rates: Sequence[float] = KEEP_RATES,
         student_loss: str = 'task',
+        teacher: str = 'same_scale',
         distill_weight: float = 1.0,
         small_weight: float = 1.0,
         **loop: Any,
@@ -237,6 +257,7 @@ class PointsLoop:
         self.scales = scales
         self.keep_rates = keep_rates
         self.student_loss = student_loss
+        self.teacher = teacher
         self.distill_weight = distill_weight
         self.small_weight = small_weight
         module = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -254,7 +275,12 @@ class PointsLoop:
 
     def _check(self) -> None:
         name = type(self).__name__
-        for option, choices in (('train_points', TRAIN_POINTS), ('student_loss', STUDENT_LOSSES)):
+        choices_of = {
+            'train_points': TRAIN_POINTS,
+            'student_loss': STUDENT_LOSSES,
+            'teacher': TEACHERS,
+        }
+        for option, choices in choices_of.items():
             value = getattr(self, option)
             if value not in choices:
                 raise ValueError(f'{name}: {option}={value!r} must be one of {choices}')
@@ -267,6 +293,11 @@ class PointsLoop:
             raise ValueError(
                 f'{name}: train_points={self.train_points!r} needs a backbone with operating '
                 f'points, which SuperViT is; got {type(self.backbone).__name__}'
+            )
+        if self.student_loss == 'logits' and not hasattr(self.backbone, 'num_classes'):
+            raise ValueError(
+                f"{name}: student_loss='logits' needs a backbone that is a whole classifier, which "
+                f'SuperViTClassifier is; got {type(self.backbone).__name__}'
             )
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
         if frozen and self.train_points == 'sandwich' and self.student_loss != 'task':
@@ -292,7 +323,13 @@ class PointsLoop:
         if self.train_points == 'sandwich':
             passes = sandwich_passes(draw, self.scales, self.keep_rates, self.small_weight)
             return sandwich_step(
-                model, data_batch, optim_wrapper, passes, self.student_loss, self.distill_weight
+                model,
+                data_batch,
+                optim_wrapper,
+                passes,
+                self.student_loss,
+                self.distill_weight,
+                self.teacher,
             )
         point: AbstractContextManager[None] = nullcontext()
         if self.train_points == 'random':

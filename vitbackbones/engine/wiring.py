@@ -72,6 +72,8 @@ def try_wiring(network: Network, image_size: Callable[[], Size | None]) -> Wirin
     """
     if any(isinstance(part, FullyShardedDataParallel) for part in network.owner.modules()):
         return Wiring([], [])  # one process holds no whole neck
+    if not network.backbone.dense:
+        return Wiring([], [])  # it makes no maps
     first = _Trial(network, (SIDE, SIDE))
     size = image_size() if first.misfits else None
     if size is None:

@@ -11,7 +11,7 @@ _base_ = [
 ]
 model = dict(
     type='mmpretrain.ImageClassifier',
-    data_preprocessor=_base_.data_preprocessor,
+    data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', **_base_.data_preprocessor),
     neck=dict(type='mmpretrain.GlobalAveragePooling'),
     head=dict(
         num_classes=1000,
@@ -29,3 +29,23 @@ train_dataloader = dict(drop_last=True)
 val_cfg = dict()
 test_cfg = dict()
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))  # of 300 epochs
+# The training pipeline of those that crop and augment an image by either bilinear or bicubic
+# interpolation. The published code chooses anew for each operation.
+random_interpolation = [
+    _base_.train_pipeline[0],
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [
+                dict(_base_.train_pipeline[1], interpolation=way),
+                _base_.train_pipeline[2],
+                dict(
+                    _base_.train_pipeline[3],
+                    hparams=dict(_base_.train_pipeline[3].hparams, interpolation=way),
+                ),
+            ]
+            for way in ('bilinear', 'bicubic')
+        ],
+    ),
+    *_base_.train_pipeline[4:],
+]

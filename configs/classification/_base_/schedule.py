@@ -1,7 +1,7 @@
 # AdamW for 300 epochs of 1024 images: DeiT's warm-up and cosine. What has one dimension, norms and
 # biases, does not decay. The published cosine begins with training, not after the warm-up: its
 # rates are up to 3 % lower.
-train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=1)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)),
