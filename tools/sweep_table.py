@@ -44,8 +44,8 @@ with the reason, and nothing is written.
 
 One config of each folder of methods: the first by name whose model has a backbone. It was written
 for random weights, read back and compared, built, trained for one step on two images of noise of
-128 x 128 pixels (256, 384 or 512 where those are too small), and asked for a prediction. Where that did
-not work, the original config went through the same. Versions: {versions}; commit {commits}.
+128 x 128 pixels (256, 384 or 512 where those are too small), and asked for a prediction. Where that
+did not work, the original config went through the same. Versions: {versions}; commit {commits}.
 
 ```bash
 {commands}
