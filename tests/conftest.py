@@ -45,6 +45,7 @@ FAST: dict[str, tuple[str, ...]] = {
     'test_options': (),
     'test_predictions': ('dump', 'refused'),
     'test_preflight': ('fresh_process',),
+    'test_report_figures': ('putting', 'masks', 'best_threshold'),
     'test_shvit': ('s2', 's3', 's4'),
     'test_zero_losses': (),
 }

@@ -19,6 +19,7 @@ COMMANDS = {
     'train': 'train a detector or segmentor',
     'check-data': 'find what is wrong with images and annotations before training',
     'test': 'measure a checkpoint on the test set',
+    'report': 'say what a model gets right and wrong, as a page with plots and tables',
     'tradeoff': 'measure accuracy and cost of one checkpoint at many operating points',
     'benchmark': 'measure speed and memory of backbones, detectors and their peers in turn',
     'infer': 'run a trained model on images',
