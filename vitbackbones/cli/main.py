@@ -23,6 +23,7 @@ COMMANDS = {
     'tradeoff': 'measure accuracy and cost of one checkpoint at many operating points',
     'benchmark': 'measure speed and memory of backbones, detectors and their peers in turn',
     'infer': 'run a trained model on images',
+    'explain': 'draw what a trained model looks at in images',
     'demo': 'train, test and show a small detector on generated images',
     'demo-data': "generate small images in COCO's and ADE20K's format",
     'inspect': 'say what a weight file is and which of our networks it loads into',
