@@ -24,10 +24,7 @@ FRAMEWORKS = {
     *('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'matplotlib'),
     *('onnx', 'onnxruntime', 'onnxscript'),
 }
-OUTER = {
-    *('launch', 'data', 'inference', 'benchmark', 'deploy', 'cli', 'formats', 'authoring'),
-    'reporting',
-}
+OUTER = {'launch', 'data', 'inference', 'benchmark', 'deploy', 'cli', 'formats', 'authoring'}
 
 
 def run_python(code, cwd, **environment):

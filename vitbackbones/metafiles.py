@@ -23,10 +23,7 @@ def read_index(path: Path) -> tuple[list[Entry], list[Entry]]:
 
 
 def task_of(model: Entry) -> str:
-    """The folder of its config: 'detection', 'classification' and so on.
-
-    It is '_base_' for weights of a backbone.
-    """
+    """'detection', 'segmentation' or, for weights of a backbone, '_base_': where its config is."""
     return str(model['Config']).split('/')[1]
 
 

@@ -19,6 +19,7 @@ from .checkpoint.report import LoadReport, Reading, choice_of, describe, log_lic
 from .checkpoint.tensors import check_dense, converted
 from .classifiers import Classifier, build_classifier
 from .classifiers.matching import match_classifier
+from .classifiers.whole import classifier_in
 from .published import OWN, PUBLISHED, published_source
 from .targets import as_target
 
@@ -190,7 +191,7 @@ def variant_of(backbone: Backbone | Classifier) -> str:
     else:
         kind, built = type(backbone), backbone.arch
     for name, (cls, arch) in _variants().items():
-        if issubclass(kind, cls) and cls.archs[arch] == built:
+        if kind.family == cls.family and cls.archs[arch] == built:
             return name
     raise CheckpointError(
         f'{kind.__name__}: there are no published weights for a custom arch; {OWN}'
@@ -213,10 +214,11 @@ def _sibling_of(prefix: str, key: str) -> str:
 
 
 def load_model(model: nn.Module, content: Mapping[str, Any], source: str) -> LoadReport:
-    """Load all of a detector or segmentor into ``model``, and log what was done.
+    """Load all of a detector, segmentor or classifier into ``model``, and log what was done.
 
     Args:
-        content: of a file that mmengine, or mmcv before it, saved for such a model.
+        content: of a file that mmengine, or mmcv before it, saved for such a model; of a classifier
+            also that of its authors or timm.
         source: name of the file for messages.
 
     Raises:
@@ -224,6 +226,20 @@ def load_model(model: nn.Module, content: Mapping[str, Any], source: str) -> Loa
             none was changed then.
     """
     model = unwrapped(model)
+    classifier = classifier_in(model)
+    if classifier is not None:
+        reading, choice = _read_classifier(classifier, content, source)
+        if reading.match.initialised:
+            raise CheckpointError(
+                f'{source} is a classifier of other classes than the model of the config: '
+                f'{reading.note}; set num_classes, or fine-tune from it with --cfg-options '
+                f'load_from={source}'
+            )
+        report = reading.report(source, choice)
+        tensors = reading.match.tensors
+        model.load_state_dict(converted(tensors, model.state_dict(), source), strict=False)
+        report.log()
+        return report
     tensors, report = translate(model, _backbones_in(model), content, source)
     require_same_tensors(tensors, model, source)
     model.load_state_dict(converted(tensors, model.state_dict(), source), strict=False)
@@ -234,20 +250,35 @@ def load_model(model: nn.Module, content: Mapping[str, Any], source: str) -> Loa
 def translate_for_finetuning(
     model: nn.Module, content: Mapping[str, Any], source: str
 ) -> dict[str, Tensor]:
-    """The tensors of a detector or segmentor under the names of ``model``, to start training from.
+    """The tensors of a file under the names of ``model``, to start training from.
 
-    A backbone of ours has to be there completely. Necks and heads may differ: other classes have
-    other heads. mmengine reports what it then leaves out.
+    A backbone of ours has to be there completely, of a classifier all but the layers with a row for
+    each class. Necks and heads may differ: other classes have other heads. mmengine reports what it
+    then leaves out.
 
     Raises:
         CheckpointError: the file holds no backbone that fits, or nothing of the model.
     """
     model = unwrapped(model)
+    classifier = classifier_in(model)
+    if classifier is not None:
+        reading, choice = _read_classifier(classifier, content, source)
+        reading.report(source, choice).log()
+        return reading.match.tensors
     tensors, report = translate(model, _backbones_in(model), content, source)
     if tensors.keys().isdisjoint(model.state_dict()):
         raise CheckpointError(f'{source} holds nothing of the model, only {preview(tensors)}')
     print_log(f'starting from {report.description} of {source}', logger='current')
     return tensors
+
+
+def _read_classifier(
+    classifier: Classifier, content: Mapping[str, Any], source: str
+) -> tuple[Reading, str]:
+    """How a file goes into a classifier, and which of its state dicts was taken."""
+    state, holder = find_weights(content, source=source)
+    check_dense(state, source)
+    return match_classifier(classifier, state, source), choice_of(content, holder)
 
 
 def _backbones_in(model: nn.Module) -> dict[str, Target]:

@@ -282,7 +282,6 @@ class SepViT(Backbone):
     arch_type = SepViTArch
     family = 'SepViT'
     checkpoint_names = CHECKPOINT_NAMES
-    attends = r'blocks\.\d+\.\d+\.attn', 'separable'
     arch: SepViTArch
 
     def __init__(

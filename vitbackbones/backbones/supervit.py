@@ -357,7 +357,6 @@ class SuperViT(Backbone, Trunk):
     arch_type = SuperViTArch
     family = 'SuperViT'
     checkpoint_names = CHECKPOINT_NAMES
-    attends = r'blocks\.\d+\.attn', 'class_token'
     arch: SuperViTArch
 
     def __init__(

@@ -9,6 +9,7 @@ from .contest import Contest
 from .cost_cards import CostCards, cost_card
 from .flops import count_flops
 from .memory import peak_memory, saved_memory
+from .models import usual_sizes
 
 __all__ = [
     'Contest',
@@ -18,4 +19,5 @@ __all__ = [
     'count_flops',
     'peak_memory',
     'saved_memory',
+    'usual_sizes',
 ]

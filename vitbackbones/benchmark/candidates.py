@@ -196,7 +196,7 @@ def _place(model: nn.Module, setting: Setting) -> None:
 
 
 def whole_model(name: str, options: Mapping[str, Any] | None, setting: Setting) -> Candidate:
-    """The detector or segmentor of a config; of other precision than fp32 by autocast.
+    """The model of a config; of other precision than fp32 by autocast.
 
     Raises:
         UserError: the config cannot be read or built.

@@ -30,7 +30,7 @@ from .flops import count_flops
 from .livened import enliven
 from .machine import describe_machine, in_words
 from .memory import peak_memory, weight_memory
-from .models import build_model, noise, spare_single_values
+from .models import SIDE, build_model, noise, spare_single_values, usual_size
 from .runtimes import RUNTIMES, check_runtimes, in_runtimes
 from .timing import in_turn, ratio, spread
 
@@ -43,14 +43,14 @@ CHILD = 'from vitbackbones.benchmark.cost_cards import child; child()'
 
 
 def shipped() -> list[str]:
-    """Names of all configs that train a detector or segmentor."""
+    """Names of all configs that train a model."""
     paths = sorted(p.relative_to(CONFIGS) for p in CONFIGS.glob('*/**/*.py'))
     return [f'vitbackbones::{p.as_posix()}' for p in paths if '_base_' not in p.parts]
 
 
 def cost_card(
     config: str,
-    size: tuple[int, int] = (512, 512),
+    size: tuple[int, int] | None = None,
     count: int = 1,
     device: str = 'cpu',
     rounds: int = 10,
@@ -62,13 +62,14 @@ def cost_card(
     CPUs without mixed precision unless a config has it.
 
     Args:
-        count: images of (height, width) ``size`` in a batch.
+        size: height and width of images; None for :func:`~.models.usual_size`.
+        count: images in a batch.
         rounds: how often predicting is timed.
         runtimes: of :data:`RUNTIMES`, which predict in turn with PyTorch. The model is then one
             that finds something: with boxes of random weights half of a detector has no work.
 
     Returns:
-        ``parameters, flops`` (of one image), ``seconds`` (one per round), ``test_memory`` and
+        ``size, parameters, flops`` (of one image), ``seconds`` (one per round), ``test_memory`` and
         ``train_memory`` (bytes at the peak); with runtimes ``found``, boxes in an image,
         ``others``, seconds by name, and ``not_run``, why by name.
 
@@ -76,6 +77,7 @@ def cost_card(
         UserError: the config cannot be read or built.
     """
     cfg = load_config(config)
+    size = size or usual_size(cfg)
     model = build_model(cfg).to(device)
     data = noise(cfg, model, *size, count)
     weights = weight_memory(model)
@@ -88,7 +90,7 @@ def cost_card(
     predict()
     flops = count_flops(predict).total
     test = peak_memory(predict, device)
-    card: dict[str, Any] = dict(flops=flops / count, test_memory=weights + test)
+    card: dict[str, Any] = dict(size=size, flops=flops / count, test_memory=weights + test)
     with TemporaryDirectory() as folder:
         others: dict[str, Callable[[], Any]] = {}
         if runtimes:
@@ -116,6 +118,7 @@ class CostCards:
     Args:
         configs: their names, ``'all'`` for every shipped one.
         folder: an existing one, for cards.json and cards.md.
+        size: height and width of images; None for what each is measured with.
 
     Raises:
         UserError: there is no such config, or the folder holds cards of something else.
@@ -126,7 +129,7 @@ class CostCards:
         configs: Sequence[str],
         folder: Path,
         *,
-        size: tuple[int, int] = (512, 512),
+        size: tuple[int, int] | None = None,
         batch: int = 1,
         device: str = 'cpu',
         rounds: int = 10,
@@ -138,7 +141,7 @@ class CostCards:
             config_path(config)  # or it is the user's to fix
         self.folder = folder
         self.options: dict[str, Any] = dict(
-            size=list(size),
+            size=size and list(size),
             count=batch,
             device=device,
             rounds=rounds,
@@ -192,7 +195,7 @@ class CostCards:
         """What there is, as Markdown; it is written to the folder, too."""
         self._save()
         known = {c: self.content['cards'][c] for c in self.configs if c in self.content['cards']}
-        head = ['config', 'parameters (M)', 'multiply-adds (G)', 'latency (ms)', 'spread']
+        head = ['config', 'images', 'parameters (M)', 'multiply-adds (G)', 'latency (ms)', 'spread']
         head += ['memory of testing (MiB)', 'of training (MiB)']
         runtimes = self.options.get('runtimes', ())
         head += [f'{RUNTIMES[name][0]} (ms, times PyTorch)' for name in runtimes]
@@ -200,6 +203,7 @@ class CostCards:
         rows = [
             [
                 _short(config),
+                by(card.get('size', (SIDE, SIDE))),
                 f'{card["parameters"] / 1e6:.1f}',
                 f'{card["flops"] / 2e9:.1f}',
                 f'{1000 * statistics.median(card["seconds"]):.0f}',
@@ -219,7 +223,7 @@ class CostCards:
         ]
         options = self.options
         text = (
-            f'Batch {options["count"]}, {by(options["size"])}, {options["device"]}, '
+            f'Batch {options["count"]}, {options["device"]}, '
             f'{options["threads"]} thread(s), random weights.\n\n{tables.markdown(head, rows)}\n'
             + (f'Not measured on this machine:\n\n{"".join(failed)}\n' if failed else '')
             + _not_run(known)
@@ -277,7 +281,7 @@ def child() -> None:
     torch.set_num_threads(options.pop('threads'))
     limit = _limit_memory() if options['device'] == 'cpu' else None
     try:
-        result = cost_card(**{**options, 'size': tuple(options['size'])})
+        result = cost_card(**{**options, 'size': options['size'] and tuple(options['size'])})
     except UserError as error:
         result = dict(failed=str(error))
     except (MemoryError, RuntimeError) as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitbackbones.deploy.reference import detections
+from vitbackbones.tasks import Task, task_of_built
 
 #: Of boxes that weights should find, at least and at most.
 FEW, MANY = 50, 300
@@ -22,15 +23,19 @@ def enliven(model: Any, images: Tensor) -> int:
         images: (1, 3, H, W) uint8 in R, G, B; for a segmentor its labels should not be one.
 
     Returns:
-        How many boxes it finds in the first, from FEW to MANY if that can be; of a segmentor 0. A
-        model with other heads than ours stays as it is.
+        How many boxes it finds in the first, from FEW to MANY if that can be; of a segmentor or
+        classifier 0. A model with other heads than ours stays as it is.
     """
+    task = task_of_built(model)
+    if task is Task.CLASSIFICATION:
+        return 0
     if not _has_known_heads(model):
-        return 0 if hasattr(model, 'decode_head') else len(detections(model, images[:1]).boxes)
+        segments = task is Task.SEGMENTATION
+        return 0 if segments else len(detections(model, images[:1]).boxes)
     torch.manual_seed(0)
     mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
     maps = model.extract_feat((images[:1].float() - mean) / std)
-    if hasattr(model, 'decode_head'):
+    if task is Task.SEGMENTATION:
         last = model.decode_head.conv_seg
         _rescale(last, lambda: model.decode_head(maps), 3.0)
         last.bias.sub_(model.decode_head(maps).mean((0, 2, 3)))  # so that no class is ahead
@@ -60,7 +65,7 @@ def enliven(model: Any, images: Tensor) -> int:
 
 
 def _has_known_heads(model: Any) -> bool:
-    if hasattr(model, 'decode_head'):
+    if task_of_built(model) is Task.SEGMENTATION:
         return hasattr(model.decode_head, 'conv_seg')
     if not hasattr(model, 'rpn_head'):
         return hasattr(getattr(model, 'bbox_head', None), 'retina_cls')

@@ -1,7 +1,8 @@
-"""Whole detectors and segmentors with random weights, and noise for them to work on."""
+"""Whole models with random weights, and noise for them to work on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,14 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vitbackbones.data.configs import iter_datasets
 from vitbackbones.errors import UserError
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.launch.device import adapt_to_device
+from vitbackbones.launch.loading import load_config
+from vitbackbones.tasks import Task, task_of
+
+SIDE = 512  # of images that detectors and segmentors are measured with, unless asked for others
 
 
 def build_model(cfg: Config) -> Any:
@@ -26,7 +32,7 @@ def build_model(cfg: Config) -> Any:
     Raises:
         UserError: it cannot be built.
     """
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    init_default_scope(cfg.get('default_scope') or task_of(cfg.model).scope)
     adapt_to_device(cfg)
     build_backbone(cfg)
     _no_files(cfg.model)
@@ -63,14 +69,34 @@ def _spare_single_values(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         norm.eval()
 
 
+def usual_size(cfg: Config) -> tuple[int, int]:
+    """Height and width that a model is measured with: a classifier those that it is tested with."""
+    loader = cfg.get('test_dataloader')
+    if task_of(cfg.model) is Task.CLASSIFICATION and loader:
+        for step in reversed(next(iter_datasets(loader.dataset)).get('pipeline') or ()):
+            size = step.get('crop_size') or step.get('scale')
+            if isinstance(size, int):
+                return size, size
+            if isinstance(size, (list, tuple)) and len(size) == 2:  # crops have height and width
+                return tuple(size) if 'crop_size' in step else (size[1], size[0])
+    return SIDE, SIDE
+
+
+def usual_sizes(configs: Sequence[str]) -> list[tuple[int, int]]:
+    """What the models of configs are measured with, each size once; 512 x 512 without any."""
+    sizes = dict.fromkeys(usual_size(load_config(each)) for each in configs)
+    return list(sizes) or [(SIDE, SIDE)]
+
+
 def noise(cfg: Config, model: Any, height: int, width: int, count: int) -> dict[str, Any]:
     """A batch of noise as images, with a few objects or labels, as a data loader hands it on."""
     rng = np.random.default_rng(0)
     shape = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
     sample: Any
     samples = []
+    task = task_of(cfg.model)
     for _ in range(count):
-        if 'decode_head' in cfg.model:
+        if task is Task.SEGMENTATION:
             from mmseg.structures import SegDataSample
 
             # In training images are padded to it.
@@ -78,6 +104,10 @@ def noise(cfg: Config, model: Any, height: int, width: int, count: int) -> dict[
             labels = rng.integers(0, model.decode_head.num_classes, (1, height, width))
             sample = SegDataSample(metainfo=shape)
             sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels))
+        elif task is Task.CLASSIFICATION:
+            from mmpretrain.structures import DataSample
+
+            sample = DataSample(metainfo=shape).set_gt_label(0)
         else:
             from mmdet.structures import DetDataSample
 

@@ -106,11 +106,23 @@ def require_same_tensors(state: Mapping[str, Tensor], model: nn.Module, source: 
     if missing or shape_mismatch or unexpected:
         shapes = [f'{name} {shapes}' for name, shapes in shape_mismatch.items()]
         raise CheckpointError(
-            f'{source} does not fit the model of the config: {len(missing)} tensors missing, '
-            f'{len(shapes)} of another shape, {len(unexpected)} too many '
+            f'{source} does not fit the model of the config{_hint(state)}: '
+            f'{len(missing)} tensors missing, {len(shapes)} of another shape, '
+            f'{len(unexpected)} too many '
             f'({", ".join([*shapes[:3], *missing[:3], *unexpected[:3]])}); use the config it was '
             'trained with'
         )
+
+
+def _hint(state: Mapping[str, Tensor]) -> str:
+    """What else the file is, if it is a classifier around a backbone."""
+    parts = {name.partition('.')[0] for name in state}
+    if parts != {'backbone', 'head'}:
+        return ''
+    return (
+        ', for it is a classifier, which a detector or segmentor starts from (--cfg-options '
+        'model.backbone.init_cfg.checkpoint=FILE)'
+    )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -59,7 +59,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """The weights of a whole model."""
     parser.add_argument(
-        'checkpoint', help='a checkpoint of `vitbackbones train`, or a published one'
+        'checkpoint',
+        help='a checkpoint of `vitbackbones train`, or a published one; with a classifier '
+        "'published' stands for its own",
     )
 
 

@@ -15,7 +15,7 @@ import argparse
 
 import torch
 
-from vitbackbones.benchmark import Contest, CostCards, Setting
+from vitbackbones.benchmark import Contest, CostCards, Setting, usual_sizes
 from vitbackbones.benchmark.candidates import DTYPES, MMDET
 from vitbackbones.benchmark.runtimes import RUNTIMES
 from vitbackbones.errors import UserError, notice
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, metavar, help_ in (
         ('--archs', 'ARCH', "sepvit:tiny gcvit:tiny ..., or 'all' of them"),
         ('--peers', 'PEER', peers),
-        ('--configs', 'CONFIG', 'detectors and segmentors, as for training'),
+        ('--configs', 'CONFIG', 'detectors, segmentors and classifiers, as for training'),
         ('--cards', 'CONFIG', "or 'all' that are shipped"),
         ('--runtimes', 'RUNTIME', f'of --cards, beside PyTorch: {", ".join(RUNTIMES)}'),
     ):
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--arch-options', nargs='+', action=arguments.KeyValue, default={}, metavar=pair, help=help_
     )
-    usual, help_ = ['512x512'], 'of images, HEIGHTxWIDTH (512x512)'
-    parser.add_argument('--sizes', nargs='+', default=usual, help=help_)
+    help_ = 'of images, HEIGHTxWIDTH (512x512; of classifiers what they are tested at)'
+    parser.add_argument('--sizes', nargs='+', default=[], help=help_)
     parser.add_argument('--batch', type=int, default=1, help='images at a time (%(default)s)')
     arguments.add_device(parser)
     for option, value, help_ in (
@@ -114,6 +114,7 @@ def _study(args: argparse.Namespace) -> Contest | CostCards:
     folder = arguments.make_folder(args.out_dir)
     if args.cards:
         options = {name: getattr(args, name) for name in OF_CARDS}
-        return CostCards(args.cards, folder, size=sizes[0], **options)
+        return CostCards(args.cards, folder, size=sizes[0] if sizes else None, **options)
+    sizes = sizes or usual_sizes([] if args.archs or args.peers else args.configs)
     options = {name: getattr(args, name) for name in CONTEST}
     return Contest(setting=setting, sizes=sizes, folder=folder, **options)

@@ -1,9 +1,10 @@
-"""Run a trained model on images: drawings, and COCO-style JSON or label maps.
+"""Run a trained model on images: drawings, and COCO-style JSON, label maps or classes.
 
 Writes NAME_prediction.jpg for every image NAME; detectors also write predictions.json (images,
 categories and annotations as in COCO, each annotation with a score; masks as RLE), with the ids of
 the config's test annotations for images that are in them, segmentors NAME_labels.png, whose pixels
-are class indices in the order of the dataset. An image that fails is named, the others go on, and
+are class indices in the order of the dataset, classifiers predictions.json with the five best
+classes of each image and their scores. An image that fails is named, the others go on, and
 the exit status is 1.
 
 `vitbackbones infer MODEL.onnx IMAGE ...` does the same with a file of `vitbackbones export --part

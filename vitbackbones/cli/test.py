@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--dump',
         metavar='PATH',
-        help="write what was predicted: detectors a JSON file, COCO's list of results; segmentors "
-        'a folder of label maps, NAME.png, with the index of the class in each pixel',
+        help="write what was predicted: detectors a JSON file, COCO's list of results, classifiers "
+        'one with the five best classes of each image; segmentors a folder of label maps, '
+        'NAME.png, with the index of the class in each pixel',
     )
     add_launcher_arguments(parser)
 

@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS, METRICS
 from vitbackbones.errors import UserError
 
 from .annotations import Coco, read_coco
+from .folders import class_folders, folder_of, list_of, wrong_folders
 from .loading import in_file_order, is_coco
 from .nodes import base_names, type_name
 
@@ -35,12 +36,16 @@ def check_files_as_they_come(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def format_of(cfg: Config, dataset: Mapping[str, Any]) -> str | None:
-    """'coco', 'label maps', or None for what is not known here."""
+    """'coco', 'label maps', 'folders' by class, or None for what is not known here."""
     cls = dataset_class(cfg, dataset)
     if is_coco(cls):
         return 'coco'
     names = {f'{base.__module__}.{base.__name__}' for base in cls.__mro__}
-    return 'label maps' if 'mmseg.datasets.basesegdataset.BaseSegDataset' in names else None
+    kinds = {
+        'mmseg.datasets.basesegdataset.BaseSegDataset': 'label maps',
+        'mmpretrain.datasets.custom.CustomDataset': 'folders',
+    }
+    return next((kind for base, kind in kinds.items() if base in names), None)
 
 
 def datasets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
@@ -53,7 +58,7 @@ def datasets(cfg: Config, split: str) -> Iterator[Mapping[str, Any]]:
     for dataset in iter_datasets(whole) if whole else ():
         prefix = dataset.get('data_prefix')
         kind = format_of(cfg, dataset) if isinstance(prefix, str) else None
-        if kind is not None:  # others may take text
+        if kind in ('coco', 'label maps'):  # others may take text
             key = 'img' if kind == 'coco' else 'img_path'
             raise UserError(
                 f'{split}_dataloader: data_prefix={prefix!r} must be a dict, '
@@ -135,7 +140,7 @@ def class_names(cfg: Config, dataset: Mapping[str, Any]) -> Sequence[str] | None
         UserError: its config gives them as one text, or gives one of them twice.
     """
     own = getattr(dataset_class(cfg, dataset), 'METAINFO', {})
-    chosen = (dataset.get('metainfo') or {}).get('classes')
+    chosen = _chosen(dataset)
     if isinstance(chosen, str):
         if not os.path.isfile(chosen):  # which mmengine would read
             raise UserError(
@@ -147,11 +152,32 @@ def class_names(cfg: Config, dataset: Mapping[str, Any]) -> Sequence[str] | None
     if twice:
         raise UserError(f'metainfo.classes={tuple(as_list(chosen))} has {twice[0]!r} twice')
     classes = own.get('classes') if chosen is None else chosen
+    if classes is None and format_of(cfg, dataset) == 'folders':
+        classes = class_folders(dataset)
     return classes if isinstance(classes, (list, tuple)) else None
+
+
+def _chosen(dataset: Mapping[str, Any]) -> Any:
+    """The classes that a dataset's config gives; mmpretrain's may have them beside metainfo."""
+    return (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
+
+
+def problem_of_folders(cfg: Config, split: str, dataset: Mapping[str, Any]) -> str | None:
+    """Why labels that folders give do not mean the classes of the training, None if they do."""
+    classes = class_names(cfg, dataset)
+    if format_of(cfg, dataset) != 'folders' or classes is None:
+        return None
+    trained = None
+    if split != 'train':
+        others = [each for each in datasets(cfg, 'train') if format_of(cfg, each) == 'folders']
+        trained = class_folders(others[0]) if others else None
+    return wrong_folders(dataset, classes, _chosen(dataset) is not None, trained)
 
 
 def place(dataset: Mapping[str, Any]) -> str:
     """The annotation file, or the folder of images where there is none."""
+    if dataset.get('split'):  # mmpretrain's
+        return list_of(dataset) or folder_of(dataset)
     if dataset.get('ann_file'):
         return os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
     return image_folder(dataset, 'img_path')

@@ -230,6 +230,29 @@ def take(items: Sequence[T], indices: int | Sequence[int] | None) -> Sequence[T]
 
 
 @dataclass(frozen=True)
+class ImageCounts:
+    """Images of a classification, by class.
+
+    Attributes:
+        images: by class, in the order of the labels.
+        unlabelled: images without a class.
+    """
+
+    images: dict[str, int]
+    unlabelled: int = 0
+
+    def __add__(self, other: ImageCounts) -> ImageCounts:
+        """Those of two datasets that are trained on together."""
+        return ImageCounts(_added(self.images, other.images), self.unlabelled + other.unlabelled)
+
+    def as_json(self) -> dict[str, Any]:
+        listed = sum(self.images.values()) + self.unlabelled
+        return dict(
+            images=dict(listed=listed, used=listed, left_out={}), images_of_class=self.images
+        )
+
+
+@dataclass(frozen=True)
 class PixelCounts:
     """Pixels of label maps as they are trained on.
 

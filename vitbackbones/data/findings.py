@@ -50,6 +50,8 @@ KINDS = {
     'unreadable annotation file': Kind(True, STOPS),
     'no images': Kind(True, STOPS),
     'no label maps': Kind(True, STOPS),
+    'folders of classes': Kind(True, STOPS),
+    'unknown label': Kind(True, STOPS),
     'no masks': Kind(True, STOPS),
     'missing field': Kind(True, STOPS),
     'duplicate id': Kind(True, STOPS),
@@ -89,6 +91,8 @@ KINDS = {
     'softmax over one class': Kind(True, STOPS, True),
     'class without objects': Kind(False, NEVER_LEARNT, True),
     'class without pixels': Kind(False, NEVER_LEARNT, True),
+    'class without images': Kind(False, NEVER_LEARNT, True),
+    'image of two splits': Kind(False, 'tested on what was trained on'),
     'classes as loaded': Kind(False, AS_LOADED, True),
     'run-length masks': Kind(False, LEFT_OUT, True),
     # files, which are read when their turn comes

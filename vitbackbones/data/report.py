@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .counts import ObjectCounts, PixelCounts
+from .counts import ImageCounts, ObjectCounts, PixelCounts
 from .findings import KINDS
 from .sources import Source
 from .verdicts import reasons
@@ -42,7 +42,7 @@ def report(source: Source, show: int) -> Iterator[str]:
                 yield f'    and {len(those) - show} more'
 
 
-def table(counts: ObjectCounts | PixelCounts) -> Iterator[str]:
+def table(counts: ObjectCounts | PixelCounts | ImageCounts) -> Iterator[str]:
     """How much there is to learn, in lines."""
     if isinstance(counts, ObjectCounts):
         objects = sum(counts.objects.values())
@@ -54,28 +54,35 @@ def table(counts: ObjectCounts | PixelCounts) -> Iterator[str]:
             yield f'  of these without objects: {counts.images_without_objects}'
         lost = counts.annotations_left_out
         yield f'objects used: {objects}' + (f'; left out: {reasons(lost)}' if lost else '')
-        yield from _by_class('objects', counts.objects, counts.images_of_class)
+        yield from _by_class(('objects', 'images'), counts.objects, counts.images_of_class)
+        return
+    if isinstance(counts, ImageCounts):
+        if counts.unlabelled:
+            yield f'images without a class: {counts.unlabelled}'
+        yield from _by_class(('images',), counts.images)
         return
     pixels = sum(counts.pixels.values())
     all_ = max(pixels + counts.ignored, 1)
     yield f'label maps read: {counts.read} of {counts.images}'
     yield f'pixels: {pixels} of classes, {counts.ignored} ignored ({counts.ignored / all_:.1%})'
-    yield from _by_class('pixels', counts.pixels, counts.images_of_class)
+    yield from _by_class(('pixels', 'images'), counts.pixels, counts.images_of_class)
 
 
-def _by_class(what: str, numbers: dict[str, int], images: dict[str, int]) -> Iterator[str]:
-    """A line for each class, or for the extremes of many."""
+def _by_class(
+    what: tuple[str, ...], numbers: dict[str, int], *others: dict[str, int]
+) -> Iterator[str]:
+    """A line for each class, or for the extremes of many, with a column for each of ``what``."""
     names = [name for name in numbers if numbers[name] or len(numbers) <= ALL]
     if len(names) > ALL:
         names.sort(key=lambda name: -numbers[name])
     shown = names if len(names) <= ALL else [*names[:MOST], None, *names[-LEAST:]]
     rows = [
-        (f'... {len(names) - MOST - LEAST} more', '', '')
+        (f'... {len(names) - MOST - LEAST} more', *('' for _ in what))
         if name is None
-        else (name, f'{numbers[name]}', f'{images[name]}')
+        else (name, *(f'{column[name]}' for column in (numbers, *others)))
         for name in shown
     ]
-    yield from _aligned(('class', what, 'images'), rows)
+    yield from _aligned(('class', *what), rows)
     if len(numbers) > len(names):
         yield f'{len(numbers) - len(names)} of {len(numbers)} classes have none'
 

@@ -20,11 +20,13 @@ from .configs import (
     format_of,
     image_folder,
     place,
+    problem_of_folders,
     read_annotations,
     step_of,
 )
-from .counts import ObjectCounts, PixelCounts, count_objects, take
+from .counts import ImageCounts, ObjectCounts, PixelCounts, count_objects, take
 from .findings import Finding
+from .folders import list_folders
 from .label_maps import list_label_maps
 from .steps import converts_labels
 
@@ -54,7 +56,7 @@ class Source:
         label_backend: what decodes its label maps, None if nothing of mmseg's does.
         converted: whether its pipeline may make other labels of them.
         splits: those of 'train', 'val' and 'test' that it is of.
-        annotations: their number; None for label maps.
+        annotations: their number; None for label maps and folders.
         findings: what is wrong with its annotations, or with its folders.
         counts: what there is to learn; of label maps once they have been read.
     """
@@ -69,7 +71,7 @@ class Source:
     images: list[ImageFile] = field(default_factory=list)
     annotations: int | None = None
     findings: list[Finding] = field(default_factory=list)
-    counts: ObjectCounts | PixelCounts | None = None
+    counts: ObjectCounts | PixelCounts | ImageCounts | None = None
 
     def is_like(self, other: Source) -> bool:
         """Whether the other one, of another split, would be counted as this one."""
@@ -77,11 +79,13 @@ class Source:
             return False
         if self.annotations is not None or other.annotations is not None:
             return self.counts == other.counts
+        if isinstance(self.counts, ImageCounts) and self.counts != other.counts:
+            return False
         return (self.images, self.converted) == (other.images, other.converted)
 
 
 def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
-    """Those of a split that are COCO's annotations or folders of label maps.
+    """Those of a split that are COCO's annotations, folders of label maps or of classes.
 
     Args:
         aloud: say which others there are.
@@ -115,6 +119,8 @@ def sources(cfg: Config, split: str, *, aloud: bool = True) -> Iterator[Source]:
         )
         if kind == 'coco':
             _list_coco(source, dataset, read_annotations(cfg, split, dataset))
+        elif kind == 'folders':
+            _list_folders(cfg, source, dataset)
         else:
             _list_label_maps(cfg, source, dataset)
         yield source
@@ -136,6 +142,22 @@ def _list_coco(source: Source, dataset: Mapping[str, Any], coco: Coco) -> None:
     )
     names = [name for name, _, _ in coco.sizes]
     source.findings += verdicts.of_rows(source.name, coco.rows, names)
+
+
+def _list_folders(cfg: Config, source: Source, dataset: Mapping[str, Any]) -> None:
+    problem = problem_of_folders(cfg, source.splits[0], dataset)
+    found = list_folders(dataset_class(cfg, dataset), dataset, source.classes, problem)
+    source.findings += found.findings
+    rows = take(found.rows, dataset.get('indices'))
+    source.images += [ImageFile(path) for path, _ in rows]
+    if source.classes is None or any(finding.error for finding in source.findings):
+        return
+    numbers = dict.fromkeys(source.classes, 0)
+    for _, label in rows:
+        if label >= 0:
+            numbers[source.classes[label]] += 1
+    unlabelled = sum(label < 0 for _, label in rows)
+    source.counts = ImageCounts(numbers, unlabelled)
 
 
 def _list_label_maps(cfg: Config, source: Source, dataset: Mapping[str, Any]) -> None:

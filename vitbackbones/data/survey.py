@@ -21,10 +21,11 @@ from vitbackbones.progress import progress_bar
 
 from . import verdicts
 from .configs import needs_annotations, number_of_datasets
-from .counts import ObjectCounts, PixelCounts, count_pixels, trained_labels
+from .counts import ImageCounts, ObjectCounts, PixelCounts, count_pixels, trained_labels
 from .findings import Finding
 from .images import check_file, check_image, check_label_map, image_size, wrong_labels
 from .sources import ImageFile, Source, sources
+from .twins import twins
 
 CHUNK = 64  # images that a process gets at a time
 
@@ -56,8 +57,9 @@ def survey(cfg: Config, splits: Sequence[str], *, jobs: int, decode: bool) -> li
         UserError: a dataset's config is wrong, or a process was killed.
     """
     found: list[Source] = []
+    trained: list[Source] = []
     for split in splits:
-        group = []
+        group: list[Source] = []
         for source in sources(cfg, split):
             same = next((other for other in found if other.is_like(source)), None)
             group.append(same or source)
@@ -69,6 +71,9 @@ def survey(cfg: Config, splits: Sequence[str], *, jobs: int, decode: bool) -> li
                 look_at(source, jobs=jobs, decode=decode)
             source.findings = [finding for finding in source.findings if finding not in said]
             found.append(source)
+            if split != 'train':
+                source.findings += _in_both(trained, source)
+        trained = trained or group if split == 'train' else trained
         for finding in judge(cfg, split, group):
             if finding not in group[0].findings:
                 group[0].findings.append(finding)
@@ -82,12 +87,15 @@ def judge(cfg: Config, split: str, group: Sequence[Source]) -> list[Finding]:
     counts = [source.counts for source in group]
     objects = [each for each in counts if isinstance(each, ObjectCounts)]
     pixels = [each for each in counts if isinstance(each, PixelCounts)]
+    images = [each for each in counts if isinstance(each, ImageCounts)]
     findings: list[Finding] = []
     if objects and objects == counts:
         findings += verdicts.of_objects(group[0].name, reduce(add, objects))
         if len(group) > 1:
             for source, count in zip(group, objects, strict=True):
                 findings += verdicts.of_images(source.name, count)
+    elif images and images == counts:
+        findings += verdicts.of_classes(group[0].name, reduce(add, images))
     elif pixels and len(pixels) == len(counts):
         findings += verdicts.of_pixels(
             group[0].name,
@@ -102,6 +110,15 @@ def judge(cfg: Config, split: str, group: Sequence[Source]) -> list[Finding]:
     if any(f.error and f.file == source.name for source in group for f in source.findings):
         return [finding for finding in findings if not finding.error]  # its rows explain it
     return findings
+
+
+def _in_both(trained: Sequence[Source], tested: Source) -> list[Finding]:
+    """Images of classes that are tested on and equal to some that are trained on."""
+    if not isinstance(tested.counts, ImageCounts):
+        return []
+    there = [image.path for source in trained for image in source.images]
+    pairs = twins((image.path for image in tested.images), there)
+    return [Finding('image of two splits', one, f'the same as {other}') for one, other in pairs]
 
 
 def look_at(source: Source, *, jobs: int, decode: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .annotations import TOLERANCE
-from .counts import OF_IMAGES, REASONS, Fate, ObjectCounts, PixelCounts, Rows
+from .counts import OF_IMAGES, REASONS, Fate, ImageCounts, ObjectCounts, PixelCounts, Rows
 from .findings import Finding
 from .nodes import type_name
 
@@ -84,6 +84,14 @@ def of_pixels(
             cause = ''  # labels that are one too low leave the last class alone without pixels
         detail = f'in {maps} no pixel of {_some(missing, len(counts.pixels))}{cause}'
         yield Finding('class without pixels', file, detail)
+
+
+def of_classes(file: str, counts: ImageCounts) -> Iterator[Finding]:
+    """What there is not to learn, or to compare with, in the images of a classification."""
+    missing = [name for name, number in counts.images.items() if not number]
+    if missing and len(missing) < len(counts.images):
+        detail = f'no image of {_some(missing, len(counts.images))}'
+        yield Finding('class without images', file, detail)
 
 
 def of_heads(model: Mapping[str, Any], file: str) -> Iterator[Finding]:

@@ -14,6 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vitbackbones.data.values import colour_of, is_list_of_colours
 from vitbackbones.errors import UserError
+from vitbackbones.tasks import Task, task_of_sample
+
+from .classes import classes_on
 
 SCORE = 0.3  # results below are not drawn, unless asked for
 ZOOM = 2  # of the images on a contact sheet
@@ -22,7 +25,7 @@ ZOOM = 2  # of the images on a contact sheet
 class DrawHook(Hook):
     """Draw ground truth and result of every tested image into a folder.
 
-    One hook for detectors and segmentors: their own hooks write to different places.
+    One hook for all tasks: those of their packages write to different places.
     """
 
     def __init__(self, folder: Path, score: float = SCORE) -> None:
@@ -66,14 +69,20 @@ class CollectHook(Hook):
 def draw(
     visualizer: Visualizer, sample: Any, out_file: Path, *, truth: bool, score: float = SCORE
 ) -> None:
-    """Write ``sample`` (a detection or segmentation result) drawn on its image.
+    """Write ``sample`` (what a model has predicted) drawn on its image.
 
-    With ``truth`` the image stands twice: with the ground truth at the left. Detections below
-    ``score`` are left out.
+    With ``truth`` the image stands twice: with the ground truth at the left; the classes of a
+    classifier stand below it. Detections below ``score`` are left out.
     """
     import mmcv
 
     meta = visualizer.dataset_meta or {}
+    task = task_of_sample(sample)
+    if task is Task.CLASSIFICATION:
+        image = Image.fromarray(mmcv.imread(sample.img_path, channel_order='rgb'))
+        out_file.parent.mkdir(parents=True, exist_ok=True)
+        classes_on(image, sample, meta['classes'], truth=truth).save(out_file)
+        return
     palette = meta.get('palette')
     if is_list_of_colours(palette):  # mmdet draws with tuples only, configs and JSON have lists
         visualizer.dataset_meta = {**meta, 'palette': [tuple(colour) for colour in palette]}
@@ -82,7 +91,7 @@ def draw(
         mmcv.imread(sample.img_path, channel_order='rgb'),
         data_sample=sample,
         draw_gt=truth,
-        **({'pred_score_thr': score} if 'pred_instances' in sample else {}),
+        **({'pred_score_thr': score} if task is Task.DETECTION else {}),
         out_file=str(out_file),
     )
 
@@ -91,16 +100,17 @@ def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Pat
     """Truth and result of several images, side by side on one sheet.
 
     Args:
-        samples: data samples of mmdet (truth and detections, with masks if there are any) or of
+        samples: data samples of mmdet (truth and detections, with masks if there are any), of
             mmseg (truth and prediction, the plain image before them), in the coordinates of the
-            original image.
+            original image, or of mmpretrain (truth and predicted classes below the image).
         meta: of the dataset: its ``classes``, and for segmentation its ``palette``.
     """
     groups = [_panels(sample, meta) for sample in samples]
     columns = 6 // len(groups[0])
     images = [image for group in groups for image in group.values()]
     width, height = max(i.width for i in images), max(i.height for i in images)
-    key = _key([s for s in samples if 'pred_sem_seg' in s], meta)
+    labelled = [s for s in samples if task_of_sample(s) is Task.SEGMENTATION]
+    key = _key(labelled, meta)
     gap, header, line = 8, 24, 20
     cell = (len(groups[0]) * (width + gap) + gap, height + gap)
     per_line = columns * cell[0] // 160
@@ -130,7 +140,11 @@ def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Pat
 def _panels(sample: Any, meta: Mapping[str, Any]) -> dict[str, Image.Image]:
     """The images of one sample by title."""
     image = Image.open(sample.img_path).convert('RGB')
-    if 'pred_sem_seg' in sample:
+    task = task_of_sample(sample)
+    if task is Task.CLASSIFICATION:
+        drawn = classes_on(enlarged(image, ZOOM), sample, meta['classes'], truth=True)
+        return {'truth and prediction': drawn}
+    if task is Task.SEGMENTATION:
         truth, found = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
         return {
             'image': enlarged(image, ZOOM),

@@ -1,36 +1,34 @@
-"""What a test run predicts, written to files: COCO's list of results, or label maps."""
+"""What a test run predicts, written to files: COCO's list of results, classes, label maps."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import pickle
 import tempfile
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from mmengine.dist import broadcast_object_list, get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.dist import get_rank
 from mmengine.runner import Runner
 from PIL import Image
 
 from vitbackbones.data.configs import iter_datasets, place
 from vitbackbones.data.loading import is_coco, iter_built_datasets
 from vitbackbones.errors import UserError
+from vitbackbones.tasks import Task, task_of_built
 
+from .classes import best_classes
 from .coco import AnnotationIds, image_ids, results_of
-
-SENT_AT_ONCE = 64  # predictions that a rank hands over in one message
+from .dumping import DumpHook, ListHook, meta_of
 
 
 def dump_hook(runner: Runner, path: Path) -> DumpHook:
     """The hook that writes what ``runner`` predicts in its test: every image of the set once.
 
-    Detectors write one JSON file, segmentors a folder of NAME.png.
+    Detectors and classifiers write one JSON file, segmentors a folder of NAME.png.
 
     Args:
         runner: with a test loop that has not run; its ``cfg`` is the config as it was written.
@@ -40,92 +38,41 @@ def dump_hook(runner: Runner, path: Path) -> DumpHook:
         UserError: nothing can be written there, or predictions of this model or test set have
             no such form.
     """
-    kinds = _class_names(runner.model)
+    task = task_of_built(runner.model)
     datasets = list(iter_built_datasets(runner.test_loop.dataloader.dataset))
-    if kinds & {'BaseSegmentor', 'OnnxSegmentor'}:
+    if task is Task.SEGMENTATION:
         return LabelMapsHook(path, datasets)
-    if kinds & {'BaseDetector', 'OnnxDetector'}:
+    if task is Task.CLASSIFICATION:
+        return ClassesHook(path, datasets[0].metainfo['classes'])
+    if task is Task.DETECTION:
         return CocoResultsHook(
             path, datasets, list(iter_datasets(runner.cfg.test_dataloader.dataset))
         )
     raise UserError(
-        f'--dump {path}: the model is neither a detector of mmdet nor a segmentor of mmseg, but a '
-        f'{type(runner.model).__name__}'
+        f'--dump {path}: the model is no detector of mmdet, segmentor of mmseg or classifier of '
+        f'mmpretrain, but a {type(runner.model).__name__}'
     )
 
 
-class DumpHook(Hook):
-    """Brings the predictions of all ranks to the first one, which writes them.
+class ClassesHook(ListHook):
+    """Writes the best classes of each image: its ``file_name``, and label, name and score of each.
 
-    Ranks need not share a disk: what the others predict waits in temporary files of theirs.
-    Samplers give some images to two ranks; each is written once.
+    Args:
+        classes: names by label.
     """
 
-    def __init__(self) -> None:
-        self._written: set[Any] = set()
-        # Without a name: whatever happens to the run, nothing is left of it.
-        self._waiting: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (_gather closes it)
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        super().__init__(path)
+        self.classes = classes
+        self.open()
 
-    @abstractmethod
     def encode(self, sample: Any) -> tuple[Any, bytes]:
-        """What identifies a sample's image, and what is written of the sample."""
-
-    @abstractmethod
-    def write(self, image: Any, data: bytes) -> None:
-        """Write one image's predictions; on the first rank."""
-
-    def close(self) -> None:
-        """Called on the first rank when all predictions are written."""
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        if not len(runner.test_loop.dataloader):
-            self._gather()
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        for sample in outputs:
-            item = self.encode(sample.cpu())
-            if get_rank() == 0:
-                self._take(*item)
-            else:
-                pickle.dump(item, self._waiting)
-        # Not after the epoch: an evaluator that fails does not take the predictions with it.
-        if batch_idx + 1 == len(runner.test_loop.dataloader):
-            self._gather()
-
-    def _take(self, image: Any, data: bytes) -> None:
-        if image not in self._written:
-            self._written.add(image)
-            self.write(image, data)
-
-    def _gather(self) -> None:
-        self._waiting.seek(0)
-        for rank in range(1, get_world_size()):
-            parcel = self._parcel(rank)
-            while parcel:
-                if get_rank() == 0:
-                    for image, data in parcel:
-                        self._take(image, data)
-                parcel = self._parcel(rank)
-        self._waiting.close()
-        if get_rank() == 0:
-            self.close()
-
-    def _parcel(self, rank: int) -> list[tuple[Any, bytes]]:
-        """The next predictions of a rank, none at their end; on all ranks."""
-        items: list[list[tuple[Any, bytes]]] = [[]]
-        if get_rank() == rank:
-            try:
-                while len(items[0]) < SENT_AT_ONCE:
-                    items[0].append(pickle.load(self._waiting))
-            except EOFError:
-                pass  # that was the last one
-        broadcast_object_list(items, rank)
-        return items[0]
+        image = meta_of(sample, 'img_path')
+        row = dict(file_name=image, classes=best_classes(sample, self.classes))
+        return image, b',\n' + json.dumps(row).encode()
 
 
-class CocoResultsHook(DumpHook):
+class CocoResultsHook(ListHook):
     """Writes detections as COCO's list of results, with the ids of the test annotations.
 
     Args:
@@ -138,55 +85,24 @@ class CocoResultsHook(DumpHook):
     def __init__(
         self, path: Path, datasets: Sequence[Any], written: Sequence[Mapping[str, Any]]
     ) -> None:
-        super().__init__()
+        super().__init__(path)
         if len(datasets) != 1:
             raise UserError(
                 f'--dump {path}: image ids are those of one annotation file, the test set joins '
                 f'{len(datasets)}'
             )
-        self.path = path
         self.image_ids, self.category_ids = _ids(datasets[0], place(written[0]))
-        if get_rank() == 0:
-            self._file = self._open()
+        self.open()
 
     def encode(self, sample: Any) -> tuple[Any, bytes]:
         if 'pred_instances' not in sample:
             raise UserError(
                 f'--dump {self.path}: the model predicts no boxes, only {sample.keys()}'
             )
-        image = _meta(sample, 'img_id')
+        image = meta_of(sample, 'img_id')
         name = self.image_ids.get(image, image)
         rows = results_of(sample.pred_instances, name, self.category_ids)
         return image, b''.join(b',\n' + json.dumps(row).encode() for row in rows)
-
-    def write(self, image: Any, data: bytes) -> None:
-        if data:
-            self._file.write(data[2:] if self._file.tell() == 1 else data)
-
-    def close(self) -> None:
-        self._file.write(b']\n')
-        self._file.seek(0)
-        part = self.path.with_name(self.path.name + '.part')
-        try:
-            with part.open('wb') as whole:
-                whole.writelines(self._file)
-            os.replace(part, self.path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UserError(f'--dump {self.path}: {error.strerror}') from error
-        self._file.close()
-
-    def _open(self) -> IO[bytes]:
-        """Where rows are collected: next to ``path``, so that there is room, and without a name."""
-        if self.path.exists():
-            raise UserError(f'--dump {self.path} exists: choose another name, or remove it')
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (close closes it)
-        except OSError as error:
-            raise UserError(f'--dump {self.path} cannot be written: {error.strerror}') from error
-        file.write(b'[')
-        return file
 
 
 class LabelMapsHook(DumpHook):
@@ -216,7 +132,7 @@ class LabelMapsHook(DumpHook):
         file = io.BytesIO()
         labels = sample.pred_sem_seg.data[0].numpy()
         write_label_map(file, labels, self.classes)
-        return _meta(sample, 'img_path'), file.getvalue()
+        return meta_of(sample, 'img_path'), file.getvalue()
 
     def write(self, image: Any, data: bytes) -> None:
         target = self.folder / self.names[image]
@@ -244,14 +160,6 @@ def write_label_map(file: Path | IO[bytes], labels: np.ndarray, classes: int) ->
     Image.fromarray(labels.astype(depth)).save(file, format='PNG')
 
 
-def _class_names(model: Any) -> set[str]:
-    """Names of the classes of a model and of those that it wraps."""
-    names = {base.__name__ for base in type(model).__mro__}
-    # Of DistributedDataParallel, or of test time augmentation.
-    inner = getattr(model, 'module', None)
-    return names if inner is None else names | _class_names(inner)
-
-
 def _ids(dataset: Any, ann_file: str) -> tuple[Mapping[Any, Any], Sequence[Any]]:
     """Ids in the user's file: of images by the ids that a dataset gives them, of every class."""
     classes = dataset.metainfo['classes']
@@ -272,20 +180,8 @@ def _label_map_names(dataset: Any) -> Iterator[tuple[str, Path]]:
     root = (dataset.data_prefix or {}).get('img_path') or ''
     for i in range(len(dataset)):
         image = dataset.get_data_info(i)['img_path']
-        yield image, label_map_name(image, root)
-
-
-def label_map_name(image: str, root: str) -> Path:
-    """Where the label map of an image goes below the folder, if images lie below ``root``."""
-    below = Path(os.path.relpath(image, root) if '://' not in image else image.rpartition('/')[2])
-    name = below if '..' not in below.parts else Path(below.name)
-    return name.with_suffix('.png')
-
-
-def _meta(sample: Any, key: str) -> Any:
-    if key not in sample.metainfo:
-        raise UserError(
-            f'--dump needs {key!r} among meta_keys of the test pipeline, there are only '
-            f'{", ".join(sample.metainfo)}'
+        below = Path(
+            os.path.relpath(image, root) if '://' not in image else image.rpartition('/')[2]
         )
-    return sample.metainfo[key]
+        name = below if '..' not in below.parts else Path(below.name)
+        yield image, name.with_suffix('.png')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.classes import check_same
 from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.launch.trained import build_trained
+from vitbackbones.tasks import Task, task_of_sample
 
+from .classes import best_classes
 from .coco import AnnotationIds, Predictions
 from .drawing import draw
 from .dump import write_label_map
@@ -58,7 +61,7 @@ def infer(
 
     Writes NAME_prediction.jpg for every image NAME; detectors also write predictions.json, with
     the ids of the config's test annotations for images that are in them, segmentors
-    NAME_labels.png.
+    NAME_labels.png, classifiers predictions.json with the best classes of each image.
 
     Args:
         cfg: changed by what the device and the prediction need; None with an ONNX file, which says
@@ -90,7 +93,7 @@ def infer(
         build_backbone(cfg)
         model, meta = build_trained(cfg, checkpoint)
         model.to(where)
-    visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
+    visualizer = VISUALIZERS.build({'name': 'infer', **cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = meta
     work = _Work(model, test_pipeline(cfg), visualizer, out)
     ids = annotation_ids(cfg, paths)
@@ -149,14 +152,19 @@ class _Work:
     ) -> Outcome:
         outcome = Outcome()
         found = Predictions(ids.of_classes(self.classes), self.classes)
+        classified: list[dict[str, Any]] = []
         image_ids = ids.of_images(paths)
         for i, (path, image_id) in enumerate(zip(paths, image_ids, strict=True)):
             line = f'{i + 1}/{len(paths)} {path}'
             try:
                 sample = self._predict(path, image_id)
-                if 'pred_instances' in sample:
+                task = task_of_sample(sample)
+                if task is Task.DETECTION:
                     _named('reading its result', found.add, str(path), image_id, sample)
                 self._write(path, sample)
+                if task is Task.CLASSIFICATION:
+                    best = best_classes(sample, self.classes)
+                    classified.append(dict(file_name=str(path), classes=best))
             except _ImageError as error:
                 outcome.failed[path] = str(error)
                 report(f'{line} failed')
@@ -164,7 +172,10 @@ class _Work:
                 outcome.written.append(path)
                 report(line)
         if found.images:
-            self._write_results(found)
+            self._write_results(found.write)
+        if classified:
+            text = json.dumps(classified, indent=1, ensure_ascii=False) + '\n'
+            self._write_results(lambda part: part.write_text(text, encoding='utf-8'))
         return outcome
 
     @property
@@ -181,18 +192,18 @@ class _Work:
             (sample,) = _named('the model', self.model.test_step, batch)
         return sample.cpu()
 
-    def _write_results(self, found: Predictions) -> None:
+    def _write_results(self, write: Callable[[Path], Any]) -> None:
         target = self.out / RESULTS
         part = target.with_name(f'{RESULTS}.part')
         try:
-            found.write(part)
+            write(part)
             os.replace(part, target)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise UserError(f'{target} cannot be written: {error.strerror}') from error
 
     def _write(self, path: Path, sample: Any) -> None:
-        if 'pred_sem_seg' in sample:
+        if task_of_sample(sample) is Task.SEGMENTATION:
             labels = sample.pred_sem_seg.data[0].numpy()
             target = self.out / f'{path.stem}_labels.png'
             _named('writing', write_label_map, target, labels, len(self.classes))

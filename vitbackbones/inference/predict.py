@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmengine.dataset import Compose
 from mmengine.runner import Runner
 
 from vitbackbones import pretrained
-from vitbackbones.checkpoint import read_checkpoint, trained_classes
+from vitbackbones.checkpoint import trained_classes
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.configs import iter_datasets
 from vitbackbones.data.nodes import type_name
@@ -23,6 +23,7 @@ from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
 from vitbackbones.launch.classes import check_same, use_one_order
+from vitbackbones.launch.trained import read_whole
 
 from .onnx_model import read_onnx_model
 
@@ -110,15 +111,17 @@ def build_tester(written: Config, source: str) -> Runner:
 
     Args:
         written: the config; what belongs to training is not built, and its data need not be there.
-        source: path or URL of the checkpoint, or an ONNX file of a whole model, which then stands
-            in place of the config's.
+        source: see :func:`~vitbackbones.launch.trained.read_whole`, or an ONNX file of a whole
+            model, which then stands in place of the config's.
 
     Raises:
         UserError: the config, the data or the file are not right.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     exported = read_onnx_model(source) if is_onnx(source) else None
-    checkpoint = read_checkpoint(source) if exported is None else {}
+    checkpoint: Mapping[str, Any] = {}
+    if exported is None:
+        checkpoint, source = read_whole(written, source)
     cfg = copy.deepcopy(written)
     for key in TRAINING:
         cfg.pop(key, None)

@@ -166,6 +166,8 @@ def _paths(dataset: Mapping[str, Any]) -> list[str]:
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or {}
     prefixes = [prefix] if isinstance(prefix, str) else prefix.values()
+    if dataset.get('split') and not any(prefixes):  # mmpretrain's
+        prefixes = [dataset['split']]
     parts = [dataset.get('ann_file'), *prefixes]
     return [os.path.join(root, part) for part in parts if isinstance(part, str) and part]
 

@@ -17,10 +17,13 @@ from vitbackbones.data.configs import (
     datasets,
     format_of,
     place,
+    problem_of_folders,
     read_annotations,
     step_of,
 )
+from vitbackbones.data.folders import class_folders
 from vitbackbones.data.loading import in_file_order
+from vitbackbones.data.nodes import type_name
 from vitbackbones.data.values import as_one_writes_them, in_another_order, is_list_of_colours
 from vitbackbones.errors import UserError, notice
 
@@ -35,6 +38,7 @@ def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
     classes = class_names(cfg, dataset)
     if classes is None or _is_panoptic(cls, dataset):
         return
+    _check_folders(cfg, split, dataset, classes)
     _check_label_maps(cfg, split, cls, dataset)
     path = Path(place(dataset))
     if in_file_order(cls) and path.is_file():
@@ -46,6 +50,28 @@ def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
                 'metainfo=dict(classes=(...)) in every dataset of the config'
             )
     check_heads(cfg.model, classes, 'the dataset')
+
+
+def _check_folders(
+    cfg: Config, split: str, dataset: Mapping[str, Any], classes: Sequence[str]
+) -> None:
+    """Folders by class whose labels are not those of the training, or of the model.
+
+    Raises:
+        UserError: they are not.
+    """
+    if format_of(cfg, dataset) != 'folders':
+        return
+    problem = problem_of_folders(cfg, split, dataset)
+    wrong = [number for _, number in _num_classes(cfg.model, 'model') if number != len(classes)]
+    if problem is None and split != 'train' and wrong and class_folders(dataset) == classes:
+        problem = (
+            f'{place(dataset)} has {len(classes)} folders ({_listed(classes)}), and the model '
+            f'{wrong[0]} classes: labels are the places of folders in alphabetical order, so every '
+            'class needs one, if need be empty'
+        )
+    if problem is not None:
+        raise UserError(problem)
 
 
 def _check_label_maps(cfg: Config, split: str, cls: Any, dataset: Mapping[str, Any]) -> None:
@@ -121,6 +147,8 @@ def use_one_order(cfg: Config, splits: Sequence[str], trained: Sequence[str] | N
             classes = class_names(cfg, dataset)
             if classes is None or _is_panoptic(cls, dataset):
                 continue
+            if problem_of_folders(cfg, split, dataset) is not None:
+                continue  # said by whoever looks at the data
             if trained is None:
                 trained, whose = classes, f'{place(dataset)}, which is trained'
             if list(classes) == list(trained):
@@ -261,9 +289,12 @@ def _listed(names: Sequence[str]) -> str:
 
 def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:
     """``num_classes`` of the heads that predict the classes of the dataset."""
-    heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+    heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head')
     if isinstance(node, dict):
-        if path.split('.')[-1].split('[')[0] in heads and isinstance(node.get('num_classes'), int):
+        counts = path.split('.')[-1].split('[')[0] in heads
+        if path == 'model.backbone' and type_name(node) == 'SuperViTClassifier':
+            counts = True  # its head is its own
+        if counts and isinstance(node.get('num_classes'), int):
             yield path, node['num_classes']
         for key, value in node.items():
             yield from _num_classes(value, f'{path}.{key}')

@@ -9,33 +9,43 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from vitbackbones.data.demo import OUT, ensure
+from vitbackbones.data.demo_folders import ensure_folders
 from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
+from vitbackbones.tasks import Task, task_of
 
 DETECTION_ITERATIONS = 900
 SEGMENTATION_ITERATIONS = 300  # a loss for every pixel teaches faster than one for a few boxes
+CLASSIFICATION_ITERATIONS = 300
 BATCH = 4
+IMAGES = 16  # of a classification in a batch
+SIDE = 96  # of its images, pixels
 
 
 def apply_demo(cfg: Config) -> None:
     """Point data, image scale, schedule and batch of ``cfg`` at the demo set, in place.
 
     The model stays what it is, except that no weights are downloaded, that BatchNorm learns its
-    statistics, which would come with them, and that no more proposals or queries are taken than
-    small images hold. The data are generated if they are not there.
+    statistics, which would come with them, that no more proposals or queries are taken than
+    small images hold, and that a classifier has the classes of the demo. The data are generated if
+    they are not there.
 
     Raises:
         UserError: the demo data cannot be written.
     """
     ensure(OUT)
     _no_weights(cfg.model)
-    if 'decode_head' in cfg.model:
-        _segmentation(cfg)
-        _schedule(cfg, SEGMENTATION_ITERATIONS)
-    else:
-        _detection(cfg)
-        _fewer_proposals(cfg.model)
-        _schedule(cfg, DETECTION_ITERATIONS)
+    match task_of(cfg.model):
+        case Task.SEGMENTATION:
+            _segmentation(cfg)
+            _schedule(cfg, SEGMENTATION_ITERATIONS)
+        case Task.CLASSIFICATION:
+            _classification(cfg)
+            _schedule(cfg, CLASSIFICATION_ITERATIONS)
+        case Task.DETECTION:
+            _detection(cfg)
+            _fewer_proposals(cfg.model)
+            _schedule(cfg, DETECTION_ITERATIONS)
 
 
 def fit_schedule(cfg: Config) -> None:
@@ -138,16 +148,60 @@ def _segmentation(cfg: Config) -> None:
     cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
 
 
-def _loaders(cfg: Config, train: dict[str, Any], val: dict[str, Any]) -> None:
+def _classification(cfg: Config) -> None:
+    root = ensure_folders(OUT)
+    _set_classes(
+        [cfg.model, cfg.get('data_preprocessor') or {}], len([*(root / 'train').iterdir()])
+    )
+    train: list[dict[str, Any]] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomResizedCrop', scale=SIDE, crop_ratio_range=(0.5, 1.0)),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs'),
+    ]
+    test: list[dict[str, Any]] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(SIDE, SIDE)),
+        dict(type='PackInputs'),
+    ]
+
+    def dataset(split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+        return dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=pipeline)
+
+    _loaders(cfg, dataset('train', train), dataset('val', test), batch=IMAGES, val_batch=IMAGES)
+    cfg.val_evaluator = ConfigDict(type='Accuracy', topk=(1, 5))
+    cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
+
+
+def _set_classes(node: Any, number: int) -> None:
+    """Let everything below ``node`` that counts classes have this number of them."""
+    if isinstance(node, dict):
+        if 'num_classes' in node:
+            node['num_classes'] = number
+        for value in node.values():
+            _set_classes(value, number)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _set_classes(value, number)
+
+
+def _loaders(
+    cfg: Config,
+    train: dict[str, Any],
+    val: dict[str, Any],
+    *,
+    batch: int = BATCH,
+    val_batch: int = 1,
+) -> None:
     cfg.train_dataloader = ConfigDict(
-        batch_size=BATCH,
+        batch_size=batch,
         num_workers=1,
         persistent_workers=True,
         sampler=dict(type='InfiniteSampler', shuffle=True),
         dataset=train,
     )
     cfg.val_dataloader = ConfigDict(
-        batch_size=1,
+        batch_size=val_batch,
         num_workers=1,
         persistent_workers=True,
         sampler=dict(type='DefaultSampler', shuffle=False),
@@ -175,7 +229,7 @@ def _schedule(cfg: Config, iterations: int) -> None:
     cfg.train_cfg = _loop(cfg.get('train_cfg') or {}, iterations)
     cfg.val_cfg = ConfigDict(type='ValLoop')
     cfg.test_cfg = ConfigDict(type='TestLoop')
-    cfg.auto_scale_lr = ConfigDict(enable=False, base_batch_size=BATCH)
+    cfg.auto_scale_lr = ConfigDict(enable=False, base_batch_size=cfg.train_dataloader.batch_size)
     cfg.log_processor = ConfigDict(type='LogProcessor', window_size=50, by_epoch=False)
     cfg.default_hooks.checkpoint = ConfigDict(
         type='CheckpointHook', by_epoch=False, interval=iterations, max_keep_ckpts=1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any
 
 from mmengine.config import Config
 
-from vitbackbones.errors import UserError
+from vitbackbones.errors import UserError, in_words
+from vitbackbones.tasks import Task, task_of
 
 from .demo import apply_demo, fit_schedule
 from .options import apply_options
+
+#: What classifiers are built with, of an extra.
+EXTRA = 'mmpretrain'
 
 
 def load_config(
@@ -29,9 +34,12 @@ def load_config(
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program of the user's: whatever it raises is theirs
+        if EXTRA in str(error) and find_spec(EXTRA) is None:  # it inherits one of its configs
+            raise UserError(_needs_extra(path, 'is not installed')) from error
         raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
     if 'model' not in cfg:
         raise UserError(f'config {path} describes no model, only: {", ".join(cfg) or "nothing"}')
+    _require_packages(cfg, path)
     file = copy.deepcopy(cfg)
     if demo:
         apply_demo(cfg)
@@ -40,8 +48,33 @@ def load_config(
     if demo and not any(key.startswith('param_scheduler') for key in options or ()):
         fit_schedule(cfg)
     if cfg.get('default_scope') is None:  # as in configs whose types are classes
-        cfg.default_scope = 'mmdet'
+        cfg.default_scope = task_of(cfg.model).scope
     return cfg
+
+
+def _require_packages(cfg: Config, path: Path) -> None:
+    """That what an extra brings is there, before something asks for it by the name of a class.
+
+    Raises:
+        UserError: it is not, or it cannot be imported.
+    """
+    if task_of(cfg.model) is not Task.CLASSIFICATION:
+        return
+    if find_spec(EXTRA) is None:
+        raise UserError(_needs_extra(path, 'is not installed'))
+    try:
+        for part in ('datasets', 'models'):  # as registries do when they look for a class
+            importlib.import_module(f'{EXTRA}.{part}')
+    except Exception as error:  # torchvision, which it imports, fails in ways of its own
+        why = f'cannot be imported ({in_words(error)})'
+        raise UserError(_needs_extra(path, why)) from error
+
+
+def _needs_extra(path: Path, reason: str) -> str:
+    return (
+        f"config {path} is of a classifier, and {EXTRA} {reason}: pip install 'vitbackbones[cls]', "
+        'with the torchvision that goes with your torch'
+    )
 
 
 def config_path(name: str) -> Path:

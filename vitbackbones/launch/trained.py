@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -13,21 +14,49 @@ from vitbackbones import pretrained
 from vitbackbones.checkpoint import dataset_meta, read_checkpoint
 from vitbackbones.data.configs import class_names, dataset_class, iter_datasets
 from vitbackbones.errors import UserError, notice
+from vitbackbones.published import PUBLISHED, published_source
+from vitbackbones.tasks import Task, task_of
 
+from .checks import build_backbone
 from .classes import check_heads
+
+
+def read_whole(cfg: Config, source: str) -> tuple[Mapping[str, Any], str]:
+    """The content of a checkpoint of a config's whole model, and where it was read.
+
+    Args:
+        source: a path, an address, a name on the hub, or 'published': the published weights of the
+            config's classifier.
+
+    Raises:
+        UserError: the config is of no classifier of ours, whose weights are published.
+        CheckpointError: the checkpoint cannot be read, or was never published.
+    """
+    if source != PUBLISHED or Path(source).exists():
+        return read_checkpoint(source), source
+    backbone = build_backbone(cfg)
+    if task_of(cfg.model) is not Task.CLASSIFICATION or backbone is None:
+        raise UserError(
+            f'{PUBLISHED!r} stands for the published weights of a classifier: name the file of a '
+            f'{cfg.model.type}'
+        )
+    address, sha256 = published_source(pretrained.variant_of(backbone), classifier=True)
+    return read_checkpoint(address, sha256=sha256), address
 
 
 def build_trained(cfg: Config, source: str | None) -> tuple[Any, Mapping[str, Any]]:
     """The model of a config in evaluation, and the dataset's classes and palette.
 
     Args:
-        source: path or URL of a checkpoint of the whole model; without, its weights are random.
+        source: see :func:`read_whole`; without, its weights are random.
 
     Raises:
         UserError: nobody names the classes, or heads have another number of them.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
-    checkpoint = None if source is None else read_checkpoint(source)
+    checkpoint = None
+    if source is not None:
+        checkpoint, source = read_whole(cfg, source)
     model = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
     if checkpoint is None:
         notice('no checkpoint: the weights are random')

@@ -1,0 +1,444 @@
+"""Classifiers by commands: folders of images, training, testing, predicting, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+
+import vitbackbones
+from tests.checkpoint_files import Published, save, to_timm, wrap
+from tests.small import SMALL
+from vitbackbones import metafiles
+from vitbackbones.backbones import SHViT
+from vitbackbones.benchmark import cost_card
+from vitbackbones.classifiers import build_classifier
+from vitbackbones.cli.main import main
+from vitbackbones.data import demo as demo_data
+from vitbackbones.data.demo_folders import ensure_folders
+from vitbackbones.launch import loading
+from vitbackbones.launch.loading import load_config
+
+ROOT = Path(__file__).parents[1]
+CLASSES = {'blue': (40, 60, 200), 'green': (40, 190, 60), 'red': (200, 50, 40)}
+
+pytestmark = pytest.mark.usefixtures('mmpretrain')
+
+#: A small SHViT on images of 64 pixels, three classes.
+CONFIG = f"""
+_base_ = '{ROOT}/configs/classification/shvit-s1_in1k.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{SMALL['SHViT']})),
+    head=dict(num_classes=3, in_channels=32),
+    data_preprocessor=dict(num_classes=3),
+    train_cfg=None,  # neither mixup nor cutmix
+)
+steps = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmpretrain.ResizeEdge', scale=72, edge='short'),
+    dict(type='mmpretrain.CenterCrop', crop_size=64),
+    dict(type='mmpretrain.PackInputs'),
+]
+train_dataloader = dict(
+    _delete_=True,
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='mmpretrain.CustomDataset', data_root='own', data_prefix='train', pipeline=steps
+    ),
+)
+val_dataloader = dict(
+    _delete_=True,
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmpretrain.CustomDataset', data_root='own', data_prefix='val', pipeline=steps
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1,))
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=8, val_interval=8)
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+param_scheduler = None
+randomness = dict(seed=0)
+default_hooks = dict(checkpoint=dict(interval=8, save_best=None, save_last=True))
+"""
+
+DETECTOR = f"""
+_base_ = '{ROOT}/configs/detection/shvit_retinanet.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{SMALL['SHViT']}), init_cfg=None),
+    neck=dict(in_channels=[16, 24, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
+)
+"""
+
+
+def draw(path: Path, colour: Sequence[int], seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(-30, 30, (70, 80, 3))
+    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+def write_data(folder: Path, splits: dict[str, int]) -> None:
+    for place, (split, number) in enumerate(splits.items()):
+        for i, (name, colour) in enumerate(CLASSES.items()):
+            for j in range(number):
+                draw(folder / split / name / f'{j}.png', colour, 10_000 * place + 100 * i + j)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a config, its data, and a demo set of few images."""
+    folder = tmp_path_factory.mktemp('classification')
+    write_data(folder / 'own', dict(train=16, val=4))
+    (folder / 'own.py').write_text(CONFIG)
+    (folder / 'detector.py').write_text(DETECTOR)
+    demo_data.generate(folder / 'data/demo', train=8, val=3, seed=0)
+    return folder
+
+
+@pytest.fixture
+def run(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs a command in the folder; what it prints, after a look at its exit status."""
+    monkeypatch.chdir(place)
+
+    def command(*words: object, status: int = 0) -> str:
+        capfd.readouterr()
+        assert main([*map(str, words)]) == status
+        printed = capfd.readouterr()
+        return printed.out + printed.err
+
+    return command
+
+
+@pytest.fixture(scope='module')
+def trained(place: Path) -> Path:
+    """The checkpoint of a classifier after eight epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(['train', 'own.py', '--work-dir', 'run']) == 0
+    return place / 'run/epoch_8.pth'
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+# ------------------------------------------------------------------- training and what follows
+
+
+def test_training_learns_and_testing_measures_it(trained: Path, run: Any) -> None:
+    assert 'accuracy/top1: 100.0000' in run('test', 'own.py', trained)
+    meta = torch.load(trained, weights_only=True)['meta']
+    assert meta['dataset_meta']['classes'] == tuple(CLASSES)
+
+
+def test_training_goes_on_where_it_stopped(trained: Path, run: Any) -> None:
+    options = ('--cfg-options', 'train_cfg.max_epochs=9')
+    out = run('train', 'own.py', '--work-dir', 'more', '--resume', trained, *options)
+    assert 'resumed epoch: 8' in out
+    before, after = weights(trained), weights(trained.parents[1] / 'more/epoch_9.pth')
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_predictions_are_the_best_classes_of_each_image(trained: Path, run: Any) -> None:
+    images = sorted(Path('own/val').glob('*/0.png'))
+    copies = [Path(f'{path.parent.name}.png') for path in images]
+    for path, copy in zip(images, copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    run('infer', 'own.py', trained, *copies, '--out-dir', 'out')
+    found = json.loads(Path('out/predictions.json').read_text())
+    assert [row['file_name'] for row in found] == [*map(str, copies)]
+    for row, name in zip(found, CLASSES, strict=True):
+        best = row['classes']
+        assert best[0]['name'] == name == [*CLASSES][best[0]['label']]
+        scores = [each['score'] for each in best]
+        assert len(best) == 3  # of at most five
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1)
+    for copy in copies:
+        with Image.open(f'out/{copy.stem}_prediction.jpg') as drawn, Image.open(copy) as image:
+            assert drawn.height > image.height  # the classes stand below it
+
+
+def test_testing_draws_and_writes_what_was_predicted(trained: Path, run: Any) -> None:
+    run('test', 'own.py', trained, '--show-dir', 'shown', '--dump', 'found.json')
+    assert len([*Path('shown').iterdir()]) == 12
+    found = json.loads(Path('found.json').read_text())
+    assert len({row['file_name'] for row in found}) == 12
+    for row in found:
+        assert row['classes'][0]['name'] == Path(row['file_name']).parent.name
+    said = run('test', 'own.py', trained, '--dump', 'found.json', status=2)
+    assert 'found.json exists' in said
+
+
+def test_the_demo_has_its_objects_in_folders(place: Path, run: Any) -> None:
+    content = json.loads((place / 'data/demo/coco/annotations/instances_val2017.json').read_text())
+    root = ensure_folders(place / 'data/demo')
+    assert len([*root.glob('val/*/*.jpg')]) == len(content['annotations'])
+    for path in root.glob('*/*/*.jpg'):
+        with Image.open(path) as image:
+            assert image.size == (64, 64)
+    options = ('train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=4')
+    workers = [
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val')
+        for option in ('num_workers=0', 'persistent_workers=False')
+    ]
+    names = ('--work-dir', 'demo', '--cfg-options', *options, *workers)
+    assert 'accuracy/top1' in run('train', 'own.py', '--demo', *names)
+
+
+# --------------------------------------------------------------------------- published weights
+
+
+def test_weights_of_our_own_classifiers_are_tested(trained: Path, place: Path, run: Any) -> None:
+    """A state dict of `create`, under the names of the authors, measures as the checkpoint."""
+    torch.save({'model': weights(trained)}, place / 'plain.pth')
+    assert 'accuracy/top1: 100.0000' in run('test', 'own.py', 'plain.pth')
+    other = build_classifier(SHViT, SMALL['SHViT'], num_classes=3).state_dict()
+    torch.save(other, place / 'other.pth')
+    assert 'accuracy/top1' in run('test', 'own.py', 'other.pth')
+    assert {*other} == {*weights(trained)}
+
+
+@pytest.fixture
+def imagenet(place: Path) -> Path:
+    """Two images in the place of ImageNet; a list spares its thousand folders."""
+    root = place / 'imagenet'
+    for label, name in enumerate(('n01440764', 'n01443537')):
+        draw(root / 'val' / name / 'a.jpg', (100, 50, 50), label)
+    (root / 'meta').mkdir(exist_ok=True)
+    (root / 'meta/val.txt').write_text('n01440764/a.jpg 0\nn01443537/a.jpg 1\n')
+    return root
+
+
+@pytest.mark.parametrize('dialect', ['official', 'timm', 'by name'])
+def test_published_weights_are_tested_on_imagenet(
+    dialect: str, imagenet: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Published('shvit', 's1', 'cls')
+    state = case.filled()
+    if dialect == 'timm':
+        state = to_timm('shvit', state)
+    name = save(wrap(case, state), tmp_path / 'published.pth')
+    if dialect == 'by name':
+        row = metafiles.weights_of('shvit_s1')[0]
+        row = dataclasses.replace(row, address=name, sha256=None)
+        monkeypatch.setattr(metafiles, 'weights_of', lambda variant: [row])
+        name = 'published'
+    options = [f'test_dataloader.dataset.data_root={imagenet}', 'test_dataloader.num_workers=0']
+    config = 'vitbackbones::classification/shvit-s1_in1k.py'
+    run('test', config, name, '--dump', tmp_path / 'd.json', '--cfg-options', *options)
+    rows = json.loads((tmp_path / 'd.json').read_text())
+    assert [Path(row['file_name']).parent.name for row in rows] == ['n01440764', 'n01443537']
+    net = vitbackbones.create('shvit_s1', tmp_path / 'published.pth', num_classes=1000).eval()
+    cfg = load_config(config)
+    init_default_scope('mmpretrain')
+    steps = Compose(cfg.test_dataloader.dataset.pipeline)
+    packed = steps({'img_path': rows[0]['file_name']})
+    mean, std = (torch.tensor(cfg.data_preprocessor[k])[:, None, None] for k in ('mean', 'std'))
+    with torch.no_grad():
+        best = net(((packed['inputs'].flip(0).float() - mean) / std)[None]).softmax(1).topk(5)
+    assert [each['label'] for each in rows[0]['classes']] == best.indices[0].tolist()
+    assert [each['score'] for each in rows[0]['classes']] == pytest.approx(
+        best.values[0].tolist(), rel=1e-4
+    )
+    assert rows[0]['classes'][0]['name'] == imagenet_names()[best.indices[0, 0]]
+
+
+def imagenet_names() -> Sequence[str]:
+    from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+
+    return IMAGENET_CATEGORIES
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+def one_sentence(said: str, command: str) -> str:
+    (line,) = [line for line in said.splitlines() if line.startswith(f'vitbackbones {command}: ')]
+    assert 'Traceback' not in said
+    return line
+
+
+def test_other_numbers_of_classes_are_refused_in_a_test_and_said_in_training(
+    trained: Path, place: Path, run: Any
+) -> None:
+    other = build_classifier(SHViT, SMALL['SHViT'], num_classes=7)
+    torch.save(other.state_dict(), place / 'seven.pth')
+    said = one_sentence(run('test', 'own.py', 'seven.pth', status=2), 'test')
+    assert 'seven.pth is a classifier of other classes' in said
+    assert '3 classes instead of 7' in said
+    assert 'load_from=seven.pth' in said
+    torch.save({'state_dict': other.state_dict()}, place / 'start.pth')
+    options = ('load_from=start.pth', 'train_cfg.max_epochs=1', 'optim_wrapper.optimizer.lr=0.0')
+    said = run('train', 'own.py', '--work-dir', 'tuned', '--cfg-options', *options)
+    assert '3 classes instead of 7' in said
+    assert 'head.head.linear' in said
+    now, given = weights(place / 'tuned/epoch_1.pth'), other.state_dict()
+    kept = [k for k, v in given.items() if 'running' not in k and 'tracked' not in k]
+    assert {k for k in kept if not torch.equal(now[k], given[k])} == {
+        'head.head.linear.weight',
+        'head.head.linear.bias',
+    }
+
+
+def test_a_classifier_is_no_detector_and_the_other_way_round(
+    trained: Path, place: Path, run: Any, tmp_path: Path
+) -> None:
+    said = one_sentence(run('test', 'detector.py', trained, '--demo', status=2), 'test')
+    assert f'{trained} does not fit the model of the config, for it is a classifier' in said
+    assert 'model.backbone.init_cfg.checkpoint=FILE' in said
+    cfg = load_config('detector.py', demo=True)
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model)
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'detector.pth')
+    said = one_sentence(run('test', 'own.py', tmp_path / 'detector.pth', status=2), 'test')
+    assert 'detector.pth holds no classifier' in said
+
+
+@pytest.mark.parametrize(
+    ('command', 'root', 'said'),
+    [
+        ('train', 'nowhere', 'the train dataset is not there: nowhere/train'),
+        ('train', 'empty', 'empty/train has no folders: put the images of each class into'),
+        ('train', 'bare', 'Found 0 files in subfolders'),
+        ('train', 'four', 'model.head.num_classes=3, but the dataset has 4 classes'),
+        ('train', 'uneven', 'uneven/val lacks a folder of green: labels are the places of folders'),
+        ('train', 'shifted', 'lacks a folder of blue and has one of azure, which training lacks'),
+        ('test', 'nowhere', 'the test dataset is not there: nowhere/val'),
+        ('test', 'fewer', 'fewer/val has 2 folders (blue, red), and the model 3 classes'),
+    ],
+)
+def test_folders_that_are_not_the_classes_are_said_in_one_sentence(
+    command: str, root: str, said: str, trained: Path, place: Path, run: Any
+) -> None:
+    splits = ('train', 'val')
+    names = {
+        'empty': dict.fromkeys(splits, ()),
+        'bare': {split: tuple(CLASSES) for split in splits},
+        'four': dict.fromkeys(splits, (*CLASSES, 'yellow')),
+        'uneven': {'train': tuple(CLASSES), 'val': ('blue', 'red')},
+        'shifted': {'train': tuple(CLASSES), 'val': ('azure', 'green', 'red')},
+        'fewer': {'val': ('blue', 'red')},
+    }
+    for split, folders in names.get(root, {}).items():
+        (place / root / split).mkdir(parents=True, exist_ok=True)
+        for name in folders:
+            (place / root / split / name).mkdir(exist_ok=True)
+            if root != 'bare':
+                draw(place / root / split / name / '0.png', (9, 9, 9), 0)
+    options = [f'{split}_dataloader.dataset.data_root={root}' for split in (*splits, 'test')]
+    file = [trained] if command == 'test' else []
+    work = ('--work-dir', 'refused', '--cfg-options', *options)
+    line = one_sentence(run(command, 'own.py', *file, *work, status=2), command)
+    assert said in line
+    assert not Path('refused').exists()
+
+
+def test_folders_of_imagenet_have_to_be_all_of_them(run: Any, place: Path, tmp_path: Path) -> None:
+    draw(tmp_path / 'val/n01440764/a.jpg', (1, 2, 3), 0)
+    save(Published('shvit', 's1', 'cls').filled(), tmp_path / 'w.pth')
+    option = f'test_dataloader.dataset.data_root={tmp_path}'
+    config = 'vitbackbones::classification/shvit-s1_in1k.py'
+    words = ('test', config, tmp_path / 'w.pth', '--cfg-options', option)
+    assert 'val has 1 folders (n01440764), one for each class, and the classes are 1000' in run(
+        *words, status=2
+    )
+
+
+def test_without_mmpretrain_the_answer_is_what_to_install(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> Any:
+        raise RuntimeError('operator torchvision::nms does not exist')
+
+    monkeypatch.setattr(loading.importlib, 'import_module', broken)
+    line = one_sentence(run('train', 'own.py', status=2), 'train')
+    assert 'mmpretrain cannot be imported (operator torchvision::nms does not exist)' in line
+    assert "pip install 'vitbackbones[cls]'" in line
+    monkeypatch.setattr(loading, 'find_spec', lambda name: None)
+    line = one_sentence(run('train', 'own.py', status=2), 'train')
+    assert 'mmpretrain is not installed: pip install' in line
+
+
+def test_published_is_the_weights_of_a_classifier(run: Any) -> None:
+    line = one_sentence(run('test', 'detector.py', 'published', '--demo', status=2), 'test')
+    assert "'published' stands for the published weights of a classifier" in line
+
+
+# ----------------------------------------------------------------------------------- check-data
+
+
+def test_the_data_are_counted_and_looked_at(place: Path, run: Any) -> None:
+    said = run('check-data', 'own.py', '--images')
+    assert 'train: own/train: 48 images' in said
+    assert [line.split() for line in said.splitlines() if 'blue' in line] == [
+        ['blue', '16'],
+        ['blue', '4'],
+    ]
+    assert '0 errors, 0 warnings' in said
+
+
+def test_bad_folders_are_named(place: Path, run: Any) -> None:
+    write_data(place / 'bad', dict(train=2, val=1))
+    for split in ('train', 'val'):
+        (place / 'bad' / split / 'none').mkdir()
+    (place / 'bad/train/red/broken.png').write_bytes(b'no image')
+    twin = place / 'bad/val/green/0.png'
+    twin.write_bytes((place / 'bad/train/red/1.png').read_bytes())
+    options = [f'{split}_dataloader.dataset.data_root=bad' for split in ('train', 'val', 'test')]
+    said = run('check-data', 'own.py', '--out', 'bad.json', '--cfg-options', *options, status=1)
+    assert 'bad/train: no image of 1 of 4 classes: none' in said
+    assert 'bad/train/red/broken.png' in said
+    assert 'bad/val/green/0.png: the same as bad/train/red/1.png' in said
+    train, val = json.loads((place / 'bad.json').read_text())
+    assert train['counts']['images_of_class'] == dict(blue=2, green=2, none=0, red=3)
+    assert [finding['kind'] for finding in val['findings']] == [
+        'class without images',
+        'image of two splits',
+    ]
+    (place / 'bad/val/none').rmdir()
+    said = run('check-data', 'own.py', '--cfg-options', *options, status=1)
+    assert 'bad/val: lacks a folder of none' in said
+
+
+def test_classes_in_another_order_than_their_folders_are_an_error(place: Path, run: Any) -> None:
+    options = [
+        f"{split}_dataloader.dataset.metainfo.classes=['red','green','blue']"
+        for split in ('train', 'val', 'test')
+    ]
+    said = run('check-data', 'own.py', '--cfg-options', *options, status=1)
+    assert 'metainfo.classes has another (red, green, blue): write it in that order' in said
+    assert 'metainfo.classes has another' in run(
+        'train', 'own.py', '--cfg-options', *options, status=2
+    )
+
+
+# ------------------------------------------------------------------------------------ benchmark
+
+
+def test_a_classifier_costs_what_it_is_tested_with(run: Any) -> None:
+    words = ('--configs', 'own.py', '--rounds', '1', '--out-dir', 'cost')
+    assert '### 64 x 64' in run('benchmark', *words)
+    card = cost_card('own.py', rounds=1)
+    assert card['size'] == (64, 64)
+    assert card['flops'] > 0
+    assert card['train_memory'] > card['test_memory'] > 0

@@ -1,1 +1,0 @@
-"""What a model looks at: drawings of maps, of attention and of what a prediction is made of."""
