@@ -35,6 +35,18 @@ FAST: dict[str, tuple[str, ...]] = {
     'test_deploy': ('ViT-', 'whole_model'),
     'test_door': ('_is_done_to_', 'any_hook', '_files_', 'trace', 'graph', 'counts', 'elsewhere'),
     'test_doctor': ('_finds_', '_run_where_', '_names_what_', '_importing_', '_ends_the_process_'),
+    'test_explaining': (
+        *(
+            'being_explained',
+            'drawn',
+            'detection',
+            'each_class',
+            'side_by_side',
+            'refused',
+            'named',
+        ),
+        'GCViT-size',
+    ),
     'test_formats': ('label_maps', 'indices', 'two_suffixes', 'ignored'),
     'test_hostile_files': ('memory', 'many.pth'),
     'test_label_order': (),
@@ -45,6 +57,7 @@ FAST: dict[str, tuple[str, ...]] = {
     'test_options': (),
     'test_predictions': ('dump', 'refused'),
     'test_preflight': ('fresh_process',),
+    'test_report_figures': ('putting', 'masks', 'best_threshold'),
     'test_shvit': ('s2', 's3', 's4'),
     'test_zero_losses': (),
 }

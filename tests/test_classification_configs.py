@@ -327,13 +327,17 @@ def test_a_config_trains_all_of_its_network_and_predicts(
     leaf: str, imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    cfg = load(leaf)
+    metrics = train_and_test(load(leaf), imagenet, tmp_path)
+    assert 0 <= metrics['accuracy/top1'] <= metrics['accuracy/top5'] <= 100
+
+
+def train_and_test(cfg: Config, data: Path, folder: Path) -> dict[str, float]:
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.batch_size, loader.num_workers = 2, 0
-        loader.dataset.data_root = str(imagenet)
+        loader.dataset.data_root = str(data)
     cfg.train_cfg.max_epochs = 1
     cfg.default_hooks.checkpoint.update(interval=9, save_last=False, save_best=None)
-    cfg.work_dir = str(tmp_path)
+    cfg.work_dir = str(folder)
     cfg.optim_wrapper.accumulative_counts = 1
     adapt_to_device(cfg)
     runner = Runner.from_cfg(cfg)
@@ -342,5 +346,17 @@ def test_a_config_trains_all_of_its_network_and_predicts(
     trained = runner.optim_wrapper.optimizer.state  # of what had a gradient
     assert [name for name, param in model.named_parameters() if param not in trained] == []
     assert all(torch.isfinite(param).all() for param in model.parameters())
-    metrics = runner.test()
-    assert 0 <= metrics['accuracy/top1'] <= metrics['accuracy/top5'] <= 100
+    return runner.test()
+
+
+def test_folders_of_one_s_own_are_fine_tuned_on(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    published_start = dict(type='Pretrained', checkpoint='published')
+    assert _read('finetune_folders').model.backbone.init_cfg == published_start
+    cfg = load('finetune_folders')
+    assert cfg.optim_wrapper.optimizer.lr < _read('shvit-s1_in1k').optim_wrapper.optimizer.lr
+    cfg.model.head.num_classes = 4
+    metrics = train_and_test(cfg, imagenet, tmp_path)
+    assert [*metrics] == ['accuracy/top1']

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler
+from mmengine.model import BaseModel
 from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
+from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from vitbackbones.data.multi_scale import MultiScaleBatchSampler, SizedIndex, ToBatchSize
 
@@ -71,8 +77,12 @@ def test_all_processes_have_images_of_the_same_size(monkeypatch: pytest.MonkeyPa
 
 
 class Images(BaseDataset):
+    def __init__(self, length: int = 4, **options: Any) -> None:
+        self.length = length
+        super().__init__(**options)
+
     def load_data_list(self) -> list[dict[str, Any]]:
-        return [dict(img=np.zeros((30, 40, 3), np.uint8)) for _ in range(4)]
+        return [dict(img=np.zeros((30, 40, 3), np.uint8)) for _ in range(self.length)]
 
 
 def test_the_crop_takes_the_size_of_the_batch() -> None:
@@ -85,6 +95,65 @@ def test_the_crop_takes_the_size_of_the_batch() -> None:
     assert item['img'].shape == (192, 192, 3)
     assert type(item['sample_idx']) is int
     assert dataset[3]['img'].shape == (224, 224, 3)  # whoever looks at a sample by itself
+
+
+class Recorder(BaseModel):
+    """Learns next to nothing and writes down what it is given."""
+
+    def __init__(self, stop_after: int = 99) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.stop_after = stop_after
+        self.seen: list[tuple[Any, ...]] = []
+
+    def forward(self, inputs: list[Tensor], index: list[int], mode: str) -> dict[str, Tensor]:
+        if len(self.seen) == self.stop_after:
+            raise KeyboardInterrupt
+        self.seen.append((tuple(inputs[0].shape), tuple(index)))
+        return dict(loss=self.weight.square())
+
+
+def pack(results: dict[str, Any]) -> dict[str, Any]:
+    return dict(inputs=torch.from_numpy(results['img']), index=results['sample_idx'])
+
+
+def train(folder: Path, **options: Any) -> list[Any]:
+    step = dict(type='vitbackbones.ToBatchSize', sizes=[8, 16], transform=CROP, default=16)
+    batches = dict(type='vitbackbones.MultiScaleBatchSampler', sizes=[8, 16], base_size=16)
+    model = Recorder(options.pop('stop_after', 99))
+    runner = Runner(
+        model=model,
+        work_dir=str(folder),
+        train_dataloader=dict(
+            dataset=Images(length=40, pipeline=[TRANSFORMS.build(step), pack]),
+            batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            batch_sampler=batches,
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
+        custom_hooks=[dict(type='vitbackbones.DurableHook')],
+        randomness=dict(seed=5),
+        log_level='ERROR',
+        experiment_name=folder.name + str(options),
+        default_scope='mmengine',
+        **options,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        runner.train()
+    return model.seen
+
+
+def test_a_training_goes_on_with_the_batches_that_it_would_have_had(tmp_path: Path) -> None:
+    import mmcv.transforms  # noqa: F401
+
+    whole = train(tmp_path / 'whole')
+    assert len(whole) == 2 * 8  # of 8 and of 2 images: 10 in two batches
+    assert {(shape, len(index)) for shape, index in whole} == {((8, 8, 3), 8), ((16, 16, 3), 2)}
+    first = train(tmp_path / 'cut', stop_after=11)
+    rest = train(tmp_path / 'cut', resume=True)
+    assert first + rest == whole
 
 
 def test_slips_are_refused() -> None:

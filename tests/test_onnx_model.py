@@ -22,8 +22,10 @@ from pycocotools import mask as coco_mask
 
 from tests.onnx_files import CARD, CELLS, CLASSES, PLACE, write_colours, write_foreign
 from tests.small import SMALL
+from vitbackbones.benchmark.precisions import compare
 from vitbackbones.cli.main import main
 from vitbackbones.inference.onnx_model import OnnxDetector, config_of, read_onnx_model
+from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 RUNNER = ROOT / 'docs/examples/run_onnx.py'
@@ -394,6 +396,17 @@ def test_the_ap_of_a_file_is_measured_as_that_of_a_checkpoint(data: Path, tmp_pa
     rows = json.loads((tmp_path / 'dump.json').read_text())
     assert len(rows) == 18
     assert {row['category_id'] for row in rows} == {*CATEGORIES.values()}
+
+
+def test_files_are_compared_on_the_test_set(data: Path, tmp_path: Path) -> None:
+    paths = [write_colours(tmp_path / f'{number}.onnx') for number in range(2)]
+    cfg = load_config('detector.py')
+    cfg.test_evaluator.metric = 'bbox'
+    cfg.visualizer.name = str(tmp_path)  # one that no test has used
+    head, _, *rows = compare(cfg, paths, []).splitlines()
+    assert head.endswith('| box AP |')
+    assert len(rows) == 2
+    assert all(float(row.split('|')[-2]) > 99 for row in rows)
 
 
 def test_classes_in_another_order_are_brought_into_that_of_the_file(

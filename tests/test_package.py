@@ -24,7 +24,10 @@ FRAMEWORKS = {
     *('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm', 'matplotlib'),
     *('onnx', 'onnxruntime', 'onnxscript'),
 }
-OUTER = {'launch', 'data', 'inference', 'benchmark', 'deploy', 'cli', 'formats', 'authoring'}
+OUTER = {
+    *('launch', 'data', 'inference', 'benchmark', 'deploy', 'cli', 'formats', 'authoring'),
+    'reporting',
+}
 
 
 def run_python(code, cwd, **environment):

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from tests.onnx_files import write_layers
-from vitbackbones.benchmark.precisions import compare, export_in_precision
+from vitbackbones.benchmark.precisions import export_in_precision
 from vitbackbones.cli.main import main
 from vitbackbones.deploy.card import Card
 from vitbackbones.deploy.flow import Flow, fold_weights
@@ -172,30 +172,6 @@ def test_a_file_in_fewer_bits_stands_beside_that_in_single_precision(
     assert 'the test set of the config is not there: accuracies are not' in capsys.readouterr().err
     assert Card.of_file(out).precision == precision
     assert [*tmp_path.iterdir()] == [out]
-
-
-def test_what_both_files_reach_on_the_test_set_is_measured(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    metrics = {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.7, 'coco/segm_mAP': 0.25}
-    tested = []
-
-    class Tester:
-        def __init__(self, cfg: Config, source: str) -> None:
-            tested.append(Card.of_file(source).precision)
-
-        def test(self) -> dict[str, float]:
-            return metrics
-
-    monkeypatch.setattr('vitbackbones.benchmark.precisions.build_tester', Tester)
-    monkeypatch.setattr('vitbackbones.benchmark.precisions.has_data', lambda cfg, splits: True)
-    cfg = Config(dict(test_evaluator=dict(type='CocoMetric', metric=['bbox', 'segm'])))
-    write_half(place / 'net.onnx', tmp_path / 'half.onnx')
-    said = compare(cfg, [place / 'net.onnx', tmp_path / 'half.onnx'], [])
-    assert tested == ['float32', 'half']
-    head, _, *rows = said.splitlines()
-    assert head.endswith('| box AP | mask AP |')
-    assert all(row.endswith('| 50.00 | 25.00 |') for row in rows)
 
 
 @pytest.mark.parametrize(

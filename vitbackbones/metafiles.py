@@ -23,7 +23,10 @@ def read_index(path: Path) -> tuple[list[Entry], list[Entry]]:
 
 
 def task_of(model: Entry) -> str:
-    """'detection', 'segmentation' or, for weights of a backbone, '_base_': where its config is."""
+    """The folder of its config: 'detection', 'classification' and so on.
+
+    It is '_base_' for weights of a backbone.
+    """
     return str(model['Config']).split('/')[1]
 
 

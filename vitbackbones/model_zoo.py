@@ -45,6 +45,14 @@ SEGMENTATION = """\
 mIoU on the validation set, crops of 512 x 512 in training, one scale in the test.
 """
 
+CLASSIFICATION = """\
+## ImageNet-1K
+
+Classifiers as mmpretrain trains and tests them: parameters, multiply-adds for one image of the size
+given as far as they were published, top-1 on the validation set, one crop. Each config says which
+weights that figure is of.
+"""
+
 BACKBONES = """\
 ## Weights from ImageNet
 
@@ -61,7 +69,11 @@ published.
 """
 
 # Of whole models, by the folder that their configs are in.
-METRICS = {'detection': ('box AP', 'mask AP'), 'segmentation': ('mIoU',)}
+METRICS = {
+    'detection': ('box AP', 'mask AP'),
+    'segmentation': ('mIoU',),
+    'classification': ('Top 1 Accuracy',),
+}
 WEIGHTS = ('weights', "weights' licence")
 HOSTS = {
     'drive.google.com': 'Google Drive',
@@ -74,15 +86,21 @@ NONE = '-'
 def page(collections: Sequence[Entry], models: Sequence[Entry]) -> str:
     """The page as Markdown."""
     families = {entry['Name']: entry for entry in collections}
+    named = {entry['Name']: entry for entry in models}
     notes: dict[str, int] = {}  # their numbers, in the order in which they are referred to
 
     def table(task: str, *head: str) -> str:
-        rows = [
-            (_whole_model if task in METRICS else _classifier)(model, notes)
-            + _weights(model, families[model['In Collection']])
-            for model in models
-            if task_of(model) == task
-        ]
+        rows = []
+        for model in models:
+            if task_of(model) != task:
+                continue
+            source = model  # of the weights
+            if task == 'classification':
+                source = named.get(model['Metadata']['Backbone'], model)
+                cells = _image_classifier(model, source, notes)
+            else:
+                cells = (_whole_model if task in METRICS else _classifier)(model, notes)
+            rows.append(cells + _weights(source, families[model['In Collection']]))
         return markdown([*head, *WEIGHTS], rows, figures=False)
 
     parts = [
@@ -91,6 +109,11 @@ def page(collections: Sequence[Entry], models: Sequence[Entry]) -> str:
         table('detection', 'config', 'backbone', *METRICS['detection'], 'here'),
         SEGMENTATION,
         table('segmentation', 'config', 'backbone', *METRICS['segmentation'], 'here'),
+        CLASSIFICATION,
+        table(
+            'classification',
+            *('config', 'backbone', 'multiply-adds', 'input', 'top-1', 'here'),
+        ),
         BACKBONES,
         table('_base_', 'name', 'parameters', 'multiply-adds', 'input', 'top-1'),
         LICENCES,
@@ -109,14 +132,31 @@ def _whole_model(model: Entry, notes: dict[str, int]) -> list[str]:
     name = model['Metadata']['Backbone']
     with torch.device('meta'):
         net = vitbackbones.create(name.replace('-', '_', 1))
-    metrics = METRICS[task_of(model)]
-    here = [str(_value(model, 'Measured', metric)) for metric in metrics if 'Measured' in model]
     return [
         f'[{model["Name"]}](../{model["Config"]}){_note(model, notes)}',
         f'{name}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M',
-        *(_published(model, metric) for metric in metrics),
-        ' / '.join(here) or NONE,
+        *_figures(model),
     ]
+
+
+def _image_classifier(model: Entry, weights: Entry, notes: dict[str, int]) -> list[str]:
+    name, flops = model['Metadata']['Backbone'], weights['Metadata'].get('FLOPs')
+    with torch.device('meta'):
+        net = vitbackbones.create(name.replace('-', '_', 1), num_classes=1000)
+    return [
+        f'[{model["Name"]}](../{model["Config"]}){_note(model, notes)}',
+        f'{name}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M',
+        f'{flops / 1e9:.4g} G' if flops else NONE,
+        str(model['Metadata']['Input Size']),
+        *_figures(model),
+    ]
+
+
+def _figures(model: Entry) -> list[str]:
+    """Those published and those measured here."""
+    metrics = METRICS[task_of(model)]
+    here = [str(_value(model, 'Measured', metric)) for metric in metrics if 'Measured' in model]
+    return [*(_published(model, metric) for metric in metrics), ' / '.join(here) or NONE]
 
 
 def _classifier(model: Entry, notes: dict[str, int]) -> list[str]:

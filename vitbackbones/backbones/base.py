@@ -30,8 +30,7 @@ class Backbone(BaseModule):
 
     A subclass sets the class attributes, builds its layers in its constructor after calling
     ``super().__init__(arch, **options)`` and ends it with ``self.finish()``; :meth:`feature_maps`
-    is what it computes. Its constructor names the options that are its own; the signature of the
-    class has these and the shared ones.
+    is what it computes. Its constructor names its own options, the signature the shared ones too.
 
     Args:
         arch: name of a published variant, or a dict of all fields of the variant's dataclass.
@@ -52,6 +51,7 @@ class Backbone(BaseModule):
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
     family: ClassVar[str] = ''  #: the network's name as its paper writes it
     checkpoint_names: CheckpointNames = CheckpointNames()
+    attends: ClassVar[tuple[str, str] | None] = None  #: pattern of modules, name of their formula
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]

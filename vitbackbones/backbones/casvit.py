@@ -223,6 +223,7 @@ class CASViT(Backbone):
     arch_type = CASViTArch
     family = 'CAS-ViT'
     checkpoint_names = CHECKPOINT_NAMES
+    attends = r'network\.\d+\.\d+\.attn', 'gates'
     arch: CASViTArch
 
     def __init__(self, arch: str | Mapping[str, Any] = 't', **options: Unpack[Options]) -> None:

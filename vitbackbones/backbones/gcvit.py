@@ -384,6 +384,7 @@ class GCViT(Backbone):
     arch_type = GCViTArch
     family = 'GC ViT'
     checkpoint_names = CHECKPOINT_NAMES
+    attends = r'levels\.\d+\.blocks\.\d+\.attn', 'biased_windows'
     arch: GCViTArch
 
     def __init__(

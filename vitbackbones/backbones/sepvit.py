@@ -282,6 +282,7 @@ class SepViT(Backbone):
     arch_type = SepViTArch
     family = 'SepViT'
     checkpoint_names = CHECKPOINT_NAMES
+    attends = r'blocks\.\d+\.\d+\.attn', 'separable'
     arch: SepViTArch
 
     def __init__(

@@ -245,6 +245,7 @@ class SHViT(Backbone):
     strides = (16, 32, 64)
     family = 'SHViT'
     checkpoint_names = CHECKPOINT_NAMES
+    attends = r'blocks\d\.\d+\.mixer\.m', 'single_head'
     arch: SHViTArch
 
     def __init__(self, arch: str | Mapping[str, Any] = 's4', **options: Unpack[Options]) -> None:

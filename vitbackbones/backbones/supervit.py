@@ -357,6 +357,7 @@ class SuperViT(Backbone, Trunk):
     arch_type = SuperViTArch
     family = 'SuperViT'
     checkpoint_names = CHECKPOINT_NAMES
+    attends = r'blocks\.\d+\.attn', 'class_token'
     arch: SuperViTArch
 
     def __init__(

@@ -56,7 +56,7 @@ def tradeoff_plot(
     series: Sequence[Series], *, x_label: str, y_label: str, title: str, note: str = ''
 ) -> bytes:
     """Gain (up) against cost (to the right), with the Pareto front of all series as a line."""
-    figure = _figure(8, 5.2)
+    figure = new_figure(8, 5.2)
     axes = figure.add_subplot()
     everything = [(x, y) for s in series for x, y, _ in s.points]
     front = [everything[i] for i in pareto_front(everything)]
@@ -102,7 +102,7 @@ def tradeoff_plot(
         for x, y, label in s.points
     ]
     _place_labels(figure, axes, labels, [legend])
-    return _png(figure)
+    return as_png(figure)
 
 
 def bar_plot(panels: Mapping[str, Sequence[Bar]], *, title: str, x_label: str) -> bytes:
@@ -111,7 +111,7 @@ def bar_plot(panels: Mapping[str, Sequence[Bar]], *, title: str, x_label: str) -
     A dashed line marks 1; the first bar of a panel, the one that others are compared with, is grey.
     """
     rows = [len(bars) for bars in panels.values()]
-    figure = _figure(8, 1.1 + 0.5 * len(panels) + 0.36 * sum(rows))
+    figure = new_figure(8, 1.1 + 0.5 * len(panels) + 0.36 * sum(rows))
     every = figure.subplots(len(panels), squeeze=False, height_ratios=rows, sharex=True)[:, 0]
     for axes, (name, bars) in zip(every, panels.items(), strict=True):
         names = [bar.name for bar in bars]
@@ -141,7 +141,7 @@ def bar_plot(panels: Mapping[str, Sequence[Bar]], *, title: str, x_label: str) -
         axes.spines[['top', 'right']].set_visible(False)
     every[-1].set_xlabel(x_label)
     figure.suptitle(title, x=0.01, ha='left', fontweight='bold')
-    return _png(figure)
+    return as_png(figure)
 
 
 def _place_labels(
@@ -220,7 +220,8 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return max(width, 0) * max(height, 0)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of that many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -229,7 +230,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
+    """A figure as the content of a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format='png', facecolor='white')
     return file.getvalue()

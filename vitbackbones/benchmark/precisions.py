@@ -117,4 +117,7 @@ def _measured(cfg: Config, path: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         cfg.work_dir = folder  # its log is nobody's
         cfg.log_level = 'WARNING'
+        # mmengine keeps visualizers by name, with the folders that they were made for.
+        visualizer = cfg.get('visualizer') or {'type': 'Visualizer'}
+        cfg.visualizer = {**visualizer, 'name': folder, 'vis_backends': []}
         return build_tester(cfg, str(path)).test()

@@ -180,8 +180,11 @@ def _label_map_names(dataset: Any) -> Iterator[tuple[str, Path]]:
     root = (dataset.data_prefix or {}).get('img_path') or ''
     for i in range(len(dataset)):
         image = dataset.get_data_info(i)['img_path']
-        below = Path(
-            os.path.relpath(image, root) if '://' not in image else image.rpartition('/')[2]
-        )
-        name = below if '..' not in below.parts else Path(below.name)
-        yield image, name.with_suffix('.png')
+        yield image, label_map_name(image, root)
+
+
+def label_map_name(image: str, root: str) -> Path:
+    """Where the label map of an image goes below the folder, if images lie below ``root``."""
+    below = Path(os.path.relpath(image, root) if '://' not in image else image.rpartition('/')[2])
+    name = below if '..' not in below.parts else Path(below.name)
+    return name.with_suffix('.png')

@@ -1,0 +1,1 @@
+"""What a model looks at: drawings of maps, of attention and of what a prediction is made of."""

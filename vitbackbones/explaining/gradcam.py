@@ -1,0 +1,115 @@
+"""Grad-CAM: which places of a map speak for a prediction (Selvaraju et al., ICCV 2017).
+
+A class activation map is the positive part of a weighed sum of a map's channels, the weights being
+the gradient of what is explained, averaged over all places (the paper's equations 1 and 2). So it
+is for the classes of a segmentor. A detection is of one place among many alike, and such weights
+light up all of them: its weights are the gradient of each place (HiResCAM, Draelos and Carin 2020,
+arXiv 2011.08891).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class KeptGradients(TorchFunctionMode):
+    """Within it what is computed keeps its gradients, where code detaches it as well.
+
+    The heads of mmdet detach what they predict of. Arrays are of values alone, as ever.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.detach:
+            return args[0]
+        if func in (Tensor.numpy, Tensor.__array__):
+            args = (args[0].detach(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing that a model predicts, to be explained.
+
+    Attributes:
+        number: of a detection by falling score, from 1, or of a class, as in label maps.
+        name: in words.
+        values: scalars whose gradients tell: a score, or the four sides of a box.
+        box: of a detection, (x1, y1, x2, y2) in pixels of the image file.
+    """
+
+    number: int
+    name: str
+    values: Sequence[Tensor]
+    box: tuple[float, ...] | None = None
+
+
+def activation_map(features: Tensor, gradient: Tensor, *, pooled: bool) -> Tensor:
+    """(C, H, W) and the gradient at it -> (H, W), not negative.
+
+    Args:
+        pooled: whether places share the averaged gradient as weights, or each has its own.
+    """
+    weights = gradient.mean((1, 2), keepdim=True) if pooled else gradient
+    return (weights * features).sum(0).relu()
+
+
+def activation_maps(target: Target, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """{stage: (H, W) in [0, 1]} of a target, from the maps (1, C, H, W) it was computed of.
+
+    Of several values, each has a map with the largest place at 1, and it is the largest of them.
+    """
+    found: dict[int, list[Tensor]] = {stage: [] for stage in maps}
+    for value in target.values:
+        gradients = torch.autograd.grad(
+            value, [*maps.values()], retain_graph=True, allow_unused=True
+        )
+        for (stage, features), gradient in zip(maps.items(), gradients, strict=True):
+            if gradient is None:  # a stage that this head does not read
+                found[stage].append(features.new_zeros(features.shape[2:]))
+                continue
+            seen = activation_map(features.detach()[0], gradient[0], pooled=target.box is None)
+            found[stage].append(seen / seen.max().clamp(min=torch.finfo(seen.dtype).tiny))
+    return {stage: torch.stack(several).amax(0) for stage, several in found.items()}
+
+
+def detections(found: Any, classes: Sequence[str], score: float) -> tuple[list[Target], ...]:
+    """Every detection from ``score`` on, by falling score: its score, and its box, to be explained.
+
+    Args:
+        found: mmdet's ``pred_instances``, whose scores and boxes were computed with gradients.
+    """
+    order = [int(i) for i in found.scores.argsort(descending=True) if found.scores[i] >= score]
+    scores, boxes = [], []
+    for number, i in enumerate(order, start=1):
+        name = f'{classes[int(found.labels[i])]} {float(found.scores[i].detach()):.2f}'
+        box = tuple(found.bboxes[i].tolist())
+        scores.append(Target(number, name, [found.scores[i]], box))
+        boxes.append(Target(number, name, [*found.bboxes[i]], box))
+    return scores, boxes
+
+
+def regions(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> list[Target]:
+    """Every class that is predicted somewhere: its mean logit over the pixels where it is.
+
+    (Vinogradova et al., "Towards Interpretable Semantic Segmentation via Gradient-weighted Class
+    Activation Mapping", 2020.)
+
+    Args:
+        logits: (classes, H, W) with gradients; (1, H, W) of a single class against the rest.
+        labels: (H, W), the class of each pixel.
+    """
+    targets = []
+    for label in map(int, labels.unique()):
+        if len(logits) == 1 and label == 0:  # what is not of the only class has no logit
+            continue
+        own = logits[0 if len(logits) == 1 else label][labels == label]
+        targets.append(Target(label, classes[label], [own.mean()]))
+    return targets

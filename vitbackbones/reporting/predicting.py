@@ -1,0 +1,72 @@
+"""Predictions of a test set by a checkpoint or an ONNX file, written to where a report is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from vitbackbones.data.before_training import check_annotations
+from vitbackbones.data.configs import datasets, format_of
+from vitbackbones.engine.ranks import linked_ranks
+from vitbackbones.errors import UserError
+from vitbackbones.inference.dump import dump_hook
+from vitbackbones.inference.predict import build_tester
+from vitbackbones.launch.checks import check_config, require
+
+#: What is written of a detector, and of a segmentor, in the folder of the report.
+RESULTS = {'coco': 'predictions.json', 'label maps': 'predictions'}
+
+
+def kind_of(cfg: Config) -> str:
+    """The format of a config's test set: 'coco' or 'label maps'.
+
+    Raises:
+        UserError: it has none, or one of another format.
+    """
+    require(cfg, 'test_dataloader')
+    kinds = [(format_of(cfg, dataset), dataset.get('type')) for dataset in datasets(cfg, 'test')]
+    for kind, name in kinds:
+        if kind is None:
+            raise UserError(
+                f"a report needs truths in COCO's format or label maps, the test set is a {name}"
+            )
+    if len({kind for kind, _ in kinds}) != 1:
+        raise UserError('the test set joins annotations of COCO with label maps: report on one')
+    kind = kinds[0][0]
+    assert kind is not None
+    return kind
+
+
+def check_data(cfg: Config) -> None:
+    """The test set, where nothing is predicted that would check it.
+
+    Raises:
+        UserError: config or annotations are not right.
+    """
+    check_config(cfg, ('test',))
+    check_annotations(cfg, ('test',), label_maps=0)
+
+
+def predict(cfg: Config, source: str, out: Path) -> Path:
+    """Predict the test set; the file, or folder of label maps, that was written below ``out``.
+
+    Args:
+        cfg: with a ``work_dir``.
+        source: path or URL of a checkpoint, or an ONNX file.
+
+    Raises:
+        UserError: the config or data are not right, or predictions are there already.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
+    """
+    target = out / RESULTS[kind_of(cfg)]
+    if target.exists():
+        raise UserError(
+            f'--out-dir {out} has {target.name} already: --predictions {target} reports on it, '
+            'without it another folder is needed'
+        )
+    with linked_ranks():
+        runner = build_tester(cfg, source)
+        runner.register_hook(dump_hook(runner, target))
+        runner.test()
+    return target
