@@ -102,7 +102,7 @@ def report(
         assert against is not None
         figures['against'] = compare(without_nan(figures), earlier, against, DIFFERENT)
         parts += against_sections(figures['against'])
-    parts += worst_sections(task, pictures)
+    parts += worst_sections(figures, pictures)
     title = f'What the {MODEL[task]} gets right and wrong'
     write_report(out, page.page(title, parts), figures, plots)
     return figures
@@ -131,6 +131,10 @@ def _of_segmentor(
         result.add(image, truth, found)
     figures = result.figures()
     palette = colours_of_labels(test.palette, test.classes)
+    figures['colours'] = {
+        name: '#{:02x}{:02x}{:02x}'.format(*colour)
+        for name, colour in zip(test.classes, palette, strict=False)
+    }
 
     def draw(i: int) -> Picture:
         row, name = test.rows[i]

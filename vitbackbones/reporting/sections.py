@@ -157,12 +157,12 @@ def against_sections(against: Mapping[str, Any]) -> Iterator[str]:
             yield _differences('image', by[against['by_image']], images[name], 'image')
 
 
-def worst_sections(task: str, pictures: Sequence[Picture]) -> Iterator[str]:
+def worst_sections(figures: Mapping[str, Any], pictures: Sequence[Picture]) -> Iterator[str]:
     """The worst images and why they are."""
     if not pictures:
         return
     yield page.heading('The worst images')
-    if task == 'detection':
+    if figures['task'] == 'detection':
         yield page.paragraph('Those with the most errors: truth first, then the prediction.')
         colours = {'right': GOOD, **dict(zip(KINDS, BAD, strict=True))}
         yield page.key({**colours, 'not found, but nearly (class, place)': NEARLY})
@@ -170,6 +170,7 @@ def worst_sections(task: str, pictures: Sequence[Picture]) -> Iterator[str]:
         yield page.paragraph(
             'Those with the most wrong pixels: image, truth, prediction, and in red what is wrong.'
         )
+        yield page.key(figures['colours'])
     for one in pictures:
         yield page.picture(one.files(), 'jpeg', one.why, name=one.name)
 
