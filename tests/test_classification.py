@@ -16,9 +16,9 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 import vitbackbones
-from tests.checkpoint_files import Published, save, to_timm, wrap
+from tests.checkpoint_files import FAMILIES, Published, save, to_timm, wrap
 from tests.small import SMALL
-from vitbackbones import metafiles
+from vitbackbones import load_pretrained, metafiles
 from vitbackbones.backbones import SHViT
 from vitbackbones.benchmark import cost_card
 from vitbackbones.classifiers import build_classifier
@@ -267,6 +267,39 @@ def imagenet_names() -> Sequence[str]:
     from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
 
     return IMAGENET_CATEGORIES
+
+
+# ------------------------------------------------------------------- what starts from a classifier
+
+
+@pytest.mark.parametrize('family', sorted(FAMILIES))
+def test_from_classifier_to_detector_to_segmentor_each_tensor_is_accounted_for(
+    family: str, tmp_path: Path
+) -> None:
+    cls = FAMILIES[family]
+    arch = SMALL[cls.__name__] | ({'aux_weight': 0.25} if family == 'supervit' else {})
+    given = build_classifier(cls, arch, num_classes=3).state_dict()
+    file = save({'state_dict': given, 'meta': {}}, tmp_path / 'classifier.pth')
+    detector = cls(SMALL[cls.__name__] if family != 'supervit' else arch)
+    own = detector.state_dict()
+    report = load_pretrained(detector, file)
+    assert {*report.loaded} | {*report.initialised} == {*own}
+    assert not {*report.loaded} & {*report.initialised}
+    assert len(report.loaded) + len(report.dropped) == len(given)
+    after = detector.state_dict()
+    taken = [name for name in report.loaded if f'backbone.{name}' in given]
+    taken = [name for name in taken if after[name].shape == given[f'backbone.{name}'].shape]
+    assert all(torch.equal(after[name], given[f'backbone.{name}']) for name in taken)
+    assert len(taken) + len(report.adapted) >= len(report.loaded)
+
+    whole = {f'backbone.{name}': value for name, value in after.items()}
+    whole['bbox_head.retina_cls.weight'] = torch.ones(3, 3, 1, 1)
+    file = save({'state_dict': whole, 'meta': {}}, tmp_path / 'detector.pth')
+    segmentor = cls(SMALL[cls.__name__] if family != 'supervit' else arch)
+    report = load_pretrained(segmentor, file)
+    assert {*report.loaded} == {*after}
+    assert (report.initialised, {*report.dropped}) == ((), {'bbox_head.retina_cls.weight'})
+    assert all(torch.equal(segmentor.state_dict()[name], after[name]) for name in after)
 
 
 # ------------------------------------------------------------------------------- what is refused

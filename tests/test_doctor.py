@@ -172,6 +172,17 @@ def test_every_line_that_fixes_something_can_be_told() -> None:
         assert '{' not in breakage.told(found)
 
 
+def test_doctor_says_what_classifiers_need() -> None:
+    (missing,) = breakages(Found({**GOOD, 'mmpretrain': '1.2.0'}))
+    assert missing.symptom.startswith("mmpretrain imports 'torchvision'")
+    failures = {'torchvision': 'RuntimeError: operator torchvision::nms does not exist'}
+    both = {'mmpretrain': '1.2.0', 'torchvision': '0.20.0'}
+    (other,) = breakages(Found({**GOOD, **both}, failures))
+    assert 'built for another torch' in other.symptom
+    assert breakages(Found({**GOOD, **both})) == []
+    assert breakages(Found(GOOD, {'torchvision': 'ModuleNotFoundError'})) == []  # not asked for
+
+
 @pytest.mark.parametrize(
     ('mmengine', 'mmcv'), [('mmengine', 'mmcv==2.1.0'), ('onedl-mmengine', 'onedl-mmcv==2.3.6')]
 )

@@ -42,11 +42,26 @@ def test_published_files_are_recognised_as_loading_recognises_them(
     dense = 'detector' if in_detector else 'dense backbone'
     assert found.kind == ('classifier' if case.kind == 'cls' else dense)
     assert found.num_classes == (1000 if case.kind == 'cls' else 1 if in_detector else None)
+    assert found.fit.classifier == (case.kind == 'cls')
     report = found.fit.report
     counts = (report.loaded, report.dropped, report.initialised, report.adapted)
     if not case.suffix:
         assert tuple(map(len, counts)) == COUNTS[name]
     assert str(report).startswith(f'loaded {len(report.loaded)}/{report.total} tensors (')
+
+
+def test_the_classifier_that_a_file_fits_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['inspect', file_of(CASES['shvit-s1-cls'], tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "vitbackbones.create('shvit_s1', num_classes=1000, pretrained=FILE)" in said
+    assert 'vitbackbones test vitbackbones::classification/shvit-s1_in1k.py FILE' in said
+    own = save(vitbackbones.create('shvit_s1', num_classes=3).state_dict(), tmp_path / 'own.pth')
+    assert main(['inspect', own]) == 0
+    said = capsys.readouterr().out
+    assert "vitbackbones.create('shvit_s1', num_classes=3, pretrained=FILE)" in said
+    assert 'loaded 464/464 tensors (SHViT s1 classifier); dropped 7 (head)' in said
 
 
 @pytest.mark.parametrize('family', ['gcvit', 'shvit'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -18,6 +19,8 @@ from .checkpoint.matching import StateDictMatch, match_backbone, rename
 from .checkpoint.reading import preview
 from .checkpoint.report import choice_of, describe
 from .checkpoint.tensors import check_dense
+from .classifiers import build_classifier
+from .classifiers.matching import match_classifier
 from .metafiles import Weights, weights_of
 from .pretrained import list_backbones
 from .published import published_source
@@ -39,6 +42,7 @@ class Fit:
         backbone: the network itself, without memory for its weights.
         match: how the file goes together with it.
         report: what loading would log.
+        classifier: whether the published classifier of that name takes all of the file, too.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Fit:
     backbone: Backbone
     match: StateDictMatch
     report: LoadReport
+    classifier: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +112,12 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
         name, options, backbone, match = found
         report = LoadReport(
             source=source,
-            description=describe(as_target(backbone), match, in_detector=bool(prefix)),
+            description=describe(
+                as_target(backbone),
+                match,
+                in_detector=bool(prefix) and set(outside.values()) != {'head'},
+                headed=set(outside.values()) == {'head'},
+            ),
             loaded=tuple(match.tensors),
             total=len(backbone.state_dict()) - len(match.initialised),
             dropped=match.dropped | outside,
@@ -115,7 +125,14 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
             adapted=match.adapted,
             choice=choice_of(content, holder),
         )
-        fit = Fit(name=name, options=options, backbone=backbone, match=match, report=report)
+        fit = Fit(
+            name=name,
+            options=options,
+            backbone=backbone,
+            match=match,
+            report=report,
+            classifier=_is_classifier(backbone, state, source),
+        )
     averages = _averages(content, source)
     classes = trained_classes(content)
     rows = (weights for name in list_backbones() for weights in weights_of(name))
@@ -136,6 +153,27 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
         trained=_trained(content),
         listed=next((each for each in rows if each.address == source), None),
     )
+
+
+def _is_classifier(backbone: Backbone, state: dict[str, Tensor], source: str) -> bool:
+    """Whether the published classifier of a network takes a state dict."""
+    classes = _rows(state)
+    if classes is None:
+        return False
+    options: dict[str, Any] = dict(in_channels=backbone.in_channels)
+    if any(name.rpartition('dist_head.')[1] for name in state):
+        options['dist_head'] = True
+    kind = type(backbone)
+    with torch.device('meta'):
+        try:
+            arch = dataclasses.asdict(backbone.arch)
+            net = build_classifier(kind, arch, num_classes=classes, **options)
+        except ValueError:  # of a network of somebody else's
+            return False
+    try:
+        return not match_classifier(net, state, source).match.initialised
+    except CheckpointError:
+        return False
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:

@@ -61,12 +61,24 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
         options = ''.join(f', {key}={value}' for key, value in fit.options.items())
         lines += [
             ('loads into', f'vitbackbones.create({fit.name!r}{options}, pretrained=FILE)'),
+            *_as_classifier(found),
             ('', f'{_config(found)}'),
             ('it logs', str(fit.report)),
         ]
         if found.kind in ('detector', 'segmentor'):
             lines.append(('as a whole', 'vitbackbones test CONFIG FILE, with the config of it'))
     return lines
+
+
+def _as_classifier(found: Inspection) -> list[tuple[str, str]]:
+    fit, options = found.fit, f', num_classes={found.num_classes}'
+    if fit is None or not fit.classifier:
+        return []
+    config = f'vitbackbones::classification/{fit.name.replace("_", "-")}_in1k.py'
+    return [
+        ('', f'vitbackbones.create({fit.name!r}{options}, pretrained=FILE)'),
+        ('', f'vitbackbones test {config} FILE, if its classes are those of ImageNet'),
+    ]
 
 
 def _what(found: Inspection) -> str:

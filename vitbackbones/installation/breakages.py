@@ -127,6 +127,19 @@ BREAKAGES = (
         'pip install ftfy regex',
     ),
     Breakage(
+        lambda f: f.has('mmpretrain') and not f.has('torchvision'),
+        "mmpretrain imports 'torchvision' without declaring it: no classifier can be built",
+        'pip install torchvision --index-url ...   # from where your torch came, for its version',
+    ),
+    Breakage(
+        lambda f: f.has('torchvision') and 'torchvision' in f.failures and _torch_works(f),
+        'torchvision was built for another torch than the one installed: mmpretrain cannot build a '
+        'classifier',
+        'pip install --force-reinstall --no-deps torchvision --index-url ...   # from where your '
+        'torch came, for its version',
+        'torchvision',
+    ),
+    Breakage(
         lambda f: (
             f.has('pycocotools') and 'pycocotools.mask' in f.failures and 'numpy' not in f.failures
         ),

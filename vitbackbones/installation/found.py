@@ -21,6 +21,8 @@ PACKAGES = (
     'mmcv',
     'mmdet',
     'mmsegmentation',
+    'mmpretrain',
+    'torchvision',
     'pycocotools',
     'opencv-python',
     'opencv-python-headless',
@@ -33,6 +35,7 @@ PACKAGES = (
 MODULES = (
     *('numpy', 'torch', 'cv2', 'mmengine.runner', 'pycocotools.mask', 'ftfy', 'regex'),
     'mmcv._ext',
+    'torchvision',
 )
 
 _IMPORT = """
