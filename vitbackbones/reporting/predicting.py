@@ -6,13 +6,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.configs import datasets, format_of
 from vitbackbones.engine.ranks import linked_ranks
 from vitbackbones.errors import UserError
 from vitbackbones.inference.dump import dump_hook
 from vitbackbones.inference.predict import build_tester
-from vitbackbones.launch.checks import check_config, require
+from vitbackbones.launch.checks import require
 
 #: What is written of a detector, and of a segmentor, in the folder of the report.
 RESULTS = {'coco': 'predictions.json', 'label maps': 'predictions'}
@@ -36,16 +35,6 @@ def kind_of(cfg: Config) -> str:
     kind = kinds[0][0]
     assert kind is not None
     return kind
-
-
-def check_data(cfg: Config) -> None:
-    """The test set, where nothing is predicted that would check it.
-
-    Raises:
-        UserError: config or annotations are not right.
-    """
-    check_config(cfg, ('test',))
-    check_annotations(cfg, ('test',), label_maps=0)
 
 
 def predict(cfg: Config, source: str, out: Path) -> Path:

@@ -9,7 +9,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from vitbackbones.data.before_training import check_annotations
 from vitbackbones.errors import UserError, notice
+from vitbackbones.launch.checks import check_config
 
 from . import page
 from .against import check_comparable, compare, read_report
@@ -31,7 +33,7 @@ from .pictures import (
     worst,
 )
 from .plots import detection_plots, segmentation_plots
-from .predicting import check_data, kind_of, predict
+from .predicting import kind_of, predict
 from .sections import (
     against_sections,
     detection_sections,
@@ -79,8 +81,9 @@ def report(
     if predictions is not None and not predictions.exists():
         raise UserError(f'there is no --predictions {predictions}')
     earlier = None if against is None else read_report(against)
-    if predictions is not None:
-        check_data(cfg)
+    check_config(cfg, ('test',))
+    if predictions is not None:  # else it is done where they are made
+        check_annotations(cfg, ('test',), label_maps=0)
     test = read_test_set(cfg) if task == 'detection' else read_label_map_test(cfg)
     if earlier is not None:
         assert against is not None
