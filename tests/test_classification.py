@@ -27,6 +27,7 @@ from vitbackbones.data import demo as demo_data
 from vitbackbones.data.demo_folders import ensure_folders
 from vitbackbones.launch import loading
 from vitbackbones.launch.loading import load_config
+from vitbackbones.launch.smallest import use_smallest_arch
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {'blue': (40, 60, 200), 'green': (40, 190, 60), 'red': (200, 50, 40)}
@@ -203,6 +204,19 @@ def test_the_demo_has_its_objects_in_folders(place: Path, run: Any) -> None:
     ]
     names = ('--work-dir', 'demo', '--cfg-options', *options, *workers)
     assert 'accuracy/top1' in run('train', 'own.py', '--demo', *names)
+
+
+@pytest.mark.parametrize('network', ['casvit-t', 'shvit-s4', 'supervit-deit-s'])
+def test_the_demo_takes_the_smallest_variant(
+    network: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    cfg = load_config(f'vitbackbones::classification/{network}_in1k.py', demo=True)
+    use_smallest_arch(cfg)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        logits = MODELS.build(cfg.model).eval()(torch.zeros(1, 3, 96, 96), mode='tensor')
+    assert logits.shape == (1, 6)
 
 
 # --------------------------------------------------------------------------- published weights

@@ -8,6 +8,7 @@ from mmengine.config import Config, ConfigDict
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.data.configs import as_list
 from vitbackbones.errors import UserError
+from vitbackbones.tasks import Task, task_of
 
 from .checks import build_backbone
 
@@ -36,7 +37,10 @@ def use_smallest_arch(cfg: Config) -> str:
     model.backbone.arch = min(backbone.archs, key=parameters)
     model.backbone.pop('drop_path_rate', None)  # the variant's own
     channels = built(model.backbone.arch).out_channels
-    if model.get('neck'):
+    if task_of(model) is Task.CLASSIFICATION:
+        if 'in_channels' in model.head:
+            model.head.in_channels = channels[-1]
+    elif model.get('neck'):
         model.neck.in_channels = list(channels)
     else:
         for head in as_list(model.get('decode_head')) + as_list(model.get('auxiliary_head')):
