@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ CARD: dict[str, Any] = dict(
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
     divisor=32,
+    smallest=1,
     size=[64, 96],
     dynamic=True,
     masks=None,
@@ -103,11 +105,13 @@ def write_layers(path: Path) -> Path:
     return path
 
 
-def write_foreign(path: Path) -> Path:
+def write_foreign(path: Path, metadata: Mapping[str, str] = {}) -> Path:
     """Somebody else's file."""
     graph = _Graph(CARD)
     graph.output(graph.colours(), 'y', TensorProto.FLOAT, 4)
-    onnx.save(graph.model(), path)
+    model = graph.model()
+    helper.set_model_props(model, {**metadata})
+    onnx.save(model, path)
     return path
 
 

@@ -85,6 +85,7 @@ WAYS: dict[str, dict[str, Any]] = {
     'hwc': dict(layout='hwc', dtype='float32'),
     'static': dict(dynamic=False, size=[64, 96]),
     'raw': dict(task='masks', masks='raw', mask_threshold=0.5),
+    'raw static': dict(task='masks', masks='raw', mask_threshold=0.5, dynamic=False, size=[64, 48]),
     'pasted': dict(task='masks', masks='pasted', mask_threshold=0.5),
     'pasted static': dict(
         task='masks', masks='pasted', mask_threshold=0.5, dynamic=False, size=[64, 128]
@@ -128,6 +129,55 @@ def test_the_runner_and_the_package_agree(way: str, size: tuple[int, int], tmp_p
     assert found['labels'][0] == 1  # that there is most of
     x1, y1, x2, y2 = np.array(PLACE) * [*size, *size]
     np.testing.assert_allclose(found['boxes'], [[x1, y1, x2, y2]] * 3, rtol=1e-4)
+
+
+@pytest.mark.parametrize('way', ['static', 'raw static', 'pasted static'])
+@pytest.mark.parametrize(('width', 'count'), [(90, 3), (25, 0)], ids=['half inside', 'outside'])
+def test_boxes_end_at_an_image_that_is_filled_up(
+    way: str, width: int, count: int, tmp_path: Path
+) -> None:
+    path = write_colours(tmp_path / 'net.onnx', **WAYS[way])
+    image = save(tmp_path / 'image.png', scene(1, width, 171))
+    wanted = by_package(path, image).pred_instances
+    found = run_onnx.Model(str(path)).predict(cv2.imread(str(image)))
+    for boxes in (found['boxes'], wanted.bboxes.numpy()):
+        assert len(boxes) == count
+        assert (boxes <= [width, 171] * 2).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+    if 'raw' in way:
+        assert wanted.masks.shape == found['masks'].shape == (count, 171, width)
+
+
+def test_the_one_class_of_a_segmentor_is_told_from_the_rest(tmp_path: Path) -> None:
+    one = dict(WAYS['one channel'], classes=['red'], palette=[[200, 0, 0]])
+    path = write_colours(tmp_path / 'net.onnx', **one)
+    save(tmp_path / 'a.png', scene(0))
+    result = runner(path, 'a.png', '--out-dir', 'out', cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, '1/1 a.png: background, red\n')
+    assert infer(path, tmp_path / 'a.png', '--out-dir', tmp_path / 'own') == 0
+    maps = [np.asarray(Image.open(tmp_path / place / 'a_labels.png')) for place in ('out', 'own')]
+    assert (maps[0] == maps[1]).all()
+    assert {*np.unique(maps[0])} == {0, 1}
+
+
+def test_the_runner_overwrites_nothing_unasked(tmp_path: Path) -> None:
+    path = write_colours(tmp_path / 'net.onnx')
+    save(tmp_path / 'a.png', scene(0))
+    (tmp_path / 'a.json').write_text('of a labelling tool')
+    result = runner(path, 'a.png', '--out-dir', '.', cwd=tmp_path)
+    message = 'run_onnx: . has results of a: --force overwrites them\n'
+    assert (result.returncode, result.stderr) == (2, message)
+    assert (tmp_path / 'a.json').read_text() == 'of a labelling tool'
+    assert runner(path, 'a.png', '--out-dir', '.', '--force', cwd=tmp_path).returncode == 0
+
+
+def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    path = write_colours(tmp_path / 'net.onnx')
+    save(tmp_path / 'a.png', scene(0))
+    (tmp_path / 'out/a_prediction.jpg').mkdir(parents=True)
+    result = runner(path, 'a.png', '--out-dir', 'out', '--force', cwd=tmp_path)
+    assert result.returncode == 2
+    assert 'a_prediction.jpg' in result.stderr
 
 
 def test_probabilities_give_the_labels_of_resized_logits(tmp_path: Path) -> None:
@@ -453,6 +503,11 @@ def test_the_miou_of_a_file_is_measured(data: Path, tmp_path: Path) -> None:
             'test detector.py net.onnx',
             'net.onnx takes images of 32 x 32 pixels and smaller ones, not 96 x 64: let the test p',
         ),
+        (
+            dict(smallest=65),
+            'test detector.py net.onnx',
+            'net.onnx takes images of 65 pixels and more on both sides, not 96 x 64',
+        ),
         ({}, 'test detector.py foreign.onnx', "foreign.onnx has no metadata 'vitbackbones'; files"),
         ({}, 'infer text.onnx images/0.png --out-dir out', 'text.onnx cannot be read: it is no ON'),
         ({}, 'infer nowhere.onnx images/0.png --out-dir out', 'there is no file nowhere.onnx'),
@@ -511,6 +566,9 @@ def foreign_files(folder: Path) -> None:
     write_foreign(folder / 'foreign.onnx')
     (folder / 'text.onnx').write_text('a photograph')
     write_colours(folder / 'later.onnx', format=2)
+    write_colours(folder / 'least.onnx', scale=None, keep_ratio=None, smallest=300)
+    for name, text in (('words', '"words"'), ('broken', '{')):
+        write_foreign(folder / f'{name}.onnx', {'vitbackbones': text})
     write_colours(folder / 'net.onnx')
     save(folder / 'a.png', scene(0))
     save(folder / 'other/a.png', scene(0))
@@ -522,9 +580,12 @@ def foreign_files(folder: Path) -> None:
     ('words', 'message'),
     [
         ('nowhere.onnx a.png', 'there is no file nowhere.onnx'),
-        ('text.onnx a.png', 'text.onnx cannot be read: it is no ONNX file, or onnxruntime 1.'),
+        ('text.onnx a.png', 'text.onnx cannot be read: it is another kind of file, or onnxr'),
         ('foreign.onnx a.png', 'foreign.onnx has no card of `vitbackbones export --part model`'),
         ('later.onnx a.png', 'later.onnx has no card of `vitbackbones export --part model`, in f'),
+        ('words.onnx a.png', 'words.onnx cannot be read: it is another kind of file, or onnxrunt'),
+        ('broken.onnx a.png', 'broken.onnx cannot be read: it is another kind of file, or onnxru'),
+        ('least.onnx a.png', '120 x 80 pixels: both sides need 300 at least'),
         ('net.onnx z.png', 'z.png is neither an image nor a folder of images'),
         ('net.onnx b.png', 'b.png is neither an image nor a folder of images'),
         ('net.onnx empty', 'empty is neither an image nor a folder of images'),

@@ -9,33 +9,32 @@ nothing of ours: copy this file, and in programs call Model(PATH).predict(IMAGE)
 
 import argparse
 import json
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+nearest = partial(cv2.resize, interpolation=cv2.INTER_NEAREST_EXACT)
+
 
 class RunError(Exception):
-    """One sentence about what cannot be done."""
+    """What cannot be done, in one sentence."""
 
 
-def with_onnxruntime(onnxruntime, path):
-    """What the file says of itself, and a function from its input to its outputs in order."""
-    options = onnxruntime.SessionOptions()
+def read(engine, path):
+    """What a file says of itself, and a function from its input to its outputs in order."""
+    if engine.__name__ == 'openvino':
+        core, place = engine.Core(), ['framework', 'vitbackbones']
+        model = core.read_model(path)
+        card = model.get_rt_info(place).astype(str) if model.has_rt_info(place) else '{}'
+        compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})  # not bf16
+        return dict(json.loads(card)), lambda image: list(compiled([image]).values())
+    options = engine.SessionOptions()
     options.log_severity_level = 4  # what it has to say is in its exceptions
-    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    card = session.get_modelmeta().custom_metadata_map.get('vitbackbones')
-    return card, lambda image: session.run(None, {'image': image})
-
-
-def with_openvino(openvino, path):
-    core, place = openvino.Core(), ['framework', 'vitbackbones']
-    model = core.read_model(path)
-    card = model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None
-    # Where a CPU has units for bfloat16, OpenVINO would use them unasked.
-    compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
-    return card, lambda image: list(compiled([image]).values())
+    session = engine.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    card = session.get_modelmeta().custom_metadata_map.get('vitbackbones', '{}')
+    return dict(json.loads(card)), lambda image: session.run(None, {'image': image})
 
 
 class Model:
@@ -45,52 +44,52 @@ class Model:
         if not Path(path).is_file():
             raise RunError(f'there is no file {path}')
         try:
-            engine = import_module(runtime)
-            read = with_openvino if runtime == 'openvino' else with_onnxruntime
-            text, self._run = read(engine, path)
+            engine = __import__(runtime)
+            self.card, self._run = read(engine, path)
         except ImportError as error:
             raise RunError(f'{runtime} is missing: pip install {runtime}') from error
         except Exception as error:  # of kinds of each runtime's own
-            why = f'it is no ONNX file, or {runtime} {engine.__version__} is too old for it'
+            why = f'it is another kind of file, or {runtime} {engine.__version__} is too old for it'
             raise RunError(f'{path} cannot be read: {why}') from error
-        self.card = json.loads(text or '{}')
         if self.card.get('format') != 1:
             raise RunError(f'{path} has no card of `vitbackbones export --part model`, in format 1')
+        if self.card['task'] == 'labels' and len(self.card['classes']) == 1:  # 0 is all the rest
+            self.card['classes'] = ['background', *self.card['classes']]
+            self.card['palette'] = [[0, 0, 0], *self.card['palette']]
 
     def predict(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """What is found in an image (H, W, 3) of BGR in uint8, as OpenCV reads it.
 
-        Of detectors ``boxes`` (N, 4), x1, y1, x2, y2 in pixels of the image, ``scores`` (N,), best
-        first, ``labels`` (N,) and, where there are masks, ``masks`` (N, H, W) bool. Of segmentors
-        ``labels`` (H, W) and, if the file has them, ``probabilities`` (C, h, w) as the network saw
-        the image. Raises RunError: the file does not take an image of that size.
+        Of detectors, best first, ``boxes`` (N, 4), x1, y1, x2, y2 in its pixels, ``scores`` (N,),
+        ``labels`` (N,) and ``masks`` (N, H, W) bool if there are; of segmentors ``labels`` (H, W)
+        and perhaps ``probabilities`` (C, h, w). Raises RunError: the image is too small.
         """
-        card, (height, width) = self.card, image.shape[:2]
-        w, h = self._size(width, height)
-        try:
-            outputs = self._run(self._input(cv2.resize(image, (w, h))))
-        except Exception as error:  # of kinds of each runtime's own
-            raise RunError(f'{w} x {h} pixels cannot be computed: {error}') from error
+        card, size = self.card, image.shape[1::-1]
+        w, h = self._size(*size)
+        if card['dynamic'] and min(w, h) < card['smallest']:
+            raise RunError(f'{w} x {h} pixels: both sides need {card["smallest"]} at least')
+        outputs = self._run(self._input(cv2.resize(image, (w, h))))
         if card['task'] == 'labels':
             seen = outputs[0][0, ..., :h, :w]
             if not card['probabilities']:
-                return {'labels': nearest(seen, (width, height))}
-            labels = label_map(seen, (width, height), card['mask_threshold'])
-            return {'labels': labels, 'probabilities': seen}
+                return {'labels': nearest(seen.astype('H'), size)}
+            return {'labels': label_map(seen, size, card['mask_threshold']), 'probabilities': seen}
         found = dict(zip(('boxes', 'scores', 'labels', 'masks'), outputs, strict=False))
-        found['boxes'] = found['boxes'] / np.float32([w / width, h / height] * 2)
+        inside = (found['boxes'][:, :2] < (w, h)).all(1)  # the others are where it was filled up
+        found = {key: values[inside] for key, values in found.items()}
+        found['boxes'] = found['boxes'] * np.float32([size[0] / w, size[1] / h] * 2)
         if 'masks' in found:
-            masks = np.zeros((len(found['boxes']), height, width), bool)
+            masks = np.zeros((len(found['boxes']), *image.shape[:2]), bool)
             for mask, given, box in zip(masks, found['masks'], found['boxes'], strict=True):
                 if card['masks'] == 'raw':
                     paste(given, box, card['mask_threshold'], mask)
                 else:
-                    mask[:] = nearest(given[:h, :w], (width, height))
+                    mask[:] = nearest(given[:h, :w].astype('H'), size)
             found['masks'] = masks
+        found['boxes'] = np.minimum(found['boxes'], np.float32(size * 2))
         return found
 
-    def _size(self, width, height):
-        """Width and height that an image is resized to."""
+    def _size(self, width, height):  # that an image is resized to
         card = self.card
         wide, high = (card['scale'] or (width, height)) if card['dynamic'] else card['size'][::-1]
         if card['keep_ratio'] is False:
@@ -100,8 +99,7 @@ class Model:
         factor = min(wide / width, high / height)
         return max(int(width * factor + 0.5), 1), max(int(height * factor + 0.5), 1)
 
-    def _input(self, image):
-        """An image as the file takes it; one for a single size is filled up with the mean."""
+    def _input(self, image):  # filled up with the mean, if there is one size
         card = self.card
         if not card['dynamic']:
             below, right = np.subtract(card['size'], image.shape[:2]).tolist()
@@ -139,10 +137,6 @@ def paste(small, box, threshold, whole):
     whole[tuple(places)] = weights[0] @ small @ weights[1].T >= threshold
 
 
-def nearest(pixels, size):
-    return cv2.resize(pixels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST_EXACT)
-
-
 def label_map(values, size, threshold):
     """Labels at another size: logarithms are interpolated, which is what mmseg does with logits."""
     if len(values) == 1:
@@ -154,33 +148,38 @@ def label_map(values, size, threshold):
     return labels
 
 
-def find_images(places):
-    for place in places:
-        files = sorted(place.iterdir()) if place.is_dir() else [place]
-        images = [path for path in files if path.is_file() and cv2.haveImageReader(str(path))]
-        if not images:
-            raise RunError(f'{place} is neither an image nor a folder of images')
-        yield from images
+def find_images(place):
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    images = [path for path in files if path.is_file() and cv2.haveImageReader(str(path))]
+    if not images:
+        raise RunError(f'{place} is neither an image nor a folder of images')
+    return images
 
 
 def main(args):
-    model, paths = Model(args.model, args.runtime), list(find_images(args.images))
+    model = Model(args.model, args.runtime)
+    paths = [path for place in args.images for path in find_images(place)]
     if len({path.stem for path in paths}) < len(paths):
         raise RunError('two images have one name and would be written to the same file')
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    classes = model.card['classes']
+    classes, ends = model.card['classes'], ('_prediction.jpg', '_labels.png', '.json')
+    there = [path for path in paths for end in ends if (args.out_dir / (path.stem + end)).exists()]
+    if there and not args.force:
+        raise RunError(f'{args.out_dir} has results of {there[0].stem}: --force overwrites them')
     for number, path in enumerate(paths):
         image = cv2.imread(str(path))
         if image is None:
             raise RunError(f'{path} cannot be decoded')
         found = model.predict(image)
+        args.out_dir.mkdir(parents=True, exist_ok=True)
         labels, target = found['labels'], f'{args.out_dir / path.stem}'
-        cv2.imwrite(f'{target}_prediction.jpg', model.draw(image, found, args.score))
+        drawing = cv2.imencode('.jpg', model.draw(image, found, args.score))[1]
+        Path(f'{target}_prediction.jpg').write_bytes(drawing)
         if labels.ndim == 2:
-            cv2.imwrite(f'{target}_labels.png', labels.astype('B' if len(classes) <= 256 else 'H'))
+            pixels = labels.astype('B' if len(classes) <= 256 else 'H')
+            Path(f'{target}_labels.png').write_bytes(cv2.imencode('.png', pixels)[1])
         else:
-            rows = {key: found[key].tolist() for key in ('boxes', 'scores')}
-            rows['classes'] = [classes[label] for label in labels]
+            rows = {'classes': [classes[label] for label in labels]}
+            rows.update((key, found[key].tolist()) for key in ('boxes', 'scores'))
             Path(f'{target}.json').write_text(json.dumps(rows))
             labels = labels[found['scores'] >= args.score]
         names = ', '.join(classes[label] for label in np.unique(labels))
@@ -194,6 +193,7 @@ if __name__ == '__main__':
     parser.add_argument('--out-dir', type=Path, required=True, help='where results are written')
     parser.add_argument('--score', type=float, default=0.3, help='of boxes drawn (%(default)s)')
     parser.add_argument('--runtime', default='onnxruntime', choices=('onnxruntime', 'openvino'))
+    parser.add_argument('--force', action='store_true', help='overwrite results')
     try:
         main(parser.parse_args())
     except (RunError, OSError) as error:

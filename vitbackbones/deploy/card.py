@@ -29,7 +29,8 @@ class Card:
         version: of this package.
         config: name of the config that it was made of.
         task: 'boxes', 'masks' (boxes too) or 'labels'.
-        classes: their names, in the order of labels.
+        classes: their names, in the order of labels. A segmentor of one class has one name: its
+            label 1 stands for the class, 0 for the rest.
         palette: a colour [R, G, B] for each class.
         scale: [width, height] that the config's test pipeline resizes images to; None if it does
             not resize.
@@ -40,6 +41,7 @@ class Card:
         mean: of R, G and B, subtracted inside.
         std: of R, G and B, divided by inside.
         divisor: images are padded to multiples of it inside.
+        smallest: pixels that each side of an image has to have at least, before it is padded.
         size: [height, width] that was traced.
         dynamic: whether other sizes are taken too.
         masks: 'raw', of the box alone, or 'pasted' into the image; None without masks.
@@ -63,6 +65,7 @@ class Card:
     mean: list[float]
     std: list[float]
     divisor: int
+    smallest: int
     size: list[int]
     dynamic: bool
     masks: Literal['raw', 'pasted'] | None

@@ -63,6 +63,9 @@ class OnnxFile:
     def run(self, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """The file's outputs by name.
 
+        Where a file for one size has the image filled up, boxes may reach beyond it; those that
+        have nothing of it are left out.
+
         Args:
             image: (H, W, 3) of B, G, R, of a size that :meth:`size_for` gives.
 
@@ -77,7 +80,12 @@ class OnnxFile:
                 f'{self.path} cannot compute images of {image.shape[1]} x {image.shape[0]} pixels '
                 f'({_first_line(error)})'
             ) from error
-        return dict(zip(self._names, outputs, strict=True))
+        found = dict(zip(self._names, outputs, strict=True))
+        if self.card.dynamic or self.card.task == 'labels':
+            return found
+        within = found['boxes'].clip(0, [*image.shape[1::-1]] * 2)
+        inside = (within[:, 2:] > within[:, :2]).all(1)
+        return {name: values[inside] for name, values in found.items()}
 
     def size_for(self, width: int, height: int) -> tuple[int, int]:
         """Width and height that an image is to be resized to."""
@@ -100,9 +108,15 @@ class OnnxFile:
             image: (H, W, 3) of B, G, R.
 
         Raises:
-            UserError: the file is for a single size, and the image is larger.
+            UserError: the file is for a single size, and the image is larger; or it is for any,
+                and the image is too small.
         """
         card = self.card
+        if card.dynamic and min(image.shape[:2]) < card.smallest:
+            raise UserError(
+                f'{self.path} takes images of {card.smallest} pixels and more on both sides, not '
+                f'{image.shape[1]} x {image.shape[0]}'
+            )
         if not card.dynamic:
             below, right = np.subtract(card.size, image.shape[:2]).tolist()
             if min(below, right) < 0:

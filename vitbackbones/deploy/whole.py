@@ -167,6 +167,7 @@ def _card(cfg: Config, meta: Mapping[str, Any], module: Module, wanted: Wanted, 
         mean=list(normalising.mean),
         std=list(normalising.std),
         divisor=normalising.divisor,
+        smallest=smallest_side(max(require_ours(cfg).out_strides), normalising.divisor),
         size=list(wanted.size),
         dynamic=wanted.dynamic,
         masks=masks,
@@ -175,8 +176,17 @@ def _card(cfg: Config, meta: Mapping[str, Any], module: Module, wanted: Wanted, 
     )
 
 
-#: Steps of test pipelines that leave pixels as they are.
-HARMLESS = ('Pack', 'Load', 'CheckedPipeline')
+def smallest_side(least: int, divisor: int) -> int:
+    """The least number of pixels that padding to multiples of ``divisor`` makes ``least`` of."""
+    return (-(-least // divisor) - 1) * divisor + 1
+
+
+#: Options of steps of test pipelines, and the one value that whoever runs a file goes by.
+USUAL: dict[str, dict[str, str]] = {
+    'LoadImageFromFile': dict(color_type='color', imdecode_backend='cv2'),
+    'LoadImageFromNDArray': dict(color_type='color', imdecode_backend='cv2'),
+    'Resize': dict(interpolation='bilinear', backend='cv2'),
+}
 
 
 def _scale(cfg: Config) -> tuple[list[int] | None, bool | None]:
@@ -191,9 +201,22 @@ def _scale(cfg: Config) -> tuple[list[int] | None, bool | None]:
             side = step['scale']
             scale = [side, side] if isinstance(side, int) else [int(value) for value in side]
             keep_ratio = bool(step.get('keep_ratio', False))
-        elif not kind.startswith(HARMLESS):
+        elif not _leaves_pixels(kind):
             notice(
                 f'the test pipeline has a {kind}, which the file does not say: whoever runs it '
                 'knows scale and keep_ratio of one Resize'
             )
+        for option, usual in USUAL.get(kind, {}).items():
+            if step.get(option, usual) != usual:
+                notice(
+                    f'the test pipeline has a {kind} with {option}={step[option]!r}, which the '
+                    f'file does not say: whoever runs it goes by {usual!r}'
+                )
     return scale, keep_ratio
+
+
+def _leaves_pixels(kind: str) -> bool:
+    """Whether a step of a test pipeline loads one image, loads annotations, or packs."""
+    loads_annotations = kind.startswith('Load') and kind.endswith('Annotations')
+    loads_image = kind in ('LoadImageFromFile', 'LoadImageFromNDArray')
+    return loads_image or loads_annotations or kind.startswith(('Pack', 'CheckedPipeline'))

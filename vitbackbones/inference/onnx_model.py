@@ -128,6 +128,9 @@ class OnnxDetector(OnnxModel):
         if self.card.masks == 'pasted':
             inside = outputs['masks'][:, : size[0], : size[1]]
             found.masks = self._resized(inside, sample.ori_shape[:2]).bool()
+        if not self.card.dynamic:  # masks are of boxes as they were
+            end = boxes.new_tensor(size[::-1]) / boxes.new_tensor(meta['scale_factor'])
+            found.bboxes = torch.minimum(found.bboxes, end.repeat(2))
         sample.pred_instances = found
         samplelist_boxtype2tensor([sample])  # of the truth, which metrics and drawings read
 
