@@ -39,10 +39,18 @@ from vitbackbones.launch.trained import build_trained
 PLACES = 100  # random ones for each box
 
 
-def share(energy: Tensor, box: Any) -> float:
-    """Of a map's energy (H, W), what lies inside (x1, y1, x2, y2) in its pixels."""
-    x1, y1, x2, y2 = (max(0, round(float(side))) for side in box)
-    return float(energy[y1:y2, x1:x2].sum() / energy.sum().clamp(min=1e-30))
+def summed(energy: Tensor) -> np.ndarray:
+    """(H, W) -> (H + 1, W + 1): what lies above and to the left, as shares of all of it."""
+    total = F.pad(energy.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    return (total / total[-1, -1].clamp(min=1e-30)).numpy()
+
+
+def share(sums: np.ndarray, box: Any) -> float:
+    """Of a map's energy, as :func:`summed`, what lies inside (x1, y1, x2, y2) in its pixels."""
+    height, width = sums.shape
+    x1, x2 = (min(max(0, round(side)), width - 1) for side in (box[0], box[2]))
+    y1, y2 = (min(max(0, round(side)), height - 1) for side in (box[1], box[3]))
+    return float(sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1])
 
 
 def at_random(box: Any, height: int, width: int, rng: np.random.Generator) -> Iterator[list[float]]:
@@ -54,7 +62,9 @@ def at_random(box: Any, height: int, width: int, rng: np.random.Generator) -> It
 
 
 def ranks(values: Tensor) -> np.ndarray:
-    return values.flatten().argsort().argsort().double().numpy()
+    """Equal values, as the zeros of a map, have their mean rank."""
+    _, places, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
+    return (counts.cumsum() - counts / 2)[places.ravel()]
 
 
 def output_of(model: Any, data: dict[str, Any], place: tuple[int, int]) -> Tensor:
@@ -105,7 +115,7 @@ def main() -> None:
     model, meta = build_trained(cfg, args.checkpoint)
     pipeline = test_pipeline(cfg)
     rng = np.random.default_rng(0)
-    found: dict[tuple[int, str], list[tuple[float, float, float]]] = defaultdict(list)
+    found: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
     followed = []
     for path in args.images:
         packed = pipeline(dict(img_path=str(path), img_id=0))
@@ -124,10 +134,9 @@ def main() -> None:
             for stage, own in maps.items():
                 cell = model.backbone.strides[stage - 1]
                 energy = F.interpolate(own[None, None], scale_factor=cell, mode='bilinear')
-                energy = energy[0, 0, :height, :width]
+                energy = summed(energy[0, 0, :height, :width])
                 elsewhere = [share(energy, b) for b in at_random(box, height, width, rng)]
-                area = (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
-                row = (share(energy, box), float(np.mean(elsewhere)), area)
+                row = (share(energy, box), float(np.mean(elsewhere)))
                 found[stage, target.name.split()[0]].append(row)
                 found[stage, 'all'].append(row)
         with torch.no_grad():
@@ -137,8 +146,8 @@ def main() -> None:
     print('| stage | class | detections | energy in the box | in a random one | ratio | at 2 x |')
     print('|---|---|---|---|---|---|---|')
     for (stage, name), rows in sorted(found.items()):
-        inside, elsewhere, _ = np.array(rows).mean(0)
-        twice = np.mean([a >= 2 * b for a, b, _ in rows])
+        inside, elsewhere = np.array(rows).mean(0)
+        twice = np.mean([a >= 2 * b for a, b in rows])
         print(
             f'| {stage} | {name} | {len(rows)} | {inside:.3f} | {elsewhere:.3f} | '
             f'{inside / elsewhere:.1f} | {twice:.1%} |'
