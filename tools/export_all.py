@@ -83,10 +83,10 @@ def table(results: list[Result]) -> str:
         '| pixels that differ |',
         '|---|---:|---:|---:|---:|---:|---:|',
     ]
-    for row in results:
+    for row in {result['config']: result for result in results}.values():  # the last of each
         name = row['config'].removeprefix('configs/')
-        if 'stopped' in row:
-            lines.append(f'| `{name}` | not written: {row["stopped"]} | | | | | |')
+        if reason := row.get('stopped', row.get('failed')):
+            lines.append(f'| `{name}` | not written: {reason} | | | | | |')
             continue
         found = [
             f'{row["boxes"]}',
@@ -118,7 +118,11 @@ def main() -> None:
     if args.table:
         print(table(results))
         return
-    done = {result['config'] for result in results}
+    done = {
+        result['config']
+        for result in results
+        if 'failed' not in result and result['size'] == list(args.size)
+    }
     args.results.parent.mkdir(parents=True, exist_ok=True)
     for config in args.configs or configs():
         if config in done:
@@ -129,13 +133,14 @@ def main() -> None:
         if made.returncode:
             result = {
                 'config': config,
-                'stopped': f'failed: {made.stderr.strip().splitlines()[-1]}',
+                'size': list(args.size),
+                'failed': (made.stderr.strip().splitlines() or [f'status {made.returncode}'])[-1],
             }
         else:
             result = json.loads(made.stdout.splitlines()[-1])
         with args.results.open('a') as file:
             file.write(json.dumps(result) + '\n')
-        print(f'{config}: {result.get("stopped", "exported")}', flush=True)
+        print(f'{config}: {result.get("stopped", result.get("failed", "exported"))}', flush=True)
 
 
 if __name__ == '__main__':

@@ -83,7 +83,7 @@ def compare(cfg: Config, paths: Sequence[Path], images: Sequence[Path]) -> str:
     head = ['precision', 'MB', 'ms per image', *(METRICS[name][0] for name in names)]
     rows = []
     for file, path, seconds in zip(files, paths, latencies, strict=True):
-        row = [file.card.precision, f'{path.stat().st_size / 1e6:.1f}', f'{1000 * seconds:.0f}']
+        row = [file.card.precision, f'{path.stat().st_size / 1e6:.1f}', f'{1000 * seconds:.1f}']
         found = _measured(cfg, path) if names else {}
         for name in names:
             value = next((v for key, v in found.items() if key.endswith(name)), float('nan'))
@@ -104,10 +104,10 @@ def _latencies(files: Sequence[OnnxFile], images: Sequence[Path]) -> list[float]
 
 
 def _image(file: OnnxFile, images: Sequence[Path]) -> NDArray[np.uint8]:
+    width, height = file.size_for(*file.card.size[::-1])
     if images:
         pixels: Any = cv2.imread(str(images[0]))
-        return cv2.resize(pixels, file.size_for(pixels.shape[1], pixels.shape[0]))
-    width, height = file.size_for(*file.card.size[::-1])
+        return cv2.resize(pixels, (width, height))
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 

@@ -13,9 +13,10 @@ from mmengine.config import Config
 
 from vitbackbones.deploy import fuse
 from vitbackbones.deploy.exporting import OPTIONS, write_whole
-from vitbackbones.deploy.onnx import PACKAGES, ExportError
+from vitbackbones.deploy.onnx import PACKAGES, ExportError, open_file
 from vitbackbones.deploy.onnx_file import OnnxFile, by_openvino
 from vitbackbones.deploy.parts import example_shapes, require_ours
+from vitbackbones.deploy.verify import verify
 from vitbackbones.deploy.whole import Wanted, whole_of
 from vitbackbones.errors import UserError
 from vitbackbones.inference.onnx_model import onnx_model
@@ -100,3 +101,4 @@ def _write(cfg: Config, model: Any, data: Mapping[str, Any], path: Path) -> None
     )
     batch = traced[0] if whole.card.task == 'labels' else 1
     write_whole(whole, wanted, images[:1].repeat(batch, 1, 1, 1), path)
+    verify(whole, open_file(path), [images[:1]])  # what computes something else has no time

@@ -101,6 +101,11 @@ def export_whole(
             'model.decode_head.align_corners=True can be exported with --static alone: mmseg then '
             'looks at every size by number'
         )
+    if wanted.probabilities and is_segmentor and module.model.align_corners:
+        raise UserError(
+            '--probabilities: model.decode_head.align_corners=True, and who runs the file resizes '
+            'them without; export labels'
+        )
     backbone = require_ours(cfg)
     shapes = example_shapes(
         backbone,

@@ -6,6 +6,7 @@ Shapes: H x W image, P proposals, N candidates, K results, C classes, h x w mask
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -95,9 +96,8 @@ class TwoStage(nn.Module):
         self.pixels = pixels
         self.rpn = AnchorBoxes(model.rpn_head, 'model.rpn_head', 'model.test_cfg.rpn')
         cfg = model.test_cfg.rcnn
-        self.rule, self.agnostic = read_rule(
-            cfg, 'model.test_cfg.rcnn', score=cfg.get('score_thr', 0)
-        )
+        rule, self.agnostic = read_rule(cfg, 'model.test_cfg.rcnn', score=cfg.get('score_thr', 0))
+        self.rule = replace(rule, least=None)  # mmdet reads min_bbox_size before this stage alone
         heads = roi.bbox_head if self.cascade else [roi.bbox_head]
         readers = roi.bbox_roi_extractor if self.cascade else [roi.bbox_roi_extractor]
         for head in heads:
