@@ -30,7 +30,14 @@ GOOD = {
 
 
 def run(*words: str, place: Path, status: int, **environment: str) -> Any:
-    """The command in a process of its own, in which the modules of ``place`` come first."""
+    """The command in a process of its own, in which the modules of ``place`` come first.
+
+    A torchvision is among them: here mmpretrain is installed without.
+    """
+    stand_in(place, 'torchvision.py', '')
+    (place / 'torchvision-0.28.0.dist-info').mkdir(exist_ok=True)
+    metadata = 'Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n'
+    stand_in(place, 'torchvision-0.28.0.dist-info/METADATA', metadata)
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-m', 'vitbackbones', *words],
         cwd=place,

@@ -38,8 +38,10 @@ _MODELS = {
 }
 
 
-def task_of(model: Mapping[str, Any]) -> Task:
-    """The task of a model's config."""
+def task_of(model: Any) -> Task:
+    """The task of a model's config; of what is none, detection, whose checks say so."""
+    if not isinstance(model, Mapping):
+        return Task.DETECTION
     kind = (model.get('data_preprocessor') or {}).get('type')
     name = str(getattr(kind, '__name__', kind)).rpartition('.')[2]
     if name in _PREPROCESSORS:

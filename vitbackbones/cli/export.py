@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=(512, 512),
         metavar=('H', 'W'),
-        help='of the image in pixels (512 512); for any size, of the one to trace with',
+        help='of the image in pixels (512 512); for any size, of one to check with',
     )
     whole = parser.add_argument_group(f'with --part {WHOLE}, which takes any size')
     for name, options in OF_WHOLE.items():

@@ -42,7 +42,7 @@ class Card:
         std: of R, G and B, divided by inside.
         divisor: images are padded to multiples of it inside.
         smallest: pixels that each side of an image has to have at least, before it is padded.
-        size: [height, width] that was traced.
+        size: [height, width] that it was made for.
         dynamic: whether other sizes are taken too.
         masks: 'raw', of the box alone, or 'pasted' into the image; None without masks.
         mask_threshold: from which probability on a pixel belongs to a mask, or to the one class of

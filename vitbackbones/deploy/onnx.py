@@ -32,6 +32,10 @@ NEWEST_OPSET = 23
 #: No side of an image is longer, nor has a batch more images.
 LARGEST = 1 << 20
 
+#: Height and width that a program for any size is traced with, at least. In smaller images there
+#: is one window where there are several in larger ones, and torch takes a length of 1 for fixed.
+TRACED = 512
+
 
 class ExportError(RuntimeError):
     """A network that has no program in ONNX, or one that computes something else."""
@@ -112,7 +116,8 @@ def write_program(
 
     Args:
         outputs: their names.
-        free: axes of the image that may have any length, and their names.
+        free: axes of the image that may have any length, and their names; it is traced with a
+            height and a width of TRACED at least then.
         table: what stands in the file for operators that torch does not have.
         properties: metadata of the model.
 
@@ -120,6 +125,10 @@ def write_program(
         ExportError: as :func:`write_onnx`.
         OSError: the file cannot be written.
     """
+    if free:
+        sides = {axis for axis, name in free.items() if name != 'batch'}
+        shape = [max(n, TRACED) if axis in sides else n for axis, n in enumerate(image.shape)]
+        image = image.new_zeros(shape)
     try:
         with _quiet():
             program = torch.onnx.export(
