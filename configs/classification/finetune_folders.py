@@ -5,12 +5,17 @@
 _base_ = 'shvit-s1_in1k.py'
 model = dict(
     backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='published')),
-    head=dict(num_classes=2),  # how many folders there are
+    head=dict(  # num_classes: how many folders there are
+        num_classes=2,
+        loss=dict(_delete_=True, type='mmpretrain.CrossEntropyLoss', loss_weight=1.0),
+    ),
     data_preprocessor=dict(num_classes=None),
     train_cfg=None,
 )
 train_dataloader = dict(
     batch_size=32,
+    batch_sampler=None,  # of one size
+    drop_last=False,  # sets may be small
     num_workers=2,
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
     dataset=dict(
@@ -36,7 +41,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=30)
-optim_wrapper = dict(optimizer=dict(lr=1e-4))
+# Averages over many thousand iterations would still be the start when these are over.
+custom_hooks = [hook for hook in _base_.custom_hooks if hook.type != 'mmpretrain.EMAHook']
+optim_wrapper = dict(accumulative_counts=1, optimizer=dict(lr=1e-4))
 param_scheduler = [
     dict(
         type='LinearLR',

@@ -169,6 +169,8 @@ def _classification(cfg: Config) -> None:
         return dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=pipeline)
 
     _loaders(cfg, dataset('train', train), dataset('val', test), batch=IMAGES, val_batch=IMAGES)
+    # Averages over many thousand iterations would be the start still.
+    cfg.custom_hooks = [h for h in cfg.get('custom_hooks', ()) if type_name(h) != 'EMAHook']
     cfg.val_evaluator = ConfigDict(type='Accuracy', topk=(1, 5))
     cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
 

@@ -63,7 +63,7 @@ def compare(
         shown: images that got better, and that got worse, of which there is a row.
 
     Raises:
-        UserError: they have no image in common.
+        UserError: they are of other images, or one of boxes and the other of masks.
     """
     task = figures['task']
     by_class, by_image = CLASS[task], IMAGE[task]
@@ -72,16 +72,22 @@ def compare(
         dict(name=row['name'], **_difference(row[by_class], theirs[row['name']]))
         for row in figures['classes']
     ]
+    kinds = [each.get('measured', by_class) for each in (figures, other)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f'--against {path} reports on {kinds[1]}, this is of {kinds[0]}: only reports of the '
+            'same results compare'
+        )
     before = {row['image']: row[by_image] for row in other['per_image']}
     images = [
         dict(image=row['image'], **_difference(row[by_image], before[row['image']]))
         for row in figures['per_image']
         if row['image'] in before
     ]
-    if figures['per_image'] and not images:
+    if len(images) < max(len(figures['per_image']), len(before)):
         raise UserError(
-            f'--against {path} is of another dataset: it has none of the '
-            f'{len(figures["per_image"])} images, such as {figures["per_image"][0]["image"]}'
+            f'--against {path} is of another dataset: it has {len(before)} images, this report '
+            f'{len(figures["per_image"])}, and {len(images)} of them are in both'
         )
     known = [row for row in images if row['difference'] is not None]
     better = sorted(

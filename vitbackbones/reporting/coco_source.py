@@ -160,7 +160,13 @@ def read_predictions(path: Path, test: CocoTest) -> Objects:
             f'outside of their images in {test.file}, such as {row["bbox"]} in image '
             f'{row["image_id"]!r}'
         )
-    masks = bool(rows) and have_masks(test) and all(row.get('segmentation') for row in rows)
+    having = sum(bool(row.get('segmentation')) for row in rows)
+    if 0 < having < len(rows) and have_masks(test):
+        raise UserError(
+            f'{path} has masks of {having} of its {len(rows)} predictions: all of them are needed, '
+            'or none'
+        )
+    masks = bool(rows) and have_masks(test) and having == len(rows)
     return objects(
         where,
         [test.categories[str(row['category_id'])] for row in rows],
@@ -206,19 +212,31 @@ def _is_prediction(row: Any) -> bool:
     if not isinstance(row, dict) or 'image_id' not in row or 'category_id' not in row:
         return False
     box = row.get('bbox')
-    numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
-    return numbers and is_number(row.get('score'))
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        return False
+    return min(box[2:]) >= 0 and is_number(row.get('score'))
 
 
 def _check_names(path: Path, content: Mapping[str, Any], test: CocoTest) -> None:
     """Images and classes of a file that names them must be those of the test set."""
     listed_rows = {key: content.get(key) or [] for key in ('categories', 'images')}
-    theirs = [str(row.get('name')) for row in listed_rows['categories'] if isinstance(row, dict)]
+    for key, rows in listed_rows.items():
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f'--predictions {path}: {key} are no list of objects')
+    theirs = [str(row.get('name')) for row in listed_rows['categories']]
     if theirs and {*theirs} != {*test.classes}:
         raise UserError(
             f'{path} predicts the classes {listed(theirs)}, those of the config are '
             f'{listed(test.classes)}: give the config that it was predicted with'
         )
+    for row in listed_rows['categories']:
+        place = test.categories.get(str(row.get('id')))
+        if place is None or test.classes[place] != row.get('name'):
+            known = 'no class' if place is None else test.classes[place]
+            raise UserError(
+                f'{path} has other ids of categories: {row.get("id")!r} is {row.get("name")} there '
+                f'and {known} in {test.file}'
+            )
     ours = {str(row['id']): os.path.basename(str(row['file_name'])) for row in test.images}
     for row in listed_rows['images']:
         name = os.path.basename(str(row.get('file_name')))
@@ -227,3 +245,8 @@ def _check_names(path: Path, content: Mapping[str, Any], test: CocoTest) -> None
                 f'{path} is of another dataset: image {row["id"]} is {name} there and '
                 f'{ours[str(row["id"])]} in {test.file}'
             )
+    if 0 < len(listed_rows['images']) < len(test.images):
+        raise UserError(
+            f'{path} is of {len(listed_rows["images"])} of the {len(test.images)} images of '
+            f'{test.file}: the others would count as missed'
+        )

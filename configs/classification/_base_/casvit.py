@@ -44,5 +44,11 @@ param_scheduler = [
 auto_scale_lr = dict(base_batch_size=1024)  # mmengine does not count what is accumulated
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(type='mmpretrain.EMAHook', momentum=5e-4, update_buffers=True, evaluate_on_origin=True),
+    dict(
+        type='mmpretrain.EMAHook',
+        momentum=5e-4,
+        interval=2,  # as the optimiser steps
+        update_buffers=True,
+        evaluate_on_origin=True,
+    ),
 ]
