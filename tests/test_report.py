@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.test_predictions import (  # noqa: F401 (fixtures)
@@ -275,6 +276,17 @@ def test_label_maps_of_something_else_are_refused(
         Image.fromarray(labels).save(target)
     options = ['segmentor.py', '--predictions', str(tmp_path / 'maps')]
     assert words in refused(options, capsys, tmp_path / 'out')
+
+
+def test_classes_in_another_order_than_the_checkpoint_has_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load('segmentor.pth', weights_only=True)
+    meta = content['meta']['dataset_meta']
+    meta['classes'] = meta['classes'][::-1]
+    torch.save(content, tmp_path / 'other.pth')
+    words = ['segmentor.py', str(tmp_path / 'other.pth')]
+    assert 'in the order of the checkpoint' in refused(words, capsys, tmp_path / 'out')
 
 
 def test_what_a_report_is_of_must_be_said_once(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 
+from vitbackbones.checkpoint import read_checkpoint, trained_classes
 from vitbackbones.data.configs import datasets, format_of
+from vitbackbones.data.values import listed
+from vitbackbones.deploy.onnx_file import OnnxFile, is_onnx
 from vitbackbones.engine.ranks import linked_ranks
 from vitbackbones.errors import UserError
 from vitbackbones.inference.dump import dump_hook
@@ -26,7 +30,7 @@ def kind_of(cfg: Config) -> str:
     require(cfg, 'test_dataloader')
     kinds = [(format_of(cfg, dataset), dataset.get('type')) for dataset in datasets(cfg, 'test')]
     for kind, name in kinds:
-        if kind is None:
+        if kind not in RESULTS:
             raise UserError(
                 f"a report needs truths in COCO's format or label maps, the test set is a {name}"
             )
@@ -35,6 +39,24 @@ def kind_of(cfg: Config) -> str:
     kind = kinds[0][0]
     assert kind is not None
     return kind
+
+
+def check_order(classes: Sequence[str], source: str) -> None:
+    """Label maps are measured by label: a checkpoint must have the classes of the config in order.
+
+    Raises:
+        UserError: it has them in another one.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    if is_onnx(source):
+        trained: Sequence[str] | None = OnnxFile(source).card.classes
+    else:
+        trained = trained_classes(read_checkpoint(source))
+    if trained is not None and list(trained) != list(classes):
+        raise UserError(
+            f'{source} knows the classes in the order {listed(trained)}, the test set has '
+            f'{listed(classes)}: write metainfo.classes in the order of the checkpoint'
+        )
 
 
 def predict(cfg: Config, source: str, out: Path) -> Path:

@@ -33,7 +33,7 @@ from .pictures import (
     worst,
 )
 from .plots import detection_plots, segmentation_plots
-from .predicting import kind_of, predict
+from .predicting import check_order, kind_of, predict
 from .sections import (
     against_sections,
     detection_sections,
@@ -90,6 +90,8 @@ def report(
         check_comparable(earlier, against, task, test.classes)
     if predictions is None:
         assert source is not None
+        if task == 'segmentation':
+            check_order(test.classes, source)
         predictions = predict(cfg, source, out)
     if isinstance(test, CocoTest):
         figures, pictures = _of_detector(test, predictions, images)
