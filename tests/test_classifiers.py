@@ -475,3 +475,11 @@ def test_two_processes_train_a_classifier_as_one(place: int, trained: Path) -> N
     for name, value in alone.items():
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-4)
         assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.parametrize('has', [True, False])
+def test_a_second_head_too_many_or_too_few_is_named(has: bool, tmp_path: Path) -> None:
+    given, net = (create('casvit_xs', num_classes=3, dist_head=head) for head in (has, not has))
+    torch.save(given.state_dict(), tmp_path / 'given.pth')
+    with pytest.raises(CheckpointError, match=f'dist_head={has} where it is built'):
+        load_pretrained(net, tmp_path / 'given.pth')

@@ -116,5 +116,13 @@ def _why(
             )
     if found.problems:
         return explain(network, inside, found, complete=False)
+    odd = [*match.unexpected, *match.missing]
+    if odd and not match.shape_mismatch and all('dist_head' in name for name in odd):
+        has = bool(match.unexpected)
+        return (
+            f'has {"a" if has else "no"} second head, and the classifier of {target} has '
+            f'{"none" if has else "one"}: set model.head.distillation={has} in a config, or '
+            f'dist_head={has} where it is built; no weight was changed'
+        )
     lines = [f'does not fit the classifier of {target}; no weight was changed.']
     return '\n'.join([*lines, *differences(match)])
