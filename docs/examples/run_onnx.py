@@ -66,7 +66,7 @@ class Model:
         """
         card, size = self.card, image.shape[1::-1]
         w, h = self._size(*size)
-        if card['dynamic'] and min(w, h) < card['smallest']:
+        if card['dynamic'] and min(w, h) < card.get('smallest', 1):
             raise RunError(f'{w} x {h} pixels: both sides need {card["smallest"]} at least')
         outputs = self._run(self._input(cv2.resize(image, (w, h))))
         if card['task'] == 'labels':
