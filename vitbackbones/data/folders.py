@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from vitbackbones.errors import UserError
 
 from .findings import Finding
-
-SHOWN = 5  # names in a sentence
+from .values import listed
 
 
 class Folders(NamedTuple):
@@ -143,8 +142,3 @@ def _beyond(
 def _without(name: str, problem: str) -> str:
     """A sentence that begins with a file, without it."""
     return problem.removeprefix(name).removeprefix(':').strip()
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names."""
-    return ', '.join(names[:SHOWN]) + (' ...' if len(names) > SHOWN else '')

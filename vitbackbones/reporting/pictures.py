@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vitbackbones.data.values import colour_of, is_list_of_colours
 from vitbackbones.inference.drawing import labels_on
 
 from .detection import Detection
@@ -131,13 +130,6 @@ def picture_of_labels(
         _sized(labels_on(grey, wrong, [WRONG], 0.8)),
     ]
     return Picture(name, panels, why)
-
-
-def colours_of_labels(palette: Any, classes: Sequence[str]) -> list[tuple[int, ...]]:
-    """A colour for each class: of the dataset, or ours where it has too few."""
-    if is_list_of_colours(palette) and len(palette) >= len(classes):
-        return [tuple(colour) for colour in palette]
-    return [colour_of(label) for label in range(len(classes))]
 
 
 def _with_objects(

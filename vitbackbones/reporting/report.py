@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.errors import UserError, notice
+from vitbackbones.inference.drawing import colours_of
 from vitbackbones.launch.checks import check_config
 
 from . import page
@@ -26,7 +27,6 @@ from .label_map_source import (
 )
 from .pictures import (
     Picture,
-    colours_of_labels,
     contact_sheet,
     picture_of_detection,
     picture_of_labels,
@@ -135,7 +135,7 @@ def _of_segmentor(
     for image, truth, found in read_pairs(test, predictions):
         result.add(image, truth, found)
     figures = result.figures()
-    palette = colours_of_labels(test.palette, test.classes)
+    palette = colours_of({'palette': test.palette, 'classes': test.classes})
     figures['colours'] = {
         name: '#{:02x}{:02x}{:02x}'.format(*colour)
         for name, colour in zip(test.classes, palette, strict=False)

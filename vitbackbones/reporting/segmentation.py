@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .precision import mean
+
 #: Near a border are pixels that have another class within this share of the image's diagonal.
 NEAR = 0.01
 
@@ -53,7 +55,7 @@ class Segmentation:
                 image=name,
                 pixels=pixels,
                 accuracy=right / pixels if pixels else None,
-                iou=_mean(_ious(matrix)),
+                iou=_known(mean(_ious(matrix))),
                 wrong_pixels=pixels - right,
                 wrong_near_borders=int(near.sum() - np.trace(near)),
                 most=worst if wrong.any() else '',
@@ -76,14 +78,14 @@ class Segmentation:
             task='segmentation',
             images=len(self.per_image),
             pixels=total,
-            iou=_mean(iou),
+            iou=_known(mean(iou)),
             accuracy=float(np.trace(every) / total) if total else None,
-            class_accuracy=_mean(recall),
+            class_accuracy=_known(mean(recall)),
             border=dict(
                 share_of_diagonal=NEAR,
                 pixels=int(self.near.sum()),
-                iou_near=_mean(near),
-                iou_inside=_mean(inside),
+                iou_near=_known(mean(near)),
+                iou_inside=_known(mean(inside)),
             ),
             classes=[
                 dict(
@@ -130,11 +132,6 @@ def _shares(matrix: np.ndarray, axis: int) -> np.ndarray:
 
 def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else None
 
 
 def _known(value: float) -> float | None:
