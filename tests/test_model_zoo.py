@@ -89,6 +89,7 @@ def test_weights_that_programs_can_fetch_are_apart_from_pages(entry) -> None:
 
 
 @configs
+@pytest.mark.usefixtures('mmpretrain')
 def test_backbone_and_schedule_are_those_of_the_config(entry) -> None:
     cfg = load_config(str(ROOT / entry['Config']))
     known, train = entry['Metadata'], cfg.train_cfg
