@@ -46,17 +46,18 @@ def write_colours(path: Path, **changes: Any) -> Path:
     """A file whose card is :data:`CARD` with ``changes``, and what it says comes out of it.
 
     Detectors find three boxes at :data:`PLACE`, one of each class; their scores are how much of the
-    colour is in the image. The raw masks are ramps. Segmentors tell each pixel's brightest colour,
-    or with ``channels=1`` how red it is.
+    colour is in the image; with ``found=0`` they find none. The raw masks are ramps. Segmentors
+    tell each pixel's brightest colour, or with ``channels=1`` how red it is.
     """
     single = changes.pop('outputs', 3) == 1
+    found = changes.pop('found', 3)
     card = {**CARD, **changes}
     graph = _Graph(card)
     colours = graph.colours()
     if card['task'] == 'labels':
         _segment(graph, colours, card, single)
     else:
-        _detect(graph, colours, card)
+        _detect(graph, colours, card, found)
     model = graph.model()
     helper.set_model_props(model, {'vitbackbones': json.dumps(card)})
     onnx.checker.check_model(model)
@@ -159,12 +160,12 @@ class _Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def _detect(graph: _Graph, colours: str, card: dict[str, Any]) -> None:
+def _detect(graph: _Graph, colours: str, card: dict[str, Any], found: int) -> None:
     shape = graph.add('Shape', colours)
     size = graph.add('Cast', graph.add('Gather', shape, np.array([3, 2, 3, 2])), to=1)
-    boxes = graph.add('Mul', np.float32([PLACE] * 3), size)
+    boxes = graph.add('Mul', np.float32([PLACE] * 3)[:found], size)
     means = graph.add('Squeeze', graph.add('ReduceMean', colours, np.array([2, 3])))
-    scores, labels = graph.add('TopK', means, np.array([3]), outputs=2)
+    scores, labels = graph.add('TopK', means, np.array([found]), outputs=2)
     graph.output(boxes, 'boxes', TensorProto.FLOAT, 2)
     graph.output(scores, 'scores', TensorProto.FLOAT, 1)
     graph.output(labels, 'labels', TensorProto.INT64, 1)

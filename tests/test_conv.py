@@ -16,6 +16,7 @@ from vitbackbones.backbones import CASViT, SHViT
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.casvit import AdditiveAttention, ConvMlp
 from vitbackbones.backbones.shvit import ConvBN
+from vitbackbones.benchmark.livened import vary_norms
 from vitbackbones.deploy import fuse
 from vitbackbones.layers import conv
 from vitbackbones.layers.conv import Pointwise, channels_last
@@ -24,21 +25,9 @@ from vitbackbones.layers.door import fast_paths
 both = pytest.mark.parametrize('cls', [CASViT, SHViT], ids=lambda cls: cls.__name__)
 
 
-def spread(model: nn.Module) -> nn.Module:
-    """Give every BatchNorm statistics, a scale and a shift of its own, and evaluate."""
-    with torch.no_grad():
-        for norm in model.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.running_mean.normal_(std=0.3)
-                norm.running_var.uniform_(0.5, 2)
-                norm.weight.uniform_(0.5, 1.5)
-                norm.bias.normal_(std=0.3)
-    return model.eval()
-
-
 def build(cls: type[Backbone]) -> Backbone:
     torch.manual_seed(0)
-    return spread(cls(SMALL[cls.__name__]))
+    return vary_norms(cls(SMALL[cls.__name__]))
 
 
 @pytest.fixture(params=[0, 1 << 17], ids=['in place', 'two maps'])
@@ -154,7 +143,7 @@ def test_a_projection_in_parts_equals_it_in_one(layer: nn.Module) -> None:
 def test_a_convolution_is_normed_as_with_gradients(
     options: dict[str, bool], last: torch.memory_format
 ) -> None:
-    module, x = spread(ConvBN(8, 16)), torch.randn(2, 8, 5, 6).to(memory_format=last)
+    module, x = vary_norms(ConvBN(8, 16)), torch.randn(2, 8, 5, 6).to(memory_format=last)
     module.bn = nn.BatchNorm2d(16, **options).eval()
     want = module(x)
     with torch.no_grad(), fast_paths(True):
@@ -164,7 +153,7 @@ def test_a_convolution_is_normed_as_with_gradients(
 @large
 @pytest.mark.parametrize('bias', [False, True])
 def test_a_replaced_convolution_keeps_its_bias(bias: bool) -> None:
-    module, x = spread(ConvBN(8, 16)), torch.randn(1, 8, 5, 6)
+    module, x = vary_norms(ConvBN(8, 16)), torch.randn(1, 8, 5, 6)
     module.c = nn.Conv2d(8, 16, 1, bias=bias)
     want = module(x)
     with torch.no_grad(), fast_paths(True):

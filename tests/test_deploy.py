@@ -20,6 +20,7 @@ from tests.small import SMALL
 from vitbackbones.backbones import SHViT
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.shvit import Residual
+from vitbackbones.benchmark.livened import vary_norms
 from vitbackbones.deploy import fuse
 from vitbackbones.launch.loading import load_config
 
@@ -32,23 +33,9 @@ CASES = [
 ]
 
 
-def spread(model: nn.Module) -> nn.Module:
-    """Give every BatchNorm statistics, a scale and a shift of its own, and evaluate."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for norm in model.modules():
-            if isinstance(norm, _BatchNorm):
-                norm.running_mean.normal_(std=0.3)
-                norm.running_var.uniform_(0.5, 2)
-                if norm.affine:
-                    norm.weight.uniform_(0.5, 1.5)
-                    norm.bias.normal_(std=0.3)
-    return model.eval()
-
-
 def build(name: str, arch: str | None = None, **options: Any) -> Backbone:
     torch.manual_seed(0)
-    return spread(Backbone.registered()[name](arch or SMALL[name], **options))
+    return vary_norms(Backbone.registered()[name](arch or SMALL[name], **options))
 
 
 def flat(result: Any) -> Iterator[Tensor]:
@@ -181,7 +168,7 @@ def conv_bn(**options: Any) -> list[nn.Module]:
     ids=['plain', 'groups', 'transposed', 'synced', 'no-affine', 'before', 'both-sides'],
 )
 def test_neighbours_in_a_sequence_are_folded(layers: list[nn.Module]) -> None:
-    model = spread(nn.Sequential(*layers))
+    model = vary_norms(nn.Sequential(*layers))
     fused = fuse(model)
     assert len(fused.fusion_report.folded) == len(norms(model))
     assert_equal_in_evaluation(model, fused, torch.randn(2, 4, 7, 9))
@@ -200,7 +187,7 @@ def test_neighbours_in_a_sequence_are_folded(layers: list[nn.Module]) -> None:
     ids=['padded', 'groups', 'transposed', 'parametrised', 'hooked', 'apart'],
 )
 def test_what_cannot_be_folded_becomes_a_scale_and_a_shift(layers: list[nn.Module]) -> None:
-    model = spread(nn.Sequential(*layers))
+    model = vary_norms(nn.Sequential(*layers))
     fused = fuse(model)
     assert fused.fusion_report.affine == tuple(norms(model))
     assert not norms(fused)
@@ -216,7 +203,7 @@ def test_a_batch_norm_without_statistics_is_kept() -> None:
 
 
 def test_a_batch_norm_alone_can_be_fused() -> None:
-    norm = spread(nn.BatchNorm1d(5))
+    norm = vary_norms(nn.BatchNorm1d(5))
     for shape in ((3, 5), (3, 5, 7)):
         assert_equal_in_evaluation(norm, fuse(norm), torch.randn(shape))
 
@@ -238,7 +225,7 @@ class Shared(nn.Module):
 
 
 def test_a_shared_convolution_is_folded_with_each_of_its_norms() -> None:
-    model = spread(Shared())
+    model = vary_norms(Shared())
     fused = fuse(model)
     assert len(fused.fusion_report.folded) == 3
     assert fused.again is fused.levels[1]
@@ -259,14 +246,14 @@ def test_conv_modules_of_mmcv_are_folded_where_the_norm_follows(
     order: tuple[str, ...], folded: bool, efficient: bool
 ) -> None:
     options = {'norm_cfg': {'type': 'BN'}, 'efficient_conv_bn_eval': efficient}
-    model = spread(ConvModule(4, 4, 3, order=order, **options))
+    model = vary_norms(ConvModule(4, 4, 3, order=order, **options))
     fused = fuse(model)
     assert bool(fused.fusion_report.folded) is folded
     assert_equal_in_evaluation(model, fused, torch.randn(1, 4, 8, 8))
 
 
 def test_a_convolution_whose_weight_others_read_is_left_alone() -> None:
-    model = spread(TaskDecomposition(4, stacked_convs=2, norm_cfg={'type': 'BN'}))
+    model = vary_norms(TaskDecomposition(4, stacked_convs=2, norm_cfg={'type': 'BN'}))
     fused = fuse(model)
     assert fused.fusion_report.affine == ('reduction_conv.bn',)
     assert_equal_in_evaluation(model, fused, torch.randn(1, 8, 5, 5))
@@ -285,7 +272,7 @@ def test_a_convolution_whose_weight_others_read_is_left_alone() -> None:
 def test_a_whole_model_is_fused_with_neck_and_heads(config: str, names: str) -> None:
     cfg = load_config(str(ROOT / 'configs' / config))
     init_default_scope(cfg.default_scope)
-    model = spread(ROOT_MODELS.build(cfg.model))
+    model = vary_norms(ROOT_MODELS.build(cfg.model))
     fused = fuse(model)
     assert any(names in norm for norm in fused.fusion_report.folded)
     assert not norms(fused)

@@ -148,6 +148,26 @@ def test_boxes_end_at_an_image_that_is_filled_up(
         assert wanted.masks.shape == found['masks'].shape == (count, 171, width)
 
 
+@pytest.mark.parametrize('way', ['boxes', 'raw', 'raw static', 'pasted', 'pasted static'])
+def test_an_image_without_a_detection_has_empty_results(way: str, tmp_path: Path) -> None:
+    path = write_colours(tmp_path / 'net.onnx', **WAYS[way], found=0)
+    image = save(tmp_path / 'image.png', scene(1))
+    wanted = by_package(path, image).pred_instances
+    found = run_onnx.Model(str(path)).predict(cv2.imread(str(image)))
+    shapes = dict(boxes=(0, 4), scores=(0,), labels=(0,))
+    if way != 'boxes':
+        shapes['masks'] = (0, 80, 120)
+    assert {name: array.shape for name, array in found.items()} == shapes
+    shapes['bboxes'] = shapes.pop('boxes')
+    assert {name: tuple(array.shape) for name, array in wanted.items()} == shapes
+    assert infer(path, image, '--out-dir', tmp_path / 'out') == 0
+    assert json.loads((tmp_path / 'out/predictions.json').read_text())['annotations'] == []
+    result = runner(path, image, '--out-dir', 'run', cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f'1/1 {image}: nothing\n')
+    drawn = cv2.imread(str(tmp_path / 'run/image_prediction.jpg'))
+    assert np.abs(drawn.astype(int) - cv2.imread(str(image))).mean() < 5  # but for JPEG the image
+
+
 def test_the_one_class_of_a_segmentor_is_told_from_the_rest(tmp_path: Path) -> None:
     one = dict(WAYS['one channel'], classes=['red'], palette=[[200, 0, 0]])
     path = write_colours(tmp_path / 'net.onnx', **one)

@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the tests' way to weights that find something
 
 Result = dict[str, Any]
 
@@ -41,8 +40,7 @@ def export(config: str, size: tuple[int, int]) -> Result:
     import torch
     from mmengine.registry import MODELS, init_default_scope
 
-    from tests.test_deploy import spread
-    from vitbackbones.benchmark.livened import enliven
+    from vitbackbones.benchmark.livened import enliven, vary_norms
     from vitbackbones.deploy.exporting import export_whole
     from vitbackbones.deploy.onnx import ExportError
     from vitbackbones.deploy.pictures import pictures
@@ -62,7 +60,9 @@ def export(config: str, size: tuple[int, int]) -> Result:
         weights, out = Path(folder, 'weights.pth'), Path(folder, 'model.onnx')
         try:
             torch.manual_seed(0)
-            model = spread(MODELS.build(copy.deepcopy(cfg.model)))  # DINO changes what it is given
+            model = vary_norms(
+                MODELS.build(copy.deepcopy(cfg.model))
+            )  # DINO changes what it is given
             if not hasattr(model, 'encoder'):  # of DINO, which is refused
                 enliven(model, pictures(cfg, [(1, *size), (1, 8, 8)])[0])
             torch.save({'state_dict': model.state_dict()}, weights)

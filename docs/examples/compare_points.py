@@ -22,8 +22,9 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from vitbackbones.benchmark.metrics import METRICS, expected_metrics
 from vitbackbones.benchmark.points import point_name, read_points
-from vitbackbones.benchmark.tradeoff import METRICS, evaluate, expected_metrics
+from vitbackbones.benchmark.tradeoff import evaluate
 from vitbackbones.data.demo import OUT, generate
 from vitbackbones.launch.demo import fit_schedule
 from vitbackbones.launch.device import adapt_to_device

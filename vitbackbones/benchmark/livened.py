@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitbackbones.deploy.reference import detections
 from vitbackbones.tasks import Task, task_of_built
@@ -62,6 +63,20 @@ def enliven(model: Any, images: Tensor) -> int:
         _prefer(layers, -middle, background=hasattr(model, 'rpn_head'))
     _prefer(layers, high, background=hasattr(model, 'rpn_head'))
     return len(detections(model, images[:1]).boxes)
+
+
+def vary_norms(model: nn.Module) -> nn.Module:
+    """Give every BatchNorm random statistics, scales and shifts; a new one does nothing."""
+    with torch.no_grad():
+        for norm in model.modules():
+            if isinstance(norm, _BatchNorm):
+                if norm.running_mean is not None and norm.running_var is not None:
+                    norm.running_mean.normal_(std=0.3)
+                    norm.running_var.uniform_(0.5, 2)
+                if norm.affine:
+                    norm.weight.uniform_(0.5, 1.5)
+                    norm.bias.normal_(std=0.3)
+    return model.eval()
 
 
 def _has_known_heads(model: Any) -> bool:

@@ -24,8 +24,8 @@ from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import has_data
 
+from .metrics import METRICS, expected_metrics
 from .timing import in_turn
-from .tradeoff import METRICS, expected_metrics
 
 ROUNDS = 9
 

@@ -24,57 +24,23 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.progress import Progress
 
-from vitbackbones import files, tables
+from vitbackbones import files
 from vitbackbones.backbones.operating_point import OperatingPoint
-from vitbackbones.data.configs import as_list, metrics_of, number_of_datasets
-from vitbackbones.data.nodes import type_name
+from vitbackbones.data.configs import metrics_of
 from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.progress import progress_bar
 
+from .findings import Findings
 from .flops import count_flops
-from .machine import describe_machine, in_words
+from .machine import describe_machine
 from .memory import peak_memory, weight_memory
-from .plots import Series, pareto_front, tradeoff_plot
-from .points import point_name, scale_name
-from .timing import PartClock, in_turn, ratio, spread
+from .metrics import METRICS, expected_metrics
+from .points import point_name
+from .timing import PartClock, in_turn
 
 NAME = 'tradeoff'
-
-# What is reported, by the name of a metric at the end of its key: column, factor to percent.
-# IoUMetric has percents already.
-METRICS = {
-    'bbox_mAP': ('box AP', 100),
-    'segm_mAP': ('mask AP', 100),
-    'mIoU': ('mIoU', 1),
-}
-
-
-def expected_metrics(cfg: Config) -> list[str]:
-    """Those of :data:`METRICS` that the config's evaluators report.
-
-    mmdet leaves them out where there is not one detection, so the results cannot tell.
-
-    Raises:
-        UserError: none of them.
-    """
-    found = []
-    for metric, measured in metrics_of(cfg, 'test'):
-        if len(measured) < number_of_datasets(cfg, 'test'):
-            continue  # one of several numbers of the same name
-        kind = type_name(metric)
-        if kind == 'CocoMetric':
-            found += [f'{name}_mAP' for name in as_list(metric.get('metric', 'bbox'))]
-        elif kind == 'IoUMetric':
-            found += as_list(metric.get('iou_metrics', 'mIoU'))
-    known = [name for name in METRICS if name in found]
-    if not known:
-        raise UserError(
-            'test_evaluator must be a CocoMetric of boxes or masks, or an IoUMetric of mIoU; it is '
-            f'{cfg.get("test_evaluator")}'
-        )
-    return known
 
 
 class Tradeoff:
@@ -295,114 +261,22 @@ class Tradeoff:
                 self.content['cost'] = cost
             self._save()
 
-    # ------------------------------------------------------------------------ reporting
-
-    def _rows(self) -> list[dict[str, Any]]:
-        """What is known of every point; what is not is None."""
-        if self.cost is None:
-            return []
-        accuracy, cost = self.content['accuracy'], self.cost
-        known = {point: cost['points'].get(point_name(point), {}) for point in self.points}
-        reference = known[self.points[0]].get('seconds')
-        rows = []
-        for point, c in known.items():
-            seconds = c.get('seconds')
-            row: dict[str, Any] = dict(scale=point.scale, keep_rate=point.keep_rate)
-            for metric in self.metrics:
-                row[metric] = accuracy.get(point_name(point), {}).get(metric)
-            row['gflops'] = c['flops'] / 1e9 if c else None
-            row['backbone_gflops'] = c['backbone_flops'] / 1e9 if c else None
-            row['latency_ms'] = 1000 * statistics.median(seconds) if seconds else None
-            row['backbone_latency_ms'] = (
-                1000 * statistics.median(c['backbone_seconds']) if seconds else None
-            )
-            row['latency_spread'] = spread(seconds) if seconds and len(seconds) > 1 else None
-            row['latency_ratio'] = ratio(seconds, reference) if seconds else None
-            row['peak_memory_mib'] = c['peak_memory'] / 2**20 if c else None
-            rows.append(row)
-        best = pareto_front([(r['latency_ms'], r[self.metrics[0]]) for r in rows])
-        return [{**row, 'pareto': i in best} for i, row in enumerate(rows)]
-
     def report(self, config: str) -> str:
         """The table of what there is; it is written to the folder, too, with plot and figures.
 
         Args:
             config: its name, for the page.
         """
-        rows = self._rows()
-        if not rows:
+        if self.cost is None:
             return ''
-        text = self._table(rows)
-        files.write(self.folder / f'{NAME}.md', self._page(text, config))
-        csv = tables.comma_separated(list(rows[0]), ([*row.values()] for row in rows))
-        files.write(self.folder / f'{NAME}.csv', csv)
-        drawn = [r for r in rows if r['latency_ms'] and r[self.metrics[0]] is not None]
-        if drawn:
-            files.write(self.folder / f'{NAME}.png', self._plot(drawn))
-        return text
-
-    def _table(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        head = [
-            'scale, keep rate',
-            *(METRICS[metric][0] for metric in self.metrics),
-            *('GFLOPs', 'of the backbone', 'latency (ms)', 'of the backbone', 'spread', 'ratio'),
-            'peak memory (MiB)',
-        ]
-        formats = dict(
-            **dict.fromkeys(self.metrics, '{:.1f}'),
-            gflops='{:.2f}',
-            backbone_gflops='{:.2f}',
-            latency_ms='{:.1f}',
-            backbone_latency_ms='{:.1f}',
-            latency_spread='{:.0%}',
-            latency_ratio='{:.2f}',
-            peak_memory_mib='{:.0f}',
-        )
-
-        def line(point: OperatingPoint, row: Mapping[str, Any]) -> list[str]:
-            name = f'**{point_name(point)}**' if row['pareto'] else point_name(point)
-            values = ((pattern, row[key]) for key, pattern in formats.items())
-            return [name, *('-' if v is None else pattern.format(v) for pattern, v in values)]
-
-        return tables.markdown(head, map(line, self.points, rows))
-
-    def _page(self, table: str, config: str) -> str:
-        assert self.cost is not None
-        cost = self.cost
-        sizes = ', '.join(dict.fromkeys(f'{w} x {h}' for h, w in cost['pictures']))
-        done = max((len(c['seconds']) for c in cost['points'].values()), default=0)
-        return (
-            f'`{self.checkpoint}` of `{config}`\n\n{table}\n'
-            'Scale: factor of the sides of an image in the backbone. Keep rate: share of the '
-            'tokens that go on at each of three blocks. Bold: no other point is faster and as '
-            'accurate, or more accurate and as fast. GFLOPs: two per multiply-add, attention '
-            'counted (papers give multiply-adds: half of it). Latency: predicting one image with '
-            f'the whole model, average of {len(cost["pictures"])} test image(s) ({sizes} '
-            f'pixels), median of {done} rounds in turn; spread: quartile distance over median; '
-            f'ratio: to the time at {point_name(self.points[0])}. Peak memory: weights and '
-            'tensors.\n\n'
-            f'Measured on {in_words(cost["machine"])}.\n'
-        )
-
-    def _plot(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
-        series = [
-            Series(
-                f'scale {scale_name(scale)}',
-                [
-                    (r['latency_ms'], r[self.metrics[0]], f'{r["keep_rate"]:g}')
-                    for r in rows
-                    if r['scale'] == scale
-                ],
-            )
-            for scale in dict.fromkeys(row['scale'] for row in rows)
-        ]
-        return tradeoff_plot(
-            series,
-            x_label='latency per image (ms)',
-            y_label=METRICS[self.metrics[0]][0] + ' (%)',
-            title='One checkpoint at many operating points',
-            note='numbers: share of tokens kept\nat each of three blocks',
-        )
+        found = Findings(self.points, self.metrics, self.content['accuracy'], self.cost)
+        title = f'`{self.checkpoint}` of `{config}`'
+        files.write(self.folder / f'{NAME}.md', f'{title}\n\n{found.page()}')
+        files.write(self.folder / f'{NAME}.csv', found.csv())
+        plot = found.plot()
+        if plot is not None:
+            files.write(self.folder / f'{NAME}.png', plot)
+        return found.table()
 
 
 @contextmanager
