@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -176,6 +177,28 @@ def test_predictions_are_the_best_classes_of_each_image(trained: Path, run: Any)
     for copy in copies:
         with Image.open(f'out/{copy.stem}_prediction.jpg') as drawn, Image.open(copy) as image:
             assert drawn.height > image.height  # the classes stand below it
+
+
+def test_a_table_of_the_classes_that_are_wanted(trained: Path, run: Any) -> None:
+    words = ['--classes', 'red', 'green', '--format', 'csv', '--threshold', '0.3']
+    run('infer', 'own.py', trained, 'own/val', *words, '--out-dir', 'table')
+    with Path('table/predictions.csv').open(newline='') as file:
+        head, *rows = csv.reader(file)
+    assert head == ['file_name', 'class', 'score']
+    for name in ('red', 'green'):
+        best = {row[1] for row in rows if row[0] == f'{name}/0.png'}
+        assert name in best
+    assert {row[1] for row in rows} == {'red', 'green'}
+    assert all(float(row[2]) >= 0.3 for row in rows)
+    found = json.loads(Path('table/predictions.json').read_text())
+    assert len(found) == 12
+    listed = [(row['file_name'], each['name']) for row in found for each in row['classes']]
+    assert listed == [(row[0], row[1]) for row in rows]
+    assert Path('table/blue/0_prediction.jpg').exists()
+    said = run(
+        'infer', 'own.py', trained, 'own/val', '--format', 'yolo', '--out-dir', 'x', status=2
+    )
+    assert '--format yolo is for detectors, not for a classifier, whose predictions.json' in said
 
 
 def test_testing_draws_and_writes_what_was_predicted(trained: Path, run: Any) -> None:

@@ -170,7 +170,7 @@ def test_inference_writes_images_and_coco_json(trained: Path, place: Path) -> No
         drawn = Image.open(place / f'found/{image.stem}_prediction.jpg')
         assert drawn.size == Image.open(image).size
     found = json.loads((place / 'found/predictions.json').read_text())
-    assert [row['file_name'] for row in found['images']] == [str(image) for image in images]
+    assert [row['file_name'] for row in found['images']] == [image.name for image in images]
     assert len(found['categories']) == 80
     assert found['categories'][0]['name'] == 'person'
     truth = json.loads((place / 'data/demo/coco/annotations/instances_val2017.json').read_text())

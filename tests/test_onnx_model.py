@@ -316,7 +316,7 @@ def test_infer_writes_of_a_detector_what_it_writes_with_a_checkpoint(
     names = ['0_prediction.jpg', '1_prediction.jpg', 'predictions.json']
     assert sorted(p.name for p in out.iterdir()) == names
     found = json.loads((out / 'predictions.json').read_text())
-    assert [row['file_name'] for row in found['images']] == [*map(str, images)]
+    assert [row['file_name'] for row in found['images']] == [image.name for image in images]
     assert found['categories'] == [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
     best = found['annotations'][3]
     assert (best['image_id'], best['category_id']) == (1, 1)

@@ -1,11 +1,13 @@
-"""Run a trained model on images: drawings, and COCO-style JSON, label maps or classes.
+"""Run a trained model on images and videos: drawings, and what was found in several formats.
 
-Writes NAME_prediction.jpg for every image NAME; detectors also write predictions.json (images,
-categories and annotations as in COCO, each annotation with a score; masks as RLE), with the ids of
-the config's test annotations for images that are in them, segmentors NAME_labels.png, whose pixels
-are class indices in the order of the dataset, classifiers predictions.json with the five best
-classes of each image and their scores. An image that fails is named, the others go on, and
-the exit status is 1.
+IMAGE is an image, a video, a folder, whose folders are looked into, or a pattern in quotes
+('photos/**/*.jpg'). Writes NAME_prediction.jpg for every image, NAME being its path below the
+folder. Detectors also write predictions.json (as COCO's annotation files, with a score at each
+annotation; masks as RLE), with the ids of the config's test annotations for images that are in
+them, segmentors NAME_labels.png, whose pixels are class indices in the order of the dataset,
+classifiers predictions.json with the five best classes of each image and their scores. Frames of a
+video are images VIDEO_000000 and so on. An image that fails is named, the others go on, and the
+exit status is 1.
 
 `vitbackbones infer MODEL.onnx IMAGE ...` does the same with a file of `vitbackbones export --part
 model`, on the CPU, and needs neither config nor checkpoint.
@@ -14,7 +16,10 @@ model`, on the CPU, and needs neither config nor checkpoint.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +27,7 @@ import torch
 from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.errors import UserError
 from vitbackbones.inference.images import infer
+from vitbackbones.inference.request import Request
 from vitbackbones.launch.loading import load_config
 
 from .arguments import add_checkpoint, add_config_arguments, add_device
@@ -30,13 +36,38 @@ from .arguments import add_checkpoint, add_config_arguments, add_device
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add_checkpoint(parser)
-    parser.add_argument('images', nargs='*', metavar='IMAGE', help='image files')
+    parser.add_argument(
+        'images', nargs='*', metavar='IMAGE', help='images, videos, folders, quoted patterns'
+    )
     parser.add_argument('--out-dir', required=True, help='where results are written')
+    parser.add_argument(
+        '--format',
+        nargs='+',
+        default=[],
+        metavar='coco|yolo|csv',
+        help='of detectors: predictions.json (the default), a folder in the format of YOLO, '
+        'predictions.csv, or several of them; of others csv in addition to what they write',
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        metavar='SCORE',
+        help='leave out what has a lower score (drawings, YOLO and CSV: 0.3; predictions.json: '
+        'nothing is left out)',
+    )
+    parser.add_argument('--classes', nargs='+', metavar='NAME', help='leave out all other classes')
+    parser.add_argument(
+        '--tile',
+        type=int,
+        metavar='SIZE',
+        help='of detectors: look at tiles of SIZE x SIZE pixels, too, for objects that are small '
+        'in large images',
+    )
     add_device(parser, 'cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Infer as ``args`` say; 1 if an image failed, else 0.
+    """Infer as ``args`` say; 1 if an image failed, 130 if it was stopped, else 0.
 
     Raises:
         UserError: the config, an option or an image is not right, and nothing was written; or
@@ -51,12 +82,33 @@ def run(args: argparse.Namespace) -> int:
     if not names:
         raise UserError(f'no image is named to be predicted by {checkpoint}')
     cfg = load_config(config, args.cfg_options, demo=args.demo) if config else None
-    paths = [Path(name) for name in names]
-    outcome = infer(cfg, checkpoint, paths, Path(args.out_dir), device=args.device, report=print)
+    request = Request(args.format, args.threshold, args.classes, args.tile)
+    out, bar = Path(args.out_dir), sys.stdout.isatty() and sys.stderr.isatty()
+    report = (lambda line: None) if bar else print
+    try:
+        with _ended_like_by_hand():
+            outcome = infer(
+                cfg, checkpoint, names, out, request, device=args.device, report=report, bar=bar
+            )
+    except KeyboardInterrupt:
+        done = f'what was done is in {out}' if out.is_dir() else 'nothing was done yet'
+        print(f'vitbackbones infer: stopped, {done}', file=sys.stderr)
+        return 128 + signal.SIGINT
     print(f'results are in {args.out_dir}')
     for path, reason in outcome.failed.items():
         print(f'{path}: {reason}', file=sys.stderr)
     if outcome.failed:
-        count = f'{len(outcome.failed)} of {len(paths)} images failed'
+        number = len(outcome.failed) + len(outcome.written)
+        count = f'{len(outcome.failed)} of {number} images failed'
         print(f'vitbackbones infer: {count}', file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+@contextmanager
+def _ended_like_by_hand() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that what was done is written."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.errors import UserError, notice
 from vitbackbones.files import replacing, write
-from vitbackbones.inference.images import Outcome
 from vitbackbones.inference.predict import test_pipeline, usable_device
+from vitbackbones.inference.running import Outcome
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.launch.trained import build_trained

@@ -56,7 +56,7 @@ def find_yolo(tree: Tree) -> Yolo | None:
     if not texts and description is None:
         return None
     for image in tree.images:
-        for file in _label_files(image):
+        for file in label_files(image):
             if file in texts and _is_of_numbers(Path(tree.full(file))):
                 return Yolo(description, file)
     return Yolo(description, None) if description else None
@@ -93,7 +93,7 @@ def read(tree: Tree, found: Yolo, task: Task | None, classes: Sequence[str] | No
         images = [image for those in pairs.values() for image in those]
         raise UserError(
             f'{tree.root}: none of {len(images)} images has labels: for {images[0]} there is no '
-            f'{" nor ".join(_label_files(images[0]))}'
+            f'{" nor ".join(label_files(images[0]))}'
         )
     parsed = over_files(partial(_parse, boxes_alone=keypoints), files, 'labels')
     rows = dict(zip(files, parsed, strict=True))
@@ -124,7 +124,7 @@ def _texts(tree: Tree) -> frozenset[str]:
     )
 
 
-def _label_files(image: str) -> list[str]:
+def label_files(image: str) -> list[str]:
     """Where the labels of an image may be: 'labels' for the last 'images', or beside it."""
     text = posixpath.splitext(image)[0] + '.txt'
     parts = text.split('/')
@@ -138,7 +138,7 @@ def _label_files(image: str) -> list[str]:
 
 
 def _label_file(image: str, texts: frozenset[str] | set[str], root: Path) -> str | None:
-    for file in _label_files(image):
+    for file in label_files(image):
         if file in texts or (not Path(file).is_relative_to(root) and Path(file).is_file()):
             return file
     return None

@@ -14,13 +14,14 @@ def best_classes(sample: Any, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The classes with most of the score, the best first: ``label``, ``name`` and ``score``.
 
     Args:
-        sample: mmpretrain's, with ``pred_score``, which sums up to 1.
+        sample: mmpretrain's, with ``pred_score``, which sums up to 1; classes below 0 are left out.
         classes: names by label.
     """
     scores = sample.pred_score.flatten()
     values, labels = scores.topk(min(MOST, len(scores)))
     pairs = zip(values.tolist(), labels.tolist(), strict=True)
-    return [dict(label=label, name=classes[label], score=score) for score, label in pairs]
+    found = [dict(label=label, name=classes[label], score=score) for score, label in pairs]
+    return [row for row in found if not row['score'] < 0]
 
 
 def classes_on(

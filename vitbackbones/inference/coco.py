@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vitbackbones.data.masks import mask_area
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,15 @@ class AnnotationIds:
         """Whether the file has this image."""
         return os.path.realpath(path) in self.images
 
-    def of_images(self, paths: Sequence[Path]) -> list[Any]:
-        """The id of each image, else a number that no image of the file has."""
+    def numbering(self) -> Callable[[Path], Any]:
+        """A function that gives the id of an image, else a number that no image of the file has."""
         free = _free_numbers(self.images.values())
-        known = [self.images.get(os.path.realpath(path)) for path in paths]
-        return [next(free) if value is None else value for value in known]
+
+        def of_image(path: Path) -> Any:
+            known = self.images.get(os.path.realpath(path))
+            return next(free) if known is None else known
+
+        return of_image
 
     def of_classes(self, names: Sequence[str]) -> list[Any]:
         """The category id of each class by its name, else a number that no category has."""
@@ -78,10 +84,12 @@ class Predictions:
     Attributes:
         category_ids: of every class, in the order of the model's labels.
         classes: their names.
+        labels: of the classes that are listed; None for all.
     """
 
     category_ids: Sequence[Any]
     classes: Sequence[str]
+    labels: Sequence[int] | None = None
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -90,13 +98,20 @@ class Predictions:
         height, width = sample.ori_shape
         rows = results_of(sample.pred_instances, image_id, self.category_ids)
         self.images.append(dict(id=image_id, file_name=name, width=width, height=height))
-        first = len(self.annotations)
-        self.annotations += [dict(id=first + j, **row) for j, row in enumerate(rows)]
+        for row in rows:
+            _, _, w, h = row['bbox']
+            area = mask_area(row['segmentation']) if 'segmentation' in row else w * h
+            number = len(self.annotations) + 1  # pycocotools takes 0 for none
+            self.annotations.append(dict(id=number, **row, area=area, iscrowd=0))
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        pairs = zip(self.category_ids, self.classes, strict=True)
-        categories = [dict(id=number, name=name) for number, name in pairs]
+        pairs = enumerate(zip(self.category_ids, self.classes, strict=True))
+        categories = [
+            dict(id=number, name=name)
+            for label, (number, name) in pairs
+            if self.labels is None or label in self.labels
+        ]
         content = dict(images=self.images, categories=categories, annotations=self.annotations)
         path.write_text(json.dumps(content))
 
@@ -122,7 +137,7 @@ def results_of(found: Any, image_id: Any, category_ids: Sequence[Any]) -> list[d
             score=float(found.scores[j]),
         )
         if 'masks' in found:
-            row['segmentation'] = _rle(found.masks[j].numpy())
+            row['segmentation'] = run_lengths_of(found.masks[j])
         rows.append(row)
     return rows
 
@@ -132,8 +147,20 @@ def _free_numbers(used: Collection[Any]) -> Iterator[int]:
     return (number for number in itertools.count() if str(number) not in taken)
 
 
-def _rle(mask: np.ndarray) -> dict[str, Any]:
+def run_lengths_of(mask: Any) -> dict[str, Any]:
+    """A mask, (H, W) or run lengths already, as JSON has run lengths."""
+    if isinstance(mask, dict):
+        return mask
     from pycocotools import mask as coco_mask  # comes with mmdet, which made the mask
 
-    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    code = coco_mask.encode(np.asfortranarray(np.asarray(mask), dtype=np.uint8))
     return dict(size=code['size'], counts=code['counts'].decode())
+
+
+def decoded(mask: Any) -> np.ndarray:
+    """A mask, run lengths or not, as (H, W) bool."""
+    if not isinstance(mask, dict):
+        return np.asarray(mask, dtype=bool)
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode(mask).astype(bool)

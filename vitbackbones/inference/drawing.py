@@ -17,6 +17,7 @@ from vitbackbones.errors import UserError
 from vitbackbones.tasks import Task, task_of_sample
 
 from .classes import classes_on
+from .coco import decoded
 
 SCORE = 0.3  # results below are not drawn, unless asked for
 ZOOM = 2  # of the images on a contact sheet
@@ -78,6 +79,8 @@ def draw(
 
     meta = visualizer.dataset_meta or {}
     task = task_of_sample(sample)
+    if task is Task.DETECTION:
+        sample = _with_bitmaps(sample, score)
     if task is Task.CLASSIFICATION:
         image = Image.fromarray(mmcv.imread(sample.img_path, channel_order='rgb'))
         out_file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +97,19 @@ def draw(
         **({'pred_score_thr': score} if task is Task.DETECTION else {}),
         out_file=str(out_file),
     )
+
+
+def _with_bitmaps(sample: Any, score: float) -> Any:
+    """The sample with masks that are run lengths drawn up, of what has the score alone."""
+    found = sample.get('pred_instances')
+    if found is None or not isinstance(found.get('masks'), list):
+        return sample
+    shown = found[found.scores >= score]
+    masks = [decoded(mask) for mask in shown.masks]
+    shown.masks = np.array(masks, bool).reshape(-1, *sample.ori_shape[:2])
+    drawn = sample.new()
+    drawn.pred_instances = shown
+    return drawn
 
 
 def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -49,26 +47,12 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def check_images(paths: Sequence[Path]) -> None:
-    stems: dict[str, Path] = {}
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f'there is no image {path}')
-        if not _can_be_read(path):
-            raise UserError(f'{path} cannot be read as an image')
-        if path.stem in stems:
-            raise UserError(
-                f'{stems[path.stem]} and {path} would write to the same result; '
-                'run them into different folders'
-            )
-        stems[path.stem] = path
-
-
-def _can_be_read(path: Path) -> bool:
-    try:
-        return cv2.imread(str(path), cv2.IMREAD_COLOR) is not None
-    except cv2.error:  # as of more than 2^30 pixels
-        return False
+def predict_one(model: Any, packed: Mapping[str, Any]) -> Any:
+    """The data sample, on the CPU, of what the test pipeline makes of one image."""
+    batch = {key: [value] for key, value in packed.items()}
+    with torch.no_grad():
+        (sample,) = model.test_step(batch)
+    return sample.cpu()
 
 
 def test_pipeline(cfg: Config) -> Compose:
