@@ -15,6 +15,9 @@ import pytest
 import torch
 
 from tests import torchvision_stub
+from tests.hub_server import Hub, hub_server
+from vitbackbones import pretrained
+from vitbackbones.checkpoint import LoadReport
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,6 +98,24 @@ def mmpretrain() -> ModuleType:
         for part in ('datasets', 'engine', 'evaluation', 'models', 'structures', 'visualization'):
             importlib.import_module(f'mmpretrain.{part}')
     return sys.modules['mmpretrain']
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[LoadReport]:
+    """What ``create`` and ``init_weights`` load from now on."""
+    made: list[LoadReport] = []
+    original = pretrained.load_pretrained
+    monkeypatch.setattr(
+        pretrained, 'load_pretrained', lambda *args, **kw: made.append(original(*args, **kw))
+    )
+    return made
+
+
+@pytest.fixture(scope='module')
+def loopback_hub() -> Iterator[Hub]:
+    """A hub without any file; who puts some there, or changes how it answers, begins with that."""
+    with hub_server() as hub:
+        yield hub
 
 
 @pytest.fixture

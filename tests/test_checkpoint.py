@@ -42,7 +42,7 @@ from tests.checkpoint_files import (
     wrap,
 )
 from tests.small import SMALL, stem_weight
-from vitbackbones import load_pretrained, pretrained
+from vitbackbones import load_pretrained
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint import (
     CheckpointError,
@@ -84,17 +84,6 @@ def snapshot(network: nn.Module) -> State:
 def same(network: nn.Module, state: State) -> bool:
     now = network.state_dict()
     return now.keys() == state.keys() and all(torch.equal(now[name], state[name]) for name in now)
-
-
-@pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[LoadReport]:
-    """What ``init_weights`` loads from now on."""
-    made: list[LoadReport] = []
-    original = pretrained.load_pretrained
-    monkeypatch.setattr(
-        pretrained, 'load_pretrained', lambda *args, **kw: made.append(original(*args, **kw))
-    )
-    return made
 
 
 @pytest.fixture

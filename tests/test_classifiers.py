@@ -25,7 +25,7 @@ from tests.checkpoint_files import (
 )
 from tests.reference import refdata
 from tests.small import SMALL
-from vitbackbones import CheckpointError, create, load_pretrained, pretrained
+from vitbackbones import CheckpointError, create, load_pretrained
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.checkpoint import LoadReport
 from vitbackbones.classifiers import Classifier, build_classifier
@@ -187,17 +187,6 @@ def golden_files(case: Published) -> list[dict[str, Any]]:
 def test_the_golden_files_are_of_the_published_classifiers() -> None:
     cases = [case for case in PUBLISHED if case.family != 'supervit']
     assert sum(len(golden_files(case)) for case in cases) == 25
-
-
-@pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[LoadReport]:
-    """What ``create`` and ``init_weights`` load from now on."""
-    made: list[LoadReport] = []
-    original = pretrained.load_pretrained
-    monkeypatch.setattr(
-        pretrained, 'load_pretrained', lambda *args, **kw: made.append(original(*args, **kw))
-    )
-    return made
 
 
 def assert_all_is_used(report: LoadReport, net: Classifier, state: State) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from mmengine.config import Config
 from safetensors.torch import save as to_safetensors
 
 import vitbackbones
-from tests.hub_server import COMMIT, Hub, hub_server
+from tests.hub_server import COMMIT, Hub
 from tests.test_checkpoint import RunsCode, run_convert, same, save, small, snapshot
 from vitbackbones.authoring.ours import network
 from vitbackbones.authoring.weights import choose_weights
@@ -30,20 +29,16 @@ FILE = 'model.safetensors'
 CONTENT = to_safetensors({'a': torch.ones(1000)})
 
 
-@pytest.fixture(scope='module')
-def server() -> Iterator[Hub]:
-    with hub_server() as hub:
-        yield hub
-
-
 @pytest.fixture
-def bare_hub(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+def bare_hub(loopback_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A hub with one file, and nothing in torch's cache, without the hub's own client."""
-    vars(server).update({**vars(Hub(address=server.address)), 'files': {(REPO, FILE): CONTENT}})
-    monkeypatch.setenv('HF_ENDPOINT', server.address)
+    vars(loopback_hub).update(
+        {**vars(Hub(address=loopback_hub.address)), 'files': {(REPO, FILE): CONTENT}}
+    )
+    monkeypatch.setenv('HF_ENDPOINT', loopback_hub.address)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    return server
+    return loopback_hub
 
 
 @pytest.fixture
@@ -162,6 +157,54 @@ def test_the_cache_of_the_client_is_used(client_hub: Hub, tmp_path: Path) -> Non
     assert local_file(NAME) == given
     assert downloads(client_hub) == []
     assert not (tmp_path / 'home/hub').exists()  # torch's
+
+
+OTHER = to_safetensors({'a': torch.full((1000,), 2.0)})
+
+
+@pytest.fixture
+def moved_hub(client_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub whose file was kept before the client came, and has become another since."""
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, 'huggingface_hub', None)
+        for name in (NAME, f'{NAME}@{COMMIT}'):
+            assert read_checkpoint(name)['a'].sum() == 1000
+    client_hub.files[REPO, FILE] = OTHER
+    client_hub.asked.clear()
+    return client_hub
+
+
+def test_a_branch_is_followed_once_the_client_is_there(moved_hub: Hub) -> None:
+    assert read_checkpoint(NAME)['a'].sum() == 2000
+    assert downloads(moved_hub) == [f'GET /{REPO}/resolve/main/{FILE}']
+
+
+def test_what_cannot_have_become_another_is_not_asked_for_again(moved_hub: Hub) -> None:
+    assert read_checkpoint(f'{NAME}@{COMMIT}')['a'].sum() == 1000
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert read_checkpoint(NAME, sha256=digest)['a'].sum() == 1000
+    assert moved_hub.asked == []
+
+
+def test_what_was_kept_before_the_client_came_is_read_where_the_hub_is_away(moved_hub: Hub) -> None:
+    moved_hub.status = 503
+    assert read_checkpoint(NAME)['a'].sum() == 1000
+    moved_hub.status = None
+    moved_hub.gated.add(REPO)
+    with pytest.raises(CheckpointError, match='is gated'):  # the hub is there, and says no
+        read_checkpoint(NAME)
+
+
+def test_of_a_file_with_another_digest_what_other_revisions_have_stays(
+    client_hub: Hub, tmp_path: Path
+) -> None:
+    read_checkpoint(NAME)
+    (revision,) = tmp_path.rglob('snapshots/*')
+    other = revision.rename(revision.with_name('0' * 40))
+    with pytest.raises(CheckpointError, match='SHA-256'):
+        read_checkpoint(NAME, sha256='0' * 64)
+    assert (other / FILE).read_bytes() == CONTENT
+    assert not (revision / FILE).exists()
 
 
 def test_the_token_of_the_client_opens_private_repositories(

@@ -42,7 +42,8 @@ def fetched(
     """The file that ``source`` stands for, fetched if it is not there.
 
     What has an address is kept in torch hub's cache; what has a name on the hub in that of
-    huggingface_hub, where that is installed.
+    huggingface_hub, where that is installed. Only then is a branch asked for what it has now; what
+    was kept before is taken where the hub is away, a commit or a digest is named.
 
     Args:
         source: a path, an address, or a name on the hub.
@@ -70,10 +71,12 @@ def fetched(
     path = Path(torch.hub.get_dir(), 'checkpoints', f'{prefix}_{name}')
 
     def bring() -> Path:
+        if named is not None and has_client():
+            stays = sha256 is not None or not named.moves
+            if not (stays and path.exists()):
+                return _from_client(named, sha256, seconds, path)
         if path.exists():
             return path
-        if named is not None and has_client():
-            return _from_client(named, sha256, seconds)
         path.parent.mkdir(parents=True, exist_ok=True)
         _download(address, named, path, sha256, seconds)
         return path
@@ -101,8 +104,16 @@ def _first_alone(bring: Callable[[], Path]) -> Path:
     return path or bring()  # on machines that do not share the first one's disk
 
 
-def _from_client(named: HubFile, sha256: str | None, seconds: float) -> Path:
-    path, was_there = fetch(named, seconds)
+def _from_client(named: HubFile, sha256: str | None, seconds: float, kept: Path) -> Path:
+    """The file in huggingface_hub's cache, or the one ``kept`` without it if the hub is away."""
+    try:
+        path, was_there = fetch(named, seconds)
+    except RefusedError:
+        raise
+    except OSError:
+        if not kept.exists():
+            raise
+        return kept
     found = digest_of(path) if sha256 and not was_there else ''
     if found and not is_digest(found, sha256):
         forget(path)

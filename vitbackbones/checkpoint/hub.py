@@ -40,6 +40,11 @@ class HubFile:
     file: str
 
     @property
+    def moves(self) -> bool:
+        """Whether another file may come to stand there: of all revisions only a commit stays."""
+        return re.fullmatch('[0-9a-f]{40}', self.revision) is None
+
+    @property
     def address(self) -> str:
         """Where ``HF_ENDPOINT``, or the public hub, serves it."""
         place = f'{quote(self.revision, safe="")}/{quote(self.file)}'
@@ -113,10 +118,13 @@ def fetch(wanted: HubFile, seconds: float) -> tuple[Path, bool]:
 
 
 def forget(path: Path) -> None:
-    """Take a file out of huggingface_hub's cache: the name there, and what it stands for."""
-    content = path.resolve()
+    """Take a file out of huggingface_hub's cache: the name there, and what it alone stands for."""
+    content, is_name = path.resolve(), path.is_symlink()
     path.unlink(missing_ok=True)
-    content.unlink(missing_ok=True)
+    revisions = content.parents[1] / 'snapshots'
+    names = (each for each in revisions.rglob('*') if each.is_symlink())
+    if is_name and not any(each.resolve() == content for each in names):
+        content.unlink(missing_ok=True)
 
 
 def refusal(error: BaseException, wanted: HubFile) -> OSError:
