@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, overload
@@ -20,23 +21,15 @@ from .checkpoint.tensors import check_dense, converted
 from .classifiers import Classifier, build_classifier
 from .classifiers.matching import match_classifier
 from .classifiers.whole import classifier_in
-from .published import OWN, PUBLISHED, published_source
-from .targets import as_target
+from .published import PUBLISHED, source_of
+from .targets import as_target, variant_of, variants
 
 # ----------------------------------------------------------------------------- backbones by name
 
 
-def _variants() -> dict[str, tuple[type[Backbone], str]]:
-    return {
-        f'{cls.__name__.lower()}_{arch}': (cls, arch)
-        for cls in Backbone.registered().values()
-        for arch in cls.archs
-    }
-
-
 def list_backbones() -> list[str]:
     """The names that :func:`create` knows: ``'gcvit_tiny'``, ``'sepvit_lite'``, ..."""
-    return sorted(_variants())
+    return sorted(variants())
 
 
 @overload
@@ -77,12 +70,12 @@ def create(
         ValueError: unknown name, or an option outside its choices.
         CheckpointError: ``pretrained`` cannot be read or is not of this variant.
     """
-    variants = _variants()
-    if name not in variants:
-        close = difflib.get_close_matches(name.lower(), variants, n=3)
-        choices = ', '.join(close or variants)
+    known = variants()
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=3)
+        choices = ', '.join(close or known)
         raise ValueError(f'unknown backbone {name!r}, choose from {choices}')
-    cls, arch = variants[name]
+    cls, arch = known[name]
     source = None if pretrained is False else PUBLISHED if pretrained is True else pretrained
     network: Backbone | Classifier
     if num_classes is None:
@@ -130,11 +123,13 @@ def load_pretrained(
         CheckpointError: the file cannot be read, or it is not of this network; no weight was
             changed then.
     """
-    source = os.fspath(source)
-    if source == PUBLISHED:
-        whole = isinstance(backbone, Classifier)
-        source, known = published_source(variant_of(backbone), classifier=whole)
-        sha256 = sha256 or known
+    network = backbone.backbone if isinstance(backbone, Classifier) else backbone
+    source, known = source_of(
+        os.fspath(source),
+        functools.partial(variant_of, network),
+        classifier=network is not backbone,
+    )
+    sha256 = sha256 or known
     content = read_checkpoint(
         source, sha256=sha256, allow_pickle=allow_pickle, map_location=map_location
     )
@@ -177,25 +172,6 @@ def _match_backbone(
     in_detector = prefix == 'backbone.' and not of_classifier
     description = describe(target, match, in_detector=in_detector, headed=beside == {'head'})
     return Reading(target, match, description, {k: k.partition('.')[0] for k in outside})
-
-
-def variant_of(backbone: Backbone | Classifier) -> str:
-    """The name by which :func:`create` builds what ``backbone`` is.
-
-    Raises:
-        CheckpointError: its arch is no published one.
-    """
-    kind: type[Backbone]
-    if isinstance(backbone, Classifier):
-        kind, built = backbone.dense, backbone.backbone.arch
-    else:
-        kind, built = type(backbone), backbone.arch
-    for name, (cls, arch) in _variants().items():
-        if kind.family == cls.family and cls.archs[arch] == built:
-            return name
-    raise CheckpointError(
-        f'{kind.__name__}: there are no published weights for a custom arch; {OWN}'
-    )
 
 
 def _under(prefix: str, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,13 +10,31 @@ import torch
 from .checkpoint.errors import CheckpointError
 from .metafiles import classifier_of, start_of
 
-#: What stands for them where a file could stand: in ``init_cfg``, and in ``new --weights``.
+#: What stands for them wherever a file could stand. A file of that name is ``./published``.
 PUBLISHED = 'published'
 
 OWN = (
     "give a file of your own in its place (init_cfg=dict(type='Pretrained', checkpoint=FILE), "
     'pretrained=FILE, --weights FILE), or start from random weights (init_cfg=None)'
 )
+
+
+def source_of(
+    given: str, variant: Callable[[], str], *, classifier: bool = False
+) -> tuple[str, str | None]:
+    """What weights are read from, by what was given for them, and the digest known of it.
+
+    Args:
+        given: a path, an address, a name on the hub, or 'published'.
+        variant: which one 'published' is of, as :func:`~vitbackbones.create` takes it.
+        classifier: as in :func:`published_source`.
+
+    Raises:
+        CheckpointError: see :func:`published_source`, and what ``variant`` raises.
+    """
+    if given != PUBLISHED:
+        return given, None
+    return published_source(variant(), classifier=classifier)
 
 
 def published_source(variant: str, *, classifier: bool = False) -> tuple[str, str | None]:

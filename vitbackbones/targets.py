@@ -12,7 +12,37 @@ from typing import Any
 import torch
 
 from .backbones.base import Backbone
+from .checkpoint.errors import CheckpointError
 from .checkpoint.matching import Target
+from .metafiles import published_weights
+from .published import OWN
+
+
+def variants() -> dict[str, tuple[type[Backbone], str]]:
+    """Every variant of the registered networks, by the name that ``create`` takes."""
+    return {
+        f'{cls.__name__.lower()}_{arch}': (cls, arch)
+        for cls in Backbone.registered().values()
+        for arch in cls.archs
+    }
+
+
+def variant_of(network: Backbone) -> str:
+    """The name by which ``create`` builds what ``network`` is, be it the one in a classifier.
+
+    Raises:
+        CheckpointError: its arch is no published one; the message names those with weights.
+    """
+    for name, (cls, arch) in variants().items():
+        if network.family == cls.family and network.arch == cls.archs[arch]:
+            return name
+    kinds = {cls.family: cls.__name__ for cls in Backbone.registered().values()}
+    kind = kinds.get(network.family, type(network).__name__)
+    archs = ', '.join(map(repr, published_weights(kind) or ()))
+    raise CheckpointError(
+        f'{kind}: there are no published weights for a custom arch, '
+        f'{f"choose arch={archs}" if archs else "nor for any other"}; {OWN}'
+    )
 
 
 def as_target(backbone: Backbone) -> Target:

@@ -10,7 +10,7 @@ from vitbackbones.checkpoint import CheckpointError, is_address, local_file
 from vitbackbones.errors import UserError
 from vitbackbones.metafiles import start_of
 from vitbackbones.pretrained import create
-from vitbackbones.published import PUBLISHED, published_source
+from vitbackbones.published import PUBLISHED, published_source, source_of
 
 from .ours import Network, published_options
 
@@ -69,10 +69,8 @@ def choose_weights(network: Network, weights: str, in_channels: int = 3) -> Star
 
 def _fetched(network: Network, weights: str, options: Mapping[str, Any]) -> str:
     """The file or address that ``weights`` names, which is there and fits."""
-    source = weights
-    if weights == PUBLISHED:
-        source, _ = published_source(network.name)
-    elif not is_address(weights):
+    source, _ = source_of(weights, lambda: network.name)
+    if weights != PUBLISHED and not is_address(weights):
         source = os.path.abspath(weights)
         if not os.path.isfile(source):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,8 @@ from vitbackbones.backbones.options import checked_init_cfg
 from vitbackbones.backbones.supervit import SuperViTClassifier
 from vitbackbones.checkpoint.reading import find_weights, read_checkpoint
 from vitbackbones.layers.initialisation import init_transformer
-from vitbackbones.published import PUBLISHED, published_source
+from vitbackbones.published import source_of
+from vitbackbones.targets import variant_of
 
 from .heads import CLASSIFIERS, Published
 
@@ -114,27 +116,26 @@ def build_classifier(
     if published.head is None:  # SuperViT
         network = SuperViTClassifier(arch, num_classes=num_classes, **options)
         return Classifier(network, nn.Identity(), cls, init_cfg)
-    kinds = {}
-    if name == 'CASViT':
-        kinds['dist_head'] = options.pop('dist_head', None)
-        if kinds['dist_head'] is None:
-            file = init_cfg if pretrained is None else {'checkpoint': pretrained}
-            kinds['dist_head'] = file is not None and _has_dist_head(file, f'casvit_{arch}')
+    kinds: dict[str, Any] = (
+        {'dist_head': options.pop('dist_head', None)} if name == 'CASViT' else {}
+    )
     options = {**cls.checkpoint_names.classifier_options, **options}
     backbone = cls(arch, **{**options, 'out_indices': (len(cls.strides) - 1,)})
+    if name == 'CASViT' and kinds['dist_head'] is None:
+        file = init_cfg if pretrained is None else {'checkpoint': pretrained}
+        kinds['dist_head'] = file is not None and _has_dist_head(file, backbone)
     head = published.head(*backbone.out_channels, num_classes, **kinds)
     head.apply(init_transformer)
     return Classifier(backbone, head, cls, init_cfg)
 
 
-def _has_dist_head(init_cfg: Mapping[str, Any], variant: str) -> bool:
-    """Whether a file of CAS-ViT has the second head."""
+def _has_dist_head(init_cfg: Mapping[str, Any], backbone: Backbone) -> bool:
+    """Whether a file for a CAS-ViT has the second head."""
     options = checked_init_cfg('CASViT', {'type': 'Pretrained', **init_cfg}) or {}
     del options['type']
     options.pop('prefix', None)
-    source, weights = os.fspath(options.pop('checkpoint')), options.pop('weights', 'auto')
-    if source == PUBLISHED:
-        source, known = published_source(variant, classifier=True)
-        options.setdefault('sha256', known)
+    given, weights = os.fspath(options.pop('checkpoint')), options.pop('weights', 'auto')
+    source, known = source_of(given, functools.partial(variant_of, backbone), classifier=True)
+    options.setdefault('sha256', known)
     state, _ = find_weights(read_checkpoint(source, **options), weights, source=source)
     return any(name.rpartition('dist_head.')[1] for name in state)

@@ -13,9 +13,9 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from vitbackbones.backbones.base import Backbone
-from vitbackbones.checkpoint import read_checkpoint
 from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.checks import build_backbone
+from vitbackbones.launch.trained import read_whole
 from vitbackbones.pretrained import load_model
 
 PARTS = ('backbone', 'backbone+neck')
@@ -52,13 +52,12 @@ def build_part(cfg: Config, name: str, checkpoint: str | None = None) -> Part:
     require_ours(cfg)
     if name == 'backbone+neck' and not cfg.model.get('neck'):
         raise UserError('--part backbone+neck: this model has no neck, take --part backbone')
-    content = None if checkpoint is None else read_checkpoint(checkpoint)
+    read = None if checkpoint is None else read_whole(cfg, checkpoint)
     model: Any = revert_sync_batchnorm(ROOT_MODELS.build(cfg.model))
-    if content is None:
+    if read is None:
         notice('no checkpoint: the weights are random')
     else:
-        assert checkpoint is not None
-        load_model(model, content, checkpoint)
+        load_model(model, *read)
     return Part(model.backbone, model.neck if name == 'backbone+neck' else None).eval()
 
 

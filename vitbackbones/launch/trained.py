@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -14,7 +13,8 @@ from vitbackbones import pretrained
 from vitbackbones.checkpoint import dataset_meta, read_checkpoint
 from vitbackbones.data.configs import class_names, dataset_class, iter_datasets
 from vitbackbones.errors import UserError, notice
-from vitbackbones.published import PUBLISHED, published_source
+from vitbackbones.published import PUBLISHED, source_of
+from vitbackbones.targets import variant_of
 from vitbackbones.tasks import Task, task_of
 
 from .checks import build_backbone
@@ -32,16 +32,18 @@ def read_whole(cfg: Config, source: str) -> tuple[Mapping[str, Any], str]:
         UserError: the config is of no classifier of ours, whose weights are published.
         CheckpointError: the checkpoint cannot be read, or was never published.
     """
-    if source != PUBLISHED or Path(source).exists():
-        return read_checkpoint(source), source
-    backbone = build_backbone(cfg)
-    if task_of(cfg.model) is not Task.CLASSIFICATION or backbone is None:
-        raise UserError(
-            f'{PUBLISHED!r} stands for the published weights of a classifier: name the file of a '
-            f'{cfg.model.type}'
-        )
-    address, sha256 = published_source(pretrained.variant_of(backbone), classifier=True)
-    return read_checkpoint(address, sha256=sha256), address
+
+    def variant() -> str:
+        backbone = build_backbone(cfg)
+        if task_of(cfg.model) is not Task.CLASSIFICATION or backbone is None:
+            raise UserError(
+                f'{PUBLISHED!r} stands for the published weights of a classifier: name the file '
+                f'of a {cfg.model.type}'
+            )
+        return variant_of(backbone)
+
+    source, sha256 = source_of(source, variant, classifier=True)
+    return read_checkpoint(source, sha256=sha256), source
 
 
 def build_trained(cfg: Config, source: str | None) -> tuple[Any, Mapping[str, Any]]:
