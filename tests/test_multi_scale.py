@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler
 from mmengine.model import BaseModel
-from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -95,6 +95,55 @@ def test_the_crop_takes_the_size_of_the_batch() -> None:
     assert item['img'].shape == (192, 192, 3)
     assert type(item['sample_idx']) is int
     assert dataset[3]['img'].shape == (224, 224, 3)  # whoever looks at a sample by itself
+
+
+STEP = dict(type='vitbackbones.ToBatchSize', sizes=[8, 16], transform=CROP)
+
+
+def repeat(inner: Any, times: int) -> Any:
+    return dict(type='RepeatDataset', dataset=inner, times=times)
+
+
+def concat(*inner: Any) -> Any:
+    return dict(type='ConcatDataset', datasets=[*inner])
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda inner: repeat(inner, 3),
+        lambda inner: concat(inner, inner, inner),
+        lambda inner: repeat(concat(repeat(inner, 2), inner), 1),
+    ],
+    ids=['repeat', 'concat', 'nested'],
+)
+def test_wrappers_hand_on_the_size_of_the_batch(wrap: Any) -> None:
+    import mmcv.transforms  # noqa: F401
+
+    dataset = DATASETS.build(wrap(dict(type=Images, pipeline=[TRANSFORMS.build(STEP)])))
+    sampler = DefaultSampler(dataset, shuffle=True, seed=0)
+    drawn = [*MultiScaleBatchSampler(sampler, 2, [8, 16], base_size=16)]
+    assert {*sizes_of(drawn)} == {8, 16}
+    assert {int(index) for batch in drawn for index in batch} == {*range(12)}
+    for index in (index for batch in drawn for index in batch):
+        item = dataset[pickle.loads(pickle.dumps(index))]
+        assert item['img'].shape == (index.size, index.size, 3)
+
+
+class Labelled(Images):
+    def get_cat_ids(self, idx: int) -> list[int]:
+        return [idx % 2]
+
+
+def test_a_wrapper_that_loses_the_sizes_is_named_before_training() -> None:
+    plain = dict(type=Images)
+    balanced = dict(type='ClassBalancedDataset', dataset=dict(type=Labelled), oversample_thr=0.9)
+    for whole in (balanced, repeat(balanced, 2), concat(plain, balanced, plain)):
+        sampler = DefaultSampler(DATASETS.build(whole))
+        with pytest.raises(
+            ValueError, match='ClassBalancedDataset hands on indices without the sizes of their'
+        ):
+            MultiScaleBatchSampler(sampler, 2, [8, 16])
 
 
 class Recorder(BaseModel):

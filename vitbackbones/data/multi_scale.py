@@ -30,7 +30,10 @@ from vitbackbones.registry import DATA_SAMPLERS, TRANSFORMS, register
 
 
 class SizedIndex(int):
-    """The index of a sample that knows the side in pixels of its batch's images."""
+    """The index of a sample that knows the side in pixels of its batch's images.
+
+    So does the index inside a wrapper that computes it, as ``RepeatDataset`` and ``ConcatDataset``.
+    """
 
     size: int
 
@@ -38,6 +41,12 @@ class SizedIndex(int):
         new = super().__new__(cls, index)
         new.size = size
         return new
+
+    def __sub__(self, other: int) -> SizedIndex:
+        return SizedIndex(int(self) - other, self.size)
+
+    def __mod__(self, other: int) -> SizedIndex:
+        return SizedIndex(int(self) % other, self.size)
 
     def __reduce__(self) -> tuple[type, tuple[int, int]]:  # on its way to a worker process
         return SizedIndex, (int(self), self.size)
@@ -67,7 +76,8 @@ class MultiScaleBatchSampler:
         base_size: see :func:`sized_batch`.
 
     Raises:
-        ValueError: ``sizes`` are no positive numbers, or the sampler knows no epochs.
+        ValueError: ``sizes`` are no positive numbers, the sampler knows no epochs, or a wrapper of
+            datasets does not hand on the sizes of batches with indices.
     """
 
     def __init__(
@@ -83,6 +93,7 @@ class MultiScaleBatchSampler:
         self.batches = {
             size: sized_batch(batch_size, size, base_size) for size in _checked(type(self), sizes)
         }
+        _check_indices(getattr(sampler, 'dataset', None), sizes[0])
 
     def __len__(self) -> int:
         images, cycle = len(self.sampler), sum(self.batches.values())
@@ -138,6 +149,27 @@ class ToBatchSize:
             size = index.size
             results['sample_idx'] = int(index)
         return self.transforms[size](results)
+
+
+def _check_indices(dataset: Any, size: int) -> None:
+    """That a dataset, and what is wrapped in it, finds the size of its batch in an index.
+
+    Raises:
+        ValueError: it does not.
+    """
+    inner = [*getattr(dataset, 'datasets', ())]
+    inner += [dataset.dataset] if hasattr(dataset, 'dataset') else []
+    for part in inner:
+        _check_indices(part, size)
+    if not hasattr(dataset, 'get_data_info') or not len(dataset):  # mmengine's datasets have it
+        return
+    index = dataset.get_data_info(SizedIndex(len(dataset) - 1, size)).get('sample_idx')
+    if not isinstance(index, SizedIndex):
+        raise ValueError(
+            f'MultiScaleBatchSampler: {type(dataset).__name__} hands on indices without the sizes '
+            'of their batches: take RepeatDataset or ConcatDataset in its place, or '
+            'train_dataloader.batch_sampler=None for batches of one size'
+        )
 
 
 def _checked(owner: type, sizes: Sequence[int]) -> Sequence[int]:
