@@ -76,6 +76,27 @@ def test_a_step_takes_what_is_left_of_the_gradients(
             assert (before[name] - param).norm() <= 1.1 * CLIPPING * max(before[name].norm(), 2e-3)
 
 
+@pytest.mark.parametrize('unscaled', [False, True], ids=['', 'clipped by the norm before'])
+@pytest.mark.parametrize('fused', [False, True], ids=['', 'fused'])
+def test_the_scale_of_a_loss_changes_nothing(fused: bool, unscaled: bool) -> None:
+    """A fused optimiser divides by it within its step, where it is too late to clip."""
+    net, images = model(), torch.randn(6, 3, 4, 4)
+    before = {name: param.detach().clone() for name, param in net.named_parameters()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0, fused=fused)
+    run = types.SimpleNamespace(model=net, optim_wrapper=types.SimpleNamespace(optimizer=optimizer))
+    AdaptiveClipHook(clipping=CLIPPING).before_train(run)
+    scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)
+    names, params = zip(*net.named_parameters(), strict=True)
+    grads = dict(zip(names, torch.autograd.grad(net(images).square().sum(), params), strict=True))
+    scaler.scale(net(images).square().sum()).backward()
+    if unscaled:
+        scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    for name, param in net.named_parameters():
+        step = clipped(before[name], grads[name])
+        torch.testing.assert_close(before[name] - param, step, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

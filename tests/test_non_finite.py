@@ -122,8 +122,8 @@ def test_infinite_gradients_of_a_finite_loss_count_as_well(tmp_path: Path) -> No
         train(tmp_path, model=Steep(), validate=False)
 
 
-def scaled(scale: float, **options: Any) -> dict[str, Any]:
-    optimizer = dict(type='AdamW', lr=1e-2)
+def scaled(scale: float, fused: bool = False, **options: Any) -> dict[str, Any]:
+    optimizer = dict(type='AdamW', lr=1e-2, fused=fused)
     return dict(type=ScaledOnCPU, optimizer=optimizer, scale=scale, **options)
 
 
@@ -136,9 +136,10 @@ def test_gradients_that_no_loss_scale_makes_finite_end_training(every: int, tmp_
         train(tmp_path, model=Steep(), validate=False, optim_wrapper=wrapper)
 
 
-def test_overflows_at_a_fixed_loss_scale_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize('fused', [False, True], ids=['', 'fused'])
+def test_overflows_at_a_fixed_loss_scale_count(fused: bool, tmp_path: Path) -> None:
     def run(name: str, *iterations: int) -> None:
-        model, wrapper = Steep(*iterations), scaled(512.0, fixed=True)
+        model, wrapper = Steep(*iterations), scaled(512.0, fused, fixed=True)
         train(tmp_path / name, model=model, validate=False, optim_wrapper=wrapper)
 
     run('a', 1, 2, 4, 5)

@@ -19,7 +19,7 @@ from vitbackbones.registry import HOOKS, register
 
 
 @torch.no_grad()
-def clip_adaptively(param: Tensor, clipping: float, eps: float = 1e-3) -> None:
+def clip_adaptively(param: Tensor, clipping: float | Tensor, eps: float = 1e-3) -> None:
     """Scale down the gradient of every unit whose norm exceeds ``clipping`` times the weights'.
 
     A unit is what makes one output: a row of a linear layer's weight, a filter of a convolution's.
@@ -44,7 +44,8 @@ class AdaptiveClipHook(Hook):
     """Clips gradients before each step of the optimiser, unit by unit, see :func:`clip_adaptively`.
 
     It acts on what the optimiser gets: after gradients are averaged over processes, accumulated and
-    divided by a loss scale. ``optim_wrapper.clip_grad``, which clips by the norm of all gradients
+    divided by a loss scale; optimisers with ``fused=True`` divide by it within their step, and are
+    allowed for. ``optim_wrapper.clip_grad``, which clips by the norm of all gradients
     together, goes before, where both are set::
 
         custom_hooks = [dict(type='vitbackbones.AdaptiveClipHook', clipping=0.02)]
@@ -85,7 +86,10 @@ class AdaptiveClipHook(Hook):
         runner.optim_wrapper.optimizer.register_step_pre_hook(self._clip)
 
     def _clip(self, optimizer: Optimizer, *args: Any) -> None:
+        # What torch's scaler leaves to a fused step to divide gradients by.
+        scale = getattr(optimizer, 'grad_scale', None)
+        clipping = self.clipping if scale is None else self.clipping * scale
         for group in optimizer.param_groups:
             for param in group['params']:
                 if id(param) not in self._exempt:
-                    clip_adaptively(param, self.clipping, self.eps)
+                    clip_adaptively(param, clipping, self.eps)

@@ -145,8 +145,9 @@ class NonFiniteHook(Hook):
                 return f"gradients overflow at loss_scale={scale:g}; 'dynamic' would lower it"
         return ''
 
-    def _note_step(self, *args: Any) -> None:
-        self._stepped = True
+    def _note_step(self, optimizer: Optimizer, *args: Any) -> None:
+        # A fused optimizer is asked to step all the same, and skips within.
+        self._stepped = not getattr(optimizer, 'found_inf', None)
 
     def _skip_bad_step(self, optimizer: Optimizer, *args: Any) -> None:
         params = [param for group in optimizer.param_groups for param in group['params']]
