@@ -154,6 +154,7 @@ def test_training_goes_on_where_it_stopped(trained: Path, run: Any) -> None:
     options = ('--cfg-options', 'train_cfg.max_epochs=9')
     out = run('train', 'own.py', '--work-dir', 'more', '--resume', trained, *options)
     assert 'resumed epoch: 8' in out
+    assert 'the learning rate is for batches of 2048 ' in out
     before, after = weights(trained), weights(trained.parents[1] / 'more/epoch_9.pth')
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -368,6 +369,14 @@ def test_other_numbers_of_classes_are_refused_in_a_test_and_said_in_training(
         'head.head.linear.weight',
         'head.head.linear.bias',
     }
+
+
+def test_new_writes_no_classifiers(run: Any, tmp_path: Path) -> None:
+    for data in ((), ('--data', 'own')):
+        words = ('--from', 'own.py', '--backbone', 'casvit_xs', *data, '-o', tmp_path / 'new.py')
+        line = one_sentence(run('new', *words, status=2), 'new')
+        assert 'own.py is of a classifier, and `new` writes detectors and segmentors' in line
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_classifier_is_no_detector_and_the_other_way_round(

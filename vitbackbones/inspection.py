@@ -25,7 +25,13 @@ from .metafiles import Weights, weights_of
 from .pretrained import list_backbones
 from .published import published_source
 from .targets import as_target
+from .tasks import Task, task_of_parts
 
+KINDS = {
+    Task.DETECTION: 'detector',
+    Task.SEGMENTATION: 'segmentor',
+    Task.CLASSIFICATION: 'classifier',
+}
 TRIED = 3  # variants that a file is held against
 
 #: Whose names the tensors have, in words.
@@ -245,13 +251,12 @@ def _fit(
 
 def _kind(beside: set[str], fit: Fit | None, rows: int | None) -> str:
     """What kind of model has parts of these names beside its backbone."""
-    if 'decode_head' in beside:
-        return 'segmentor'
-    if beside & {'bbox_head', 'rpn_head', 'roi_head', 'mask_head', 'decoder'}:
-        return 'detector'
+    task = task_of_parts(beside)
+    if task is not None:
+        return KINDS[task]
     if not beside and fit is not None and _is_dense(fit):
         return 'dense backbone'
-    if 'head' in beside or (not beside and rows is not None):
+    if not beside and rows is not None:
         return 'classifier'
     if beside or fit is None:
         return 'model'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from enum import Enum
 from typing import Any
 
@@ -29,6 +29,12 @@ _PREPROCESSORS = {
     'SegDataPreProcessor': Task.SEGMENTATION,
     'ClsDataPreprocessor': Task.CLASSIFICATION,
 }
+#: The first that a model has decides.
+_PARTS = {
+    'decode_head': Task.SEGMENTATION,
+    **dict.fromkeys(('bbox_head', 'rpn_head', 'roi_head', 'mask_head', 'decoder'), Task.DETECTION),
+    'head': Task.CLASSIFICATION,
+}
 _MODELS = {
     'BaseSegmentor': Task.SEGMENTATION,
     'OnnxSegmentor': Task.SEGMENTATION,
@@ -44,11 +50,12 @@ def task_of(model: Any) -> Task:
         return Task.DETECTION
     kind = (model.get('data_preprocessor') or {}).get('type')
     name = str(getattr(kind, '__name__', kind)).rpartition('.')[2]
-    if name in _PREPROCESSORS:
-        return _PREPROCESSORS[name]
-    if 'decode_head' in model:
-        return Task.SEGMENTATION
-    return Task.CLASSIFICATION if 'head' in model else Task.DETECTION
+    return _PREPROCESSORS.get(name) or task_of_parts(model) or Task.DETECTION
+
+
+def task_of_parts(names: Container[str]) -> Task | None:
+    """The task of a model that has parts of these names; None if they are no head."""
+    return next((task for part, task in _PARTS.items() if part in names), None)
 
 
 def task_of_built(model: Any) -> Task | None:

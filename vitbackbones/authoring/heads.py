@@ -7,11 +7,14 @@ from typing import Any
 
 from mmengine.config import Config
 
+from vitbackbones import tasks
 from vitbackbones.data.configs import as_list
 from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
 from vitbackbones.formats.own_data import WORDS, OwnData, Task
 from vitbackbones.metafiles import INDEX
+
+from .methods import refuse_classifiers
 
 #: What each head learns from.
 HEADS: Mapping[str, Task] = {
@@ -72,6 +75,7 @@ def task_of(cfg: Config, name: str) -> Task:
     Raises:
         UserError: from something that no folder of ours teaches.
     """
+    refuse_classifiers(cfg, name)
     steps = [*_steps(cfg)]
     if 'language_model' in cfg.model or any(step.get('return_classes') for step in steps):
         raise UserError(
@@ -85,7 +89,7 @@ def task_of(cfg: Config, name: str) -> Task:
                     f'{name} learns from {what} ({type_name(step)}), which --data cannot bring: '
                     'choose one that learns from boxes, masks or label maps'
                 )
-    if 'decode_head' in cfg.model:
+    if tasks.task_of(cfg.model) is tasks.Task.SEGMENTATION:
         return 'labels'
     loading = [step for step in steps if type_name(step).endswith('Annotations')]
     if any(step.get('with_seg') or 'Panoptic' in type_name(step) for step in loading):

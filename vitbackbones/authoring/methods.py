@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from mmengine.config import Config
+
 from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
+from vitbackbones.tasks import Task
 
 from .draft import Draft, dicts_in
 
@@ -46,12 +49,26 @@ WARNED = {
 }
 
 
+def refuse_classifiers(cfg: Config, name: str) -> None:
+    """Refuse mmpretrain's configs, in which nothing has to be fitted.
+
+    Raises:
+        UserError: ``name`` is one.
+    """
+    if cfg.get('default_scope') == Task.CLASSIFICATION.scope:
+        raise UserError(
+            f'config {name} is of a classifier, and `new` writes detectors and segmentors: inherit '
+            'vitbackbones::classification/finetune_folders.py and name the backbone there'
+        )
+
+
 def check_method(draft: Draft) -> None:
     """Refuse, or warn of, a method that consists in its backbone.
 
     Raises:
         UserError: nothing would be left of it.
     """
+    refuse_classifiers(draft.config, draft.bases[0])
     for place, part in dicts_in(draft.get('model'), 'model'):
         kind = type_name(part)
         if kind in REFUSED:

@@ -12,6 +12,7 @@ from vitbackbones.backbones.base import Backbone
 from vitbackbones.errors import UserError
 from vitbackbones.metafiles import INDEX
 from vitbackbones.pretrained import create
+from vitbackbones.tasks import Task
 
 from .draft import inherited
 from .measuring import Map
@@ -76,15 +77,15 @@ def published_options(network: Network) -> dict[str, Any]:
 
 
 @functools.cache
-def recipe(network: Network, task: str, *, in_two_stages: bool = False) -> Recipe:
+def recipe(network: Network, task: Task, *, in_two_stages: bool = False) -> Recipe:
     """The recipe of our default config for this network's family.
 
     Args:
-        task: 'detection' or 'segmentation'.
+        task: detection or segmentation.
         in_two_stages: of a detector, whether it cuts out regions, as Mask R-CNN does.
     """
-    head = 'upernet' if task == 'segmentation' else 'mask_rcnn' if in_two_stages else 'retinanet'
-    source = f'{task}/{network.cls.__name__.lower()}_{head}.py'
+    head = 'upernet' if task is Task.SEGMENTATION else 'mask_rcnn' if in_two_stages else 'retinanet'
+    source = f'{task.value}/{network.cls.__name__.lower()}_{head}.py'
     cfg = inherited([str(CONFIGS / source)])
     batch_size = cfg.auto_scale_lr.base_batch_size
     return Recipe(f'vitbackbones::{source}', cfg.model.backbone, cfg.optim_wrapper, batch_size)

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 
 from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
+from vitbackbones.tasks import Task, task_of
 
 from . import maps as choosing
 from .channels import Rewiring, positions_read
@@ -48,8 +49,10 @@ def swap(draft: Draft, backbone: str, weights: str = 'auto') -> Start:
     place = owner_of(draft)
     scope = draft.get(f'{place}._scope_') or draft.get('model._scope_')
     scope = scope or draft.get('default_scope') or 'mmdet'
-    task = 'segmentation' if scope == 'mmseg' else 'detection'
     owner = draft.get(place)
+    # mmdet's re-identification has the head of a classifier.
+    task = task_of(owner)
+    task = Task.DETECTION if task is Task.CLASSIFICATION else task
     published = recipe(new, task, in_two_stages='roi_head' in owner)
     start = choose_weights(new, weights, owner['backbone'].get('in_channels', 3))
 

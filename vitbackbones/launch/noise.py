@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitbackbones.data.configs import as_list
 from vitbackbones.data.nodes import type_name
+from vitbackbones.tasks import Task, task_of
 
 SIDE = 256  # pixels
 #: Necks that make no maps of smaller images.
@@ -44,11 +45,10 @@ def noise_batch(
     side = side or _side(model)
     preprocessor = model.get('data_preprocessor') or {}
     classes = min(_numbers(model), default=1)
-    kind = type_name(preprocessor)
-    if kind == 'SegDataPreProcessor':
+    if task_of(model) is Task.SEGMENTATION:
         channels = len(preprocessor.get('mean') or 'rgb')
         made = [_labelled_image(i, side, channels, classes) for i in range(number)]
-    elif kind == 'TrackDataPreprocessor' and not (
+    elif type_name(preprocessor) == 'TrackDataPreprocessor' and not (
         training and preprocessor.get('use_det_processor')
     ):
         made = [_video(side, classes)]
@@ -70,7 +70,7 @@ def fit_to_noise(model: dict[str, Any], side: int | None = None) -> None:
     preprocessor = model.get('data_preprocessor') or {}
     for key in ('batch_augments', 'test_cfg'):
         preprocessor.pop(key, None)
-    if type_name(preprocessor) == 'SegDataPreProcessor':
+    if task_of(model) is Task.SEGMENTATION:
         preprocessor.pop('size_divisor', None)
         preprocessor['size'] = (side or _side(model),) * 2
 
