@@ -7,6 +7,7 @@ import errno
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -30,6 +31,7 @@ from vitbackbones.engine.resume_point import (
 from vitbackbones.errors import UserError, notice
 from vitbackbones.pretrained import translate_for_finetuning
 
+from .batch import notice_batch
 from .built import as_built, build_runner
 from .checks import check_config, require, trains_ours
 from .classes import check_start, use_one_order
@@ -86,6 +88,7 @@ def trainer(written: Config, cfg: Config, start: dict[str, Any] | None) -> Runne
     if start is not None:
         check_start(cfg, start, cfg.load_from)
     check_annotations(cfg, SPLITS)
+    notice_batch(cfg, get_world_size())
     runner = build_runner(as_built(cfg, SPLITS), written, training=True)
     if cfg.get('resume') and start is not None:
         require_exact_match(runner.model, start, cfg.load_from)
