@@ -24,7 +24,7 @@ from vitbackbones.launch.checks import check_config
 from vitbackbones.launch.classes import use_one_order
 
 from .datasets import SPLITS
-from .draft import inherited
+from .draft import as_base, inherited
 from .heads import HEADS, config_of, task_of
 
 #: Examples of each kind of finding that are shown.
@@ -76,7 +76,7 @@ def reading(wanted: Data, start: str | None, into: Path, *, force: bool) -> Iter
         raise UserError('--head chooses one of our configs, --from another: give one of them')
     task: Task | None = None
     if start is not None:
-        task = task_of(inherited([start]), start)
+        task = task_of(inherited([as_base(start)]), start)
     elif wanted.head is not None:
         task = HEADS.get(wanted.head)
         config_of(wanted.head, 'sepvit')  # that there is such a head
