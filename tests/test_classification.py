@@ -243,6 +243,23 @@ def test_the_demo_takes_the_smallest_variant(
     assert logits.shape == (1, 6)
 
 
+@pytest.mark.parametrize(
+    ('config', 'options', 'rate'),
+    [
+        ('shvit-s4_in1k', {}, 3e-4),  # published: 1e-3 for 2048 images, the demo has 16
+        ('casvit-xs_in1k', {}, 3e-4),
+        ('finetune_folders', {}, 1e-4),
+        ('shvit-s4_in1k', {'optim_wrapper.optimizer.lr': 2e-3}, 2e-3),
+    ],
+)
+def test_the_demo_learns_at_a_rate_for_its_batch(
+    config: str, options: Any, rate: float, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    cfg = load_config(f'vitbackbones::classification/{config}.py', options, demo=True)
+    assert cfg.optim_wrapper.optimizer.lr == rate
+
+
 # --------------------------------------------------------------------------- published weights
 
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from vitbackbones.data.nodes import type_name
+from vitbackbones.launch.smallest import RANDOM_RATE
 
 from .draft import Draft, counted
 from .pipelines import WEIGHTS
@@ -30,7 +31,7 @@ AVERAGED = {True: 10, False: 20}
 FRACTIONS = {True: 'tenth', False: 'twentieth'}
 
 #: Of AdamW. Higher ones, made for large batches, come down to it.
-RANDOM_RATE, GIVEN_RATE = 3e-4, 2e-4
+GIVEN_RATE = 2e-4
 
 VALIDATIONS = 15
 PATIENCE = 5

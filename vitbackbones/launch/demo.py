@@ -14,6 +14,8 @@ from vitbackbones.data.nodes import type_name
 from vitbackbones.errors import UserError
 from vitbackbones.tasks import Task, task_of
 
+from .smallest import RANDOM_RATE
+
 DETECTION_ITERATIONS = 900
 SEGMENTATION_ITERATIONS = 300  # a loss for every pixel teaches faster than one for a few boxes
 CLASSIFICATION_ITERATIONS = 300
@@ -27,8 +29,8 @@ def apply_demo(cfg: Config) -> None:
 
     The model stays what it is, except that no weights are downloaded, that BatchNorm learns its
     statistics, which would come with them, that no more proposals or queries are taken than
-    small images hold, and that a classifier has the classes of the demo. The data are generated if
-    they are not there.
+    small images hold, and that a classifier has the classes of the demo. Its rate is for small
+    batches. The data are generated if they are not there.
 
     Raises:
         UserError: the demo data cannot be written.
@@ -169,6 +171,9 @@ def _classification(cfg: Config) -> None:
         return dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=pipeline)
 
     _loaders(cfg, dataset('train', train), dataset('val', test), batch=IMAGES, val_batch=IMAGES)
+    # The published rates are for thousands of images in a step; those of detectors are for 16.
+    optimizer = cfg.optim_wrapper.optimizer
+    optimizer.lr = min(optimizer.lr, RANDOM_RATE)
     # Averages over many thousand iterations would be the start still.
     cfg.custom_hooks = [h for h in cfg.get('custom_hooks', ()) if type_name(h) != 'EMAHook']
     cfg.val_evaluator = ConfigDict(type='Accuracy', topk=(1, 5))

@@ -12,6 +12,9 @@ from vitbackbones.tasks import Task, task_of
 
 from .checks import build_backbone
 
+#: The rate of AdamW at which a network learns from random weights and small batches.
+RANDOM_RATE = 3e-4
+
 
 def use_smallest_arch(cfg: Config) -> str:
     """Change the backbone to the variant with the fewest parameters, and what reads it to match.
@@ -54,5 +57,5 @@ def use_rates_for_random_weights(cfg: Config) -> None:
     """Recipes spare pre-trained layers; from random weights all learn alike, and faster."""
     cfg.optim_wrapper.pop('constructor', None)
     cfg.optim_wrapper.pop('paramwise_cfg', None)
-    cfg.optim_wrapper.optimizer.lr = 3e-4  # too much, were gradients not clipped
+    cfg.optim_wrapper.optimizer.lr = RANDOM_RATE  # too much, were gradients not clipped
     cfg.optim_wrapper.clip_grad = ConfigDict(max_norm=1.0)
