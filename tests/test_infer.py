@@ -382,6 +382,21 @@ def test_coco_results_are_learnt_from_beside_the_images(
     assert all(row['area'] == row['bbox'][2] * row['bbox'][3] for row in rows)
 
 
+def test_label_maps_are_learnt_from_beside_the_images(
+    scenes: Path, infer: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / 'folder'
+    shutil.copytree(scenes / 'more', folder)
+    infer('labels', folder)
+    for path in (tmp_path / 'out').glob('*_labels.png'):
+        shutil.copy(path, folder)
+    (tmp_path / 'names.txt').write_text('red\ngreen\nblue\n')
+    data = read_folder(folder, tmp_path / 'made', classes=tmp_path / 'names.txt')
+    assert (data.form, data.classes) == ('label maps', ('red', 'green', 'blue'))
+    assert (data.image_suffix, data.label_suffix) == ('.png', '_labels.png')
+    assert sum(split.number for split in data.splits.values()) == 8
+
+
 def test_labels_that_may_have_been_corrected_are_not_written_over(
     scenes: Path, infer: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -87,9 +87,9 @@ def _words(name: str) -> list[str]:
 
 def _last(file: str) -> str:
     """The last word of a name: 'mask' of x_mask.png."""
-    words = _words(stem(file).lower())
-    last = words[-1] if len(words) > 1 else ''
-    return last if _LABELS.fullmatch(last) else ''
+    name = stem(file).lower()
+    last = [name, *_words(name)][-1]
+    return last if last != name and _LABELS.fullmatch(last) else ''
 
 
 def _by_content(tree: Tree, images: Sequence[str]) -> Pairing | None:
