@@ -26,7 +26,7 @@ FRAMEWORKS = {
 }
 OUTER = {
     *('launch', 'data', 'inference', 'benchmark', 'deploy', 'cli', 'formats', 'authoring'),
-    'reporting',
+    *('reporting', 'plotting.py'),
 }
 
 

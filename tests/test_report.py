@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from tests.test_predictions import (  # noqa: F401 (fixtures)
     CLASSES,
@@ -67,6 +71,12 @@ def figures_of(out: Path) -> dict[str, Any]:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline='') as file:
         return list(csv.DictReader(file))
+
+
+def reported(words: list[str], out: Path, status: int = 0) -> dict[str, Any]:
+    """The figures of a report that is made."""
+    assert main(['report', *words, '--out-dir', str(out)]) == status
+    return figures_of(out)
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str], out: Path) -> str:
@@ -145,6 +155,37 @@ def test_the_report_of_a_segmentor_has_the_figures_of_its_test(
     assert figures_of(tmp_path / 'out') == figures
 
 
+def test_truths_are_put_right_as_a_test_has_them(
+    detected: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(Path('data/guess.json').read_text())
+    for row in content['images']:
+        row['id'] = f'image {row["id"]}'
+    for row in content['annotations']:
+        row['image_id'] = f'image {row["image_id"]}'
+        row['category_id'] = str(row['category_id'])
+        del row['iscrowd'], row['area']
+    del content['annotations'][0]['segmentation']  # its box counts in its place
+    # A root, as exports have it, with a name that is there twice.
+    content['categories'].insert(0, dict(id=99, name=CLASSES[1]))
+    path = tmp_path / 'typed.json'
+    path.write_text(json.dumps(content))
+    options = [f'test_dataloader.dataset.ann_file={path}', f'test_evaluator.ann_file={path}']
+    options = ['--cfg-options', *options, f'work_dir={tmp_path / "run"}']
+    figures = reported(['guess.py', 'guess.pth', *options], tmp_path / 'out')
+    for kind, name in (('bbox', 'boxes'), ('segm', 'masks')):
+        ours = figures['average_precision'][name]
+        assert round(ours['ap'], 3) == METRICS[-1][f'coco/{kind}_mAP']
+    assert figures['objects'] == figures_of(detected)['objects']
+    capsys.readouterr()
+    words = ['guess.py', '--predictions', str(tmp_path / 'out/predictions.json'), *options]
+    assert reported(words, tmp_path / 'again') == figures
+    said = capsys.readouterr().err
+    assert f'{path}: images have ids such as' not in said  # text will do
+    assert "annotations have the category_id '" in said
+    assert 'put right before it is compared' in said
+
+
 def test_a_model_that_predicts_nothing_gets_a_report_that_says_so(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,6 +251,30 @@ def test_a_report_is_compared_with_one_of_the_same_task_and_images(
     assert 'has the classes purple, green, blue, the config red, green, blue' in said
 
 
+def test_an_earlier_report_that_is_broken_is_refused(
+    detected: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (detected / 'report.json').read_text()
+    no_score, no_name, later, other = (json.loads(whole) for _ in range(4))
+    del no_score['per_image'][3]['f1']
+    no_name['classes'][1] = 'green'
+    later['format'] = 2
+    other['task'] = ['detection']
+    words = ['guess.py', '--predictions', str(detected / 'predictions.json'), '--against']
+    for content, said in (
+        (whole[: len(whole) // 2], 'is no JSON, or not all of it'),
+        (json.dumps(no_score), 'per_image[3] has no f1'),
+        (json.dumps(no_name), 'classes[1] has no name'),
+        (json.dumps(later), 'has the format 2, this version of vitbackbones compares format 1'),
+        (json.dumps(other), "its task is ['detection']"),
+        (json.dumps({**no_name, 'classes': []}), 'has the classes , the config'),
+        (json.dumps({**json.loads(whole), 'average_precision': 1}), 'no figure of all classes'),
+        ('[]', 'it holds a list'),
+    ):
+        (tmp_path / 'report.json').write_text(content)
+        assert said in refused([*words, str(tmp_path)], capsys, tmp_path / 'out')
+
+
 GOOD = dict(image_id=1, category_id=5, bbox=[1, 2, 3, 4], score=0.5)
 
 
@@ -242,6 +307,56 @@ def test_predictions_of_something_else_are_refused(
     (tmp_path / 'found.json').write_text(json.dumps(content))
     options = ['guess.py', '--predictions', str(tmp_path / 'found.json')]
     assert words in refused(options, capsys, tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    ('mask', 'words'),
+    [
+        (dict(size=[60, 40], counts='XY2'), 'run lengths for 40 x 60 pixels, the image has 60'),
+        (dict(size=[40, 60], counts='0'), 'its run lengths add up to 0 pixels, not 2400'),
+        (dict(size=[40, 60], counts='PXY~'), 'are cut off or damaged'),
+        (dict(size=[40, 60]), 'run lengths need size and counts'),
+        ('mine', 'it is a str, neither polygons nor run lengths'),
+        ([[1, 2, float('inf'), 4, 5, 6]], 'no finite numbers'),
+    ],
+)
+def test_masks_that_are_none_of_their_image_are_refused(
+    detected: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    mask: Any,
+    words: str,
+) -> None:
+    rows = json.loads((detected / 'predictions.json').read_text())
+    rows[4]['segmentation'] = mask
+    (tmp_path / 'found.json').write_text(json.dumps(rows))
+    options = ['guess.py', '--predictions', str(tmp_path / 'found.json')]
+    said = refused(options, capsys, tmp_path / 'out')
+    assert 'found.json: prediction number 4 has a segmentation that is no mask' in said
+    assert words in said
+
+
+def test_masks_may_be_polygons_or_plain_run_lengths(
+    detected: Path, folder: Path, tmp_path: Path
+) -> None:
+    rows = json.loads((detected / 'predictions.json').read_text()) * 30
+    figures = []
+    shape = [3.0, 4, 20, 4, 20, 30, 3, 30]
+    (packed,) = coco_mask.frPyObjects([shape], 40, 60)
+    bits = coco_mask.decode(packed).T.ravel()
+    bounds = np.flatnonzero(np.diff(bits, prepend=0, append=-1))
+    plain = np.diff(bounds, prepend=0).tolist()
+    for mask in (
+        dict(size=[40, 60], counts=packed['counts'].decode()),
+        [shape],
+        dict(size=[40, 60], counts=plain),
+    ):
+        rows[4]['segmentation'] = mask
+        (tmp_path / 'found.json').write_text(json.dumps(rows))
+        words = ['guess.py', '--predictions', str(tmp_path / 'found.json'), '--worst', '0']
+        figures.append(reported(words, tmp_path / f'out{len(figures)}'))
+    assert figures[0] == figures[1] == figures[2]
 
 
 @pytest.mark.parametrize(
@@ -310,3 +425,153 @@ def test_predictions_that_are_there_are_not_made_again(
     assert main([*words, '--cfg-options', f'work_dir={detected.parent / "run"}']) == 2
     assert 'predictions.json already: --predictions' in capsys.readouterr().err
     assert (detected / 'predictions.json').stat().st_mtime_ns == before
+
+
+# ------------------------------------------------------------------------------ label maps
+
+
+def label_maps(segmented: Path, target: Path) -> list[Path]:
+    """A copy of what was predicted."""
+    shutil.copytree(segmented / 'predictions', target)
+    return sorted(target.rglob('*.png'))
+
+
+def test_label_maps_say_which_classes_they_have(
+    segmented: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = label_maps(segmented, tmp_path / 'maps')
+    words = ['segmentor.py', '--predictions', str(tmp_path / 'maps'), '--cfg-options']
+    classes = 'test_dataloader.dataset.metainfo.classes'
+    said = refused([*words, f"{classes}=['green','red','blue']"], capsys, tmp_path / 'out')
+    assert 'a/0.png has the classes in the order red, green, blue, the test set green' in said
+    said = refused([*words, f"{classes}=['red','green','teal']"], capsys, tmp_path / 'out')
+    assert 'has the classes red, green, blue, the test set red, green, teal: give' in said
+    capsys.readouterr()
+    figures = reported(words[:-1], tmp_path / 'said')
+    assert 'do not say' not in capsys.readouterr().err
+    for path in maps[:2]:
+        Image.fromarray(np.array(Image.open(path))).save(path)
+    assert reported(words[:-1], tmp_path / 'silent') == figures
+    assert (
+        f'2 of 3 label maps in {tmp_path / "maps"} do not say which classes they have: their '
+        'labels are taken for those of the config, 0 red, 1 green, 2 blue'
+    ) in capsys.readouterr().err
+
+
+def test_labels_beyond_the_classes_are_named_where_nothing_is_predicted(
+    segmented: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree('maps', tmp_path / 'maps')
+    path = tmp_path / 'maps/labels/b/0.png'
+    labels = np.array(Image.open(path))
+    labels[3, 4:9] = 7
+    Image.fromarray(labels).save(path)
+    words = ['segmentor.py', '--predictions', str(segmented / 'predictions'), '--cfg-options']
+    words += [f'test_dataloader.dataset.data_root={tmp_path / "maps"}/']
+    said = refused(words, capsys, tmp_path / 'out')
+    assert f'{path}: labels 7' in said
+    assert 'classes are 0 to 2' in said
+
+
+@TRANSFORMS.register_module()
+class TurnLabels(BaseTransform):
+    """A step of a user's that makes other labels of those in the files."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        results['gt_seg_map'] = (results['gt_seg_map'] + 1) % 3
+        return results
+
+
+def test_labels_are_those_that_the_test_pipeline_makes(
+    segmented: Path, folder: Path, tmp_path: Path
+) -> None:
+    steps = ('LoadImageFromFile', 'mmseg.LoadAnnotations', 'TurnLabels', 'PackSegInputs')
+    pipeline = [dict(type=step) for step in steps]
+    (tmp_path / 'turned.py').write_text(
+        f'_base_ = {str(folder / "segmentor.py")!r}\n'
+        f'test_dataloader = dict(dataset=dict(pipeline={pipeline}))\n'
+    )
+    words = [str(tmp_path / 'turned.py'), '--predictions', str(segmented / 'predictions')]
+    figures = reported(words, tmp_path / 'out')
+    matrix = np.array(figures_of(segmented)['confusion']['matrix'])
+    assert (np.array(figures['confusion']['matrix']) == np.roll(matrix, 1, axis=0)).all()
+
+
+def test_predicting_that_breaks_off_leaves_no_half_of_a_folder(
+    segmented: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree('maps', tmp_path / 'maps')
+    path = tmp_path / 'maps/images/b/0.png'
+    whole = path.read_bytes()
+    path.write_bytes(whole[:99])
+    words = ['segmentor.py', 'segmentor.pth', '--cfg-options', f'work_dir={tmp_path / "run"}']
+    words += [f'test_dataloader.dataset.data_root={tmp_path / "maps"}/']
+    assert main(['report', *words, '--out-dir', str(tmp_path / 'out')]) == 2
+    assert 'b/0.png' in capsys.readouterr().err
+    assert not (tmp_path / 'out/predictions').exists()
+    path.write_bytes(whole)
+    assert reported(words, tmp_path / 'out') == figures_of(segmented)
+    assert not (tmp_path / 'out/predictions.part').exists()
+
+
+# -------------------------------------------------------------------------------- pictures
+
+
+def test_images_are_drawn_upright(detected: Path, folder: Path, tmp_path: Path) -> None:
+    images = {name: tmp_path / name / 'guess' for name in ('plain', 'turned')}
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:16, :24] = 255  # a corner
+    turned = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # a quarter to the right, and it is as it was
+    for each in images.values():
+        each.mkdir(parents=True)
+    for i in range(5):
+        Image.fromarray(pixels).save(images['plain'] / f'{i}.png', 'JPEG', quality=99)
+        turned.save(images['turned'] / f'{i}.png', 'JPEG', quality=99, exif=exif)
+    sheets = []
+    for name in images:
+        words = ['guess.py', '--predictions', str(detected / 'predictions.json'), '--cfg-options']
+        words += [f'test_dataloader.dataset.data_prefix.img={tmp_path / name}']
+        reported(words, tmp_path / f'{name}_report')
+        sheet = Image.open(tmp_path / f'{name}_report/plots/worst_images.png')
+        sheets.append(np.asarray(sheet).astype(int))
+    assert sheets[0].shape == sheets[1].shape
+    assert abs(sheets[0] - sheets[1]).mean() < 1
+
+
+def test_images_that_cannot_be_shown_are_named_and_all_else_is_there(
+    detected: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree('data/images', tmp_path / 'images')
+    worst = sorted(figures_of(detected)['per_image'], key=lambda row: -row['faults'])
+    damaged, other = [row['image'] for row in worst[:2]]
+    assert worst[2]['faults']  # which is shown
+    (tmp_path / 'images' / damaged).write_bytes(b'\x89PNG and nothing else')
+    Image.new('RGB', (70, 40)).save(tmp_path / 'images' / other)
+    words = ['guess.py', '--predictions', str(detected / 'predictions.json'), '--cfg-options']
+    words += [f'test_dataloader.dataset.data_prefix.img={tmp_path / "images"}']
+    assert reported(words, tmp_path / 'out', status=1) == figures_of(detected)
+    said, page = capsys.readouterr().err, (tmp_path / 'out/report.html').read_text()
+    for name in (damaged, other):
+        assert f'{name} is one of the worst images and cannot be shown' in said
+        assert f'{name} is one of them and cannot be shown' in page
+    assert 'has 70 x 40 pixels, 60 x 40 by its annotations' in said
+    assert (tmp_path / 'out/plots/worst_images.png').is_file()
+    (tmp_path / 'images' / damaged).unlink()
+    assert reported(words, tmp_path / 'out', status=1)
+    assert 'cannot be shown: [Errno 2]' in capsys.readouterr().err
+    # Without pictures nobody needs the images, and the sheet of before is gone.
+    assert reported([*words[:3], '--worst', '0', *words[3:]], tmp_path / 'out')
+    assert not (tmp_path / 'out/plots/worst_images.png').exists()
+
+
+def test_figures_are_there_before_anything_is_drawn(
+    detected: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda *_, **__: 1 / 0)
+    words = ['report', 'guess.py', '--predictions', str(detected / 'predictions.json')]
+    with pytest.raises(ZeroDivisionError):
+        main([*words, '--out-dir', str(tmp_path / 'out')])
+    assert figures_of(tmp_path / 'out') == figures_of(detected)
+    assert rows_of(tmp_path / 'out/per_class.csv')

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -17,8 +20,9 @@ from vitbackbones.reporting.detection import measure
 from vitbackbones.reporting.kinds import IGNORED, KINDS, RIGHT, errors_of, gains, put_right
 from vitbackbones.reporting.missed import by_crowding, by_size
 from vitbackbones.reporting.objects import Objects, objects, pairs_of
-from vitbackbones.reporting.segmentation import Segmentation, near_borders
-from vitbackbones.reporting.thresholds import sweep
+from vitbackbones.reporting.plots import detection_plots, segmentation_plots
+from vitbackbones.reporting.segmentation import NEAR, Segmentation, near_borders
+from vitbackbones.reporting.thresholds import exact, sweep
 
 SIZE = 500
 Rows = list[dict[str, Any]]
@@ -345,6 +349,65 @@ def test_the_best_threshold_of_a_report_has_the_best_f1() -> None:
         assert sum(row[kind] for row in per_image) == count
 
 
+def test_a_threshold_as_it_is_printed_keeps_what_is_said() -> None:
+    draw = np.random.default_rng(3)
+    for count in (1, 5, 40, 3000):
+        score = draw.beta(2, 2, count).astype(np.float32).astype(float)
+        right = draw.random(count) < score
+        right[0] = True
+        one = sweep(score, right, count)
+        best = one.best()
+        assert best is not None
+        printed = exact(best)
+        said, kept = one.at(best), score >= float(printed)
+        assert said['precision'] == pytest.approx(right[kept].sum() / kept.sum())
+        assert said['recall'] == pytest.approx(right[kept].sum() / count)
+        assert said['f1'] == one.f1.max()
+        assert len(printed) < 9
+    assert exact(sweep(np.array([0.8999, 0.2]), np.array([True, False]), 1).best() or 0) == '0.89'
+    close = sweep(np.array([0.7312, 0.7311]), np.array([True, False]), 1)
+    assert exact(close.best() or 0) == '0.7312'
+
+
+def test_a_class_that_is_nowhere_is_in_no_mean() -> None:
+    truths, rows = scene()
+    there, found = as_objects(truths), as_objects(rows, kind='found')
+    few, more = (
+        measure(there, found, names, [str(i) for i in range(40)]).figures
+        for names in ('abcd', 'abcdefghi')
+    )
+    absent = more['classes'][-1]
+    assert all(np.isnan(absent[key]) for key in ('ap', 'precision', 'recall', 'f1'))
+    assert np.isnan(absent['curves']['f1']).all()
+    assert np.isnan(more['curves']['precision']['i']).all()
+    # Nine classes, of which four are somewhere, are drawn as these four.
+    one, other = detection_plots(few), detection_plots(more)
+    for name in ('f1_by_class', 'precision_recall', 'threshold'):
+        assert one[name] == other[name]
+    assert one['ap_by_class'] != other['ap_by_class']
+
+
+def test_objects_with_masks_are_crowded_by_their_boxes() -> None:
+    boxes = [[0, 0, 40, 40], [0, 0, 40, 40], [100, 100, 20, 20]]
+    lower, upper = [0, 0, 40, 40, 0, 40], [0, 0, 40, 0, 40, 40]  # two halves of one square
+    shapes = [[lower], [upper], [[100, 100, 120, 100, 120, 120]]]
+    masks = [coco_mask.merge(coco_mask.frPyObjects(shape, SIZE, SIZE)) for shape in shapes]
+    truths = objects([0] * 3, [0] * 3, boxes, mask=masks)
+    rows = {row['name']: row['objects'] for row in by_crowding(truths, np.zeros(3, bool))}
+    assert (rows['alone'], rows['overlaps by 0.5']) == (1, 2)
+
+
+def test_plots_of_many_classes_stay_small() -> None:
+    draw = np.random.default_rng(0)
+    names = [f'class number {i}' for i in range(365)]
+    one = Segmentation(names, ignore=999)
+    one.add('a', *(draw.integers(0, 365, (200, 200)).astype(np.uint16) for _ in range(2)))
+    figures = one.figures()
+    assert len(figures['classes']) == len(figures['confusion']['matrix']) == 365
+    for plot in segmentation_plots(figures).values():
+        assert max(Image.open(io.BytesIO(plot)).size) < 4000
+
+
 def test_what_is_missed_is_told_by_size_and_crowding() -> None:
     boxes = [[0, 0, 20, 20], [100, 0, 40, 40], [110, 0, 40, 40], [300, 0, 100, 100]]
     truths = objects([0] * 4, [0] * 4, boxes)
@@ -405,3 +468,17 @@ def test_borders_are_where_another_class_is_near() -> None:
     labels = np.zeros((60, 80), np.uint8)  # a diagonal of 100: 1 pixel
     labels[:, 40:] = 1
     assert np.flatnonzero(near_borders(labels).any(0)).tolist() == [39, 40]
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 90), (90, 1), (7, 240), (150, 210), (300, 61)])
+@pytest.mark.parametrize('classes', [1, 2, 300])
+def test_nearby_is_opencvs_ellipse(shape: tuple[int, int], classes: int) -> None:
+    draw = np.random.default_rng(classes)
+    coarse = draw.integers(0, classes, (shape[0] // 29 + 1, shape[1] // 29 + 1)).astype(np.uint16)
+    labels = coarse.repeat(29, 0).repeat(29, 1)[: shape[0], : shape[1]].copy()
+    labels[draw.random(shape) < 0.002] = classes - 1  # single pixels
+    reach = max(1, round(NEAR * np.hypot(*shape)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    want = cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
+    assert (near_borders(labels) == want.reshape(shape)).all()
+    assert want.any() or classes == 1 or max(shape) == 1

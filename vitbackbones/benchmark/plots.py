@@ -1,16 +1,15 @@
-"""Plots as PNG, drawn without a display and without touching anybody's own matplotlib state."""
+"""The plots of measurements, each the content of a PNG file."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-# Told apart by the colour-blind as well, and by shape in print: Okabe and Ito's.
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+from vitbackbones.plotting import COLOURS, as_png, new_figure
+
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
 
@@ -218,20 +217,3 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
-
-
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure of that many inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def as_png(figure: Any) -> bytes:
-    """A figure as the content of a PNG file."""
-    file = io.BytesIO()
-    figure.savefig(file, format='png', facecolor='white')
-    return file.getvalue()

@@ -9,7 +9,8 @@ per_class.csv and per_image.csv, the plots as plots/*.png, and the predictions, 
 given. Detectors: average precision by class, size and overlap; precision, recall and F1 over
 score, and the best threshold; the confusion matrix; kinds of error, and what putting them right
 would bring; what is missed; the worst images. Segmentors: IoU and accuracy by class, near borders
-and inside; the confusion matrix; the worst images.
+and inside; the confusion matrix; the worst images. One of these that cannot be read is named, all
+else is there, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vitbackbones.errors import UserError
+from vitbackbones.errors import UserError, notice
 from vitbackbones.launch.loading import load_config, work_dir
 from vitbackbones.reporting.report import report
 
@@ -46,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Report as ``args`` say.
+def run(args: argparse.Namespace) -> int:
+    """Report as ``args`` say; 1 if one of the worst images cannot be shown.
 
     Raises:
         UserError: the config, an option, the data or predictions are not right.
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     cfg.launcher = 'none'
     cfg.work_dir = work_dir(cfg, args.config, None, demo=args.demo)
     out = Path(args.out_dir)
-    figures = report(
+    figures, not_shown = report(
         cfg,
         out,
         source=args.checkpoint,
@@ -70,4 +71,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if figures.get('predictions') == 0:
         print('the model has predicted nothing: the report is empty but for that')
+    for name, reason in not_shown.items():
+        notice(f'{name} is one of the worst images and cannot be shown: {reason}')
     print(f'the report is {out / "report.html"}')
+    return 1 if not_shown else 0

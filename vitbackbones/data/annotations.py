@@ -28,7 +28,7 @@ class Coco(NamedTuple):
         sizes: (file name, width, height) of each image, None where the file does not say.
         annotations: their number.
         rows: what becomes of each of them; None if there are none to tell of.
-        fixed: those of ``findings`` that a copy of the file puts right, see :func:`fixed_copy`.
+        fixed: those of ``findings`` that a copy of the file puts right, see :func:`read_contents`.
         as_it_is: what is wrong for those who read the file itself.
     """
 
@@ -38,6 +38,18 @@ class Coco(NamedTuple):
     rows: Rows | None = None
     fixed: tuple[Finding, ...] = ()
     as_it_is: tuple[Finding, ...] = ()
+
+
+class Contents(NamedTuple):
+    """What an annotation file holds; of both the images are the same, in the same order.
+
+    Attributes:
+        fixed: as mmdet and pycocotools want it, see :func:`~.fixing.fix`.
+        raw: as it is in the file.
+    """
+
+    fixed: Mapping[str, Any]
+    raw: Mapping[str, Any]
 
 
 def read_coco(
@@ -119,7 +131,7 @@ def _read_coco(
     )
 
 
-def fixed_copy(
+def read_contents(
     path: Path,
     classes: Sequence[str] | None,
     *,
@@ -127,16 +139,16 @@ def fixed_copy(
     test: bool = False,
     ordered: bool = True,
     by_class: bool = False,
-) -> bytes:
-    """The file's content as mmdet and pycocotools want it, see :func:`~.fixing.fix`.
+) -> Contents:
+    """What a file holds, with the arguments of :func:`read_coco`.
 
     Raises:
         ValueError: it cannot be read.
     """
-    content, _, _ = _parse(
+    fixed, raw, _ = _parse(
         path, classes, masks=masks, test=test, ordered=ordered, by_class=by_class
     )
-    return json.dumps(content).encode()
+    return Contents(fixed, raw)
 
 
 def _parse(

@@ -38,7 +38,16 @@ class AnnotationIds:
             OSError: the file cannot be read.
             ValueError: it is not in COCO's format.
         """
-        content = json.loads(path.read_bytes())  # in any encoding of JSON, with a mark or without
+        # In any encoding of JSON, with a mark or without.
+        return cls.of(json.loads(path.read_bytes()), folder)
+
+    @classmethod
+    def of(cls, content: Any, folder: str = '') -> AnnotationIds:
+        """Those of what such a file holds.
+
+        Raises:
+            ValueError: it is not in COCO's format.
+        """
         try:
             names = [(os.path.join(folder, row['file_name']), row) for row in content['images']]
             images = {os.path.realpath(name): row['id'] for name, row in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,12 @@ def draw(
     With ``truth`` the image stands twice: with the ground truth at the left; the classes of a
     classifier stand below it. Detections below ``score`` are left out.
     """
-    import mmcv
-
     meta = visualizer.dataset_meta or {}
     task = task_of_sample(sample)
+    image = read_image(sample.img_path)
     if task is Task.DETECTION:
         sample = _with_bitmaps(sample, score)
     if task is Task.CLASSIFICATION:
-        image = Image.fromarray(mmcv.imread(sample.img_path, channel_order='rgb'))
         out_file.parent.mkdir(parents=True, exist_ok=True)
         classes_on(image, sample, meta['classes'], truth=truth).save(out_file)
         return
@@ -91,7 +89,7 @@ def draw(
         visualizer.dataset_meta = {**meta, 'palette': [tuple(colour) for colour in palette]}
     visualizer.add_datasample(
         out_file.stem,
-        mmcv.imread(sample.img_path, channel_order='rgb'),
+        np.array(image),
         data_sample=sample,
         draw_gt=truth,
         **({'pred_score_thr': score} if task is Task.DETECTION else {}),
@@ -110,6 +108,21 @@ def _with_bitmaps(sample: Any, score: float) -> Any:
     drawn = sample.new()
     drawn.pred_instances = shown
     return drawn
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image in RGB as models get it: turned upright, as its EXIF data say.
+
+    Raises:
+        OSError: it is not there, or cannot be read as an image.
+    """
+    import cv2
+    import mmcv
+
+    try:
+        return Image.fromarray(mmcv.imread(str(path), channel_order='rgb'))
+    except cv2.error as error:  # of nothing at all, of more than 2^30 pixels
+        raise OSError(f'{path} cannot be read as an image') from error
 
 
 def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Path) -> None:
@@ -155,7 +168,7 @@ def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Pat
 
 def _panels(sample: Any, meta: Mapping[str, Any]) -> dict[str, Image.Image]:
     """The images of one sample by title."""
-    image = Image.open(sample.img_path).convert('RGB')
+    image = read_image(sample.img_path)
     task = task_of_sample(sample)
     if task is Task.CLASSIFICATION:
         drawn = classes_on(enlarged(image, ZOOM), sample, meta['classes'], truth=True)
@@ -177,7 +190,7 @@ def _panels(sample: Any, meta: Mapping[str, Any]) -> dict[str, Image.Image]:
 
 def enlarged(image: Image.Image, zoom: float) -> Image.Image:
     """The image with ``zoom`` times as many pixels a side."""
-    size = (round(zoom * image.width), round(zoom * image.height))
+    size = (max(1, round(zoom * image.width)), max(1, round(zoom * image.height)))
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -216,22 +229,39 @@ def objects_on(
     Args:
         meta: ``classes`` and perhaps ``palette``, which has a colour for each.
     """
-    pixels = np.array(image)
     classes, palette = meta['classes'], colours_of(meta)
     colours = [palette[int(label)] for label in found.labels]
-    for mask, colour in zip(_masks(found), colours, strict=False):
+    words = [classes[int(label)] if names else '' for label in found.labels]
+    if names and 'scores' in found:
+        words = [f'{word} {score:.2f}' for word, score in zip(words, found.scores, strict=True)]
+    return marked(image, np.asarray(found.bboxes), colours, words, _masks(found), zoom)
+
+
+def marked(
+    image: Image.Image,
+    boxes: np.ndarray,
+    colours: Sequence[tuple[int, ...]],
+    words: Sequence[str],
+    masks: Iterable[np.ndarray],
+    zoom: float,
+) -> Image.Image:
+    """The image, enlarged, with boxes (N, 4) of x1, y1, x2, y2 in its own pixels.
+
+    Args:
+        words: at the boxes; nothing is written for those that are empty.
+        masks: (H, W) of bool; under the colours of the boxes, as many as there are.
+    """
+    pixels = np.array(image)
+    for mask, colour in zip(masks, colours, strict=False):
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
     image = enlarged(Image.fromarray(pixels), zoom)
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(11)
-    for i, (box, colour) in enumerate(zip(np.asarray(found.bboxes), colours, strict=True)):
+    for box, colour, text in zip(boxes, colours, words, strict=True):
         x1, y1, x2, y2 = (float(v) * zoom for v in box)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
-        if not names:
+        if not text:
             continue
-        text = classes[int(found.labels[i])]
-        if 'scores' in found:
-            text += f' {float(found.scores[i]):.2f}'
         left = max(x1, 0) + 2
         area = pen.textbbox((left, max(y1, 0)), text, font=font)
         if min(x2 - x1, (y2 - y1) / 2) < area[3] - area[1]:  # it would hide the object

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
-from PIL import Image
 
 from vitbackbones.data.configs import iter_datasets, place
 from vitbackbones.data.loading import is_coco, iter_built_datasets
@@ -23,6 +21,7 @@ from vitbackbones.tasks import Task, task_of_built
 from .classes import best_classes
 from .coco import AnnotationIds, image_ids, results_of
 from .dumping import DumpHook, ListHook, meta_of
+from .label_maps import label_map_name, write_label_map
 
 
 def dump_hook(runner: Runner, path: Path) -> DumpHook:
@@ -108,14 +107,15 @@ class CocoResultsHook(ListHook):
 class LabelMapsHook(DumpHook):
     """Writes label maps as PNG, named as the images, in the folders that the images are in.
 
-    Pixels are class indices in the order of the dataset, 8 bits, or 16 where there are more than
-    256 classes.
+    Pixels are class indices in the order of the dataset. The folder is there once all of them are:
+    until then its name ends in ``.part``, and what a run that broke off has left there is replaced.
     """
 
     def __init__(self, folder: Path, datasets: Sequence[Any]) -> None:
         super().__init__()
         self.folder = folder
-        self.classes = len(datasets[0].metainfo['classes'])
+        self.part = Path(f'{folder}.part')
+        self.classes = datasets[0].metainfo['classes']
         self.names: dict[str, Path] = {}
         images: dict[Path, str] = {}
         for dataset in datasets:
@@ -135,29 +135,32 @@ class LabelMapsHook(DumpHook):
         return meta_of(sample, 'img_path'), file.getvalue()
 
     def write(self, image: Any, data: bytes) -> None:
-        target = self.folder / self.names[image]
+        target = self.part / self.names[image]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
         except OSError as error:
             raise UserError(f'--dump {target}: {error.strerror}') from error
 
+    def close(self) -> None:
+        try:
+            os.replace(self.part, self.folder)  # which may be an empty one
+        except OSError as error:
+            raise UserError(
+                f'--dump {self.folder}: {error.strerror}; the label maps are in {self.part}'
+            ) from error
+
     def _make_folder(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
+            if self.folder.exists() and any(self.folder.iterdir()):
                 raise UserError(
                     f'--dump {self.folder} is not empty: choose another folder, or empty it'
                 )
-            tempfile.TemporaryFile(dir=self.folder).close()
+            if self.part.exists():
+                shutil.rmtree(self.part)
+            self.part.mkdir(parents=True)
         except OSError as error:
             raise UserError(f'--dump {self.folder} cannot be written: {error.strerror}') from error
-
-
-def write_label_map(file: Path | IO[bytes], labels: np.ndarray, classes: int) -> None:
-    """Write a label map, (H, W), as PNG: of 8 bits, or 16 where there are more classes."""
-    depth = np.uint8 if classes <= 256 else np.uint16
-    Image.fromarray(labels.astype(depth)).save(file, format='PNG')
 
 
 def _ids(dataset: Any, ann_file: str) -> tuple[Mapping[Any, Any], Sequence[Any]]:
@@ -181,10 +184,3 @@ def _label_map_names(dataset: Any) -> Iterator[tuple[str, Path]]:
     for i in range(len(dataset)):
         image = dataset.get_data_info(i)['img_path']
         yield image, label_map_name(image, root)
-
-
-def label_map_name(image: str, root: str) -> Path:
-    """Where the label map of an image goes below the folder, if images lie below ``root``."""
-    below = Path(os.path.relpath(image, root) if '://' not in image else image.rpartition('/')[2])
-    name = below if '..' not in below.parts else Path(below.name)
-    return name.with_suffix('.png')

@@ -18,7 +18,7 @@ from vitbackbones.tasks import Task, task_of_sample
 
 from .classes import best_classes
 from .coco import AnnotationIds, Predictions
-from .dump import write_label_map
+from .label_maps import write_label_map
 from .request import Kept
 
 _TITLES = {
@@ -193,4 +193,4 @@ class LabelMaps(Results):
 
     def add(self, result: Result) -> None:
         labels = result.sample.pred_sem_seg.data[0].numpy()
-        write_label_map(result.target(self.out, '_labels.png'), labels, len(self.kept.classes))
+        write_label_map(result.target(self.out, '_labels.png'), labels, self.kept.classes)

@@ -1,9 +1,7 @@
-"""Truths of a test set in COCO's format, and predictions in its format, as plain arrays."""
+"""Truths of a test set in COCO's format, as plain arrays."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from vitbackbones.data.configs import class_names, datasets, image_folder, place
-from vitbackbones.data.masks import mask_area
-from vitbackbones.data.values import is_number, listed
+from vitbackbones.data.configs import datasets, image_folder, place
+from vitbackbones.data.masks import mask_problem
 from vitbackbones.errors import UserError
+from vitbackbones.inference.coco import AnnotationIds
+from vitbackbones.launch.ready import reading_of_truths
 
 from .objects import Objects, objects
 
@@ -28,17 +27,23 @@ class CocoTest:
         file: its annotation file.
         folder: where its images are.
         classes: names by label.
-        images: rows of the file in the order of their ids.
-        rows: annotations of these classes.
-        categories: label by the id of a category, as text.
+        images: rows of the file, put right, in the order of their ids.
+        image_ids: what the file itself calls each of them.
+        rows: annotations of these classes, put right.
+        labels: label by the id of a category, put right.
+        categories: label by what predictions call a category, as text.
+        mended: what was put right, in words.
     """
 
     file: Path
     folder: str
     classes: Sequence[str]
     images: Sequence[Mapping[str, Any]]
+    image_ids: Sequence[Any]
     rows: Sequence[Mapping[str, Any]]
+    labels: Mapping[Any, int]
     categories: Mapping[str, int]
+    mended: Sequence[str]
 
     @property
     def names(self) -> list[str]:
@@ -47,19 +52,24 @@ class CocoTest:
 
     @property
     def positions(self) -> dict[str, int]:
-        """The position of an image by its id, as text."""
-        return {str(row['id']): i for i, row in enumerate(self.images)}
+        """The position of an image by what the file calls it, as text."""
+        return {key(number): i for i, number in enumerate(self.image_ids)}
 
     def path(self, image: int) -> Path:
         """The file of the image at a position."""
         return Path(self.folder, self.names[image])
 
 
+def key(number: Any) -> str:
+    """An id as text, by which it is looked up: JSON may write 1 as 1.0."""
+    return str(int(number) if isinstance(number, float) and number.is_integer() else number)
+
+
 def read_test_set(cfg: Config) -> CocoTest:
-    """The test set of a config, whose annotations were checked.
+    """The test set of a config, with the truths that a test compares with.
 
     Raises:
-        UserError: it joins several, or its file cannot be read.
+        UserError: it joins several, or its file is wrong.
     """
     every = list(datasets(cfg, 'test'))
     if len(every) != 1:
@@ -67,24 +77,34 @@ def read_test_set(cfg: Config) -> CocoTest:
             f'a report is of one annotation file, the test set of the config joins {len(every)}'
         )
     (dataset,) = every
-    path = Path(place(dataset))
-    try:
-        content = json.loads(path.read_bytes())
-        images = sorted(content['images'], key=lambda row: _rank(row['id']))
-        categories = [(row['id'], str(row['name'])) for row in content['categories']]
-        rows = content.get('annotations') or []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path} cannot be read as annotations of COCO: {error!r}') from error
-    classes = class_names(cfg, dataset) or list(dict.fromkeys(name for _, name in categories))
-    labels = {name: label for label, name in enumerate(classes)}
-    known = {str(number): labels[name] for number, name in categories if name in labels}
-    kept = [row for row in rows if str(row.get('category_id')) in known and row.get('bbox')]
-    return CocoTest(path, image_folder(dataset, 'img'), classes, images, kept, known)
-
-
-def _rank(number: Any) -> tuple[bool, Any]:
-    """Ids in the order in which pycocotools has them: numbers, then words."""
-    return isinstance(number, str), number
+    reading = reading_of_truths(cfg, 'test', dataset)
+    mended = [finding.detail for finding in reading.checked().fixed]
+    fixed, raw = reading.contents()
+    classes = reading.classes or list(dict.fromkeys(row['name'] for row in fixed['categories']))
+    places = {name: label for label, name in enumerate(classes)}
+    labels = {
+        row['id']: places[row['name']] for row in fixed['categories'] if row['name'] in places
+    }
+    images = sorted(
+        zip(fixed['images'], (row['id'] for row in raw['images']), strict=True),
+        key=lambda pair: pair[0]['id'],  # as pycocotools has them
+    )
+    path, predicted = Path(reading.file), Path(place(dataset))
+    try:  # predictions have the ids of the file that names the images
+        ids = AnnotationIds.of(raw) if path == predicted else AnnotationIds.read(predicted)
+    except (OSError, ValueError) as error:
+        raise UserError(f'{predicted} cannot be read: {error}') from error
+    return CocoTest(
+        file=path,
+        folder=image_folder(dataset, 'img'),
+        classes=classes,
+        images=[row for row, _ in images],
+        image_ids=[number for _, number in images],
+        rows=[row for row in fixed['annotations'] if row['category_id'] in labels],
+        labels=labels,
+        categories={key(number): i for i, number in enumerate(ids.of_classes(classes))},
+        mended=mended,
+    )
 
 
 def truths_of(test: CocoTest, *, masks: bool) -> Objects:
@@ -92,17 +112,23 @@ def truths_of(test: CocoTest, *, masks: bool) -> Objects:
 
     Args:
         masks: whether masks are measured; only where all objects have one.
+
+    Raises:
+        UserError: a mask cannot be read.
     """
-    places = test.positions
-    rows = [row for row in test.rows if str(row.get('image_id')) in places]
-    where = [places[str(row['image_id'])] for row in rows]
+    places = {key(row['id']): i for i, row in enumerate(test.images)}
+    rows = [row for row in test.rows if key(row['image_id']) in places]
+    where = [places[key(row['image_id'])] for row in rows]
     return objects(
         where,
-        [test.categories[str(row['category_id'])] for row in rows],
+        [test.labels[row['category_id']] for row in rows],
         [row['bbox'] for row in rows],
-        area=[_area(row) for row in rows],
-        crowd=[int(row.get('iscrowd') or 0) == 1 for row in rows],
-        mask=[_run_lengths(row, test.images[i]) for row, i in zip(rows, where, strict=True)]
+        area=[row['area'] for row in rows],
+        crowd=[bool(row['iscrowd']) for row in rows],
+        mask=[
+            compressed(row['segmentation'], test.images[i], f'{test.file}: annotation {row["id"]}')
+            for row, i in zip(rows, where, strict=True)
+        ]
         if masks
         else None,
     )
@@ -113,140 +139,27 @@ def have_masks(test: CocoTest) -> bool:
     return bool(test.rows) and all(row.get('segmentation') for row in test.rows)
 
 
-def _area(row: Mapping[str, Any]) -> float:
-    if is_number(row.get('area')):
-        return float(row['area'])
-    return mask_area(row.get('segmentation')) or float(row['bbox'][2]) * float(row['bbox'][3])
+def compressed(mask: Any, image: Mapping[str, Any], whose: str) -> Any:
+    """A mask, polygons or run lengths, as pycocotools compresses it.
 
-
-def _run_lengths(row: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
-    """A truth's mask, polygons or run lengths, as pycocotools compresses it."""
-    from pycocotools import mask as coco_mask
-
-    mask, size = row['segmentation'], (image['height'], image['width'])
-    if isinstance(mask, list):
-        return coco_mask.merge(coco_mask.frPyObjects(mask, *size))
-    return coco_mask.frPyObjects(mask, *size) if isinstance(mask['counts'], list) else mask
-
-
-def read_predictions(path: Path, test: CocoTest) -> Objects:
-    """What `test --dump` or `infer` has written of a test set.
+    Args:
+        image: its row of the annotation file.
 
     Raises:
-        UserError: it cannot be read, or it is of other images or classes.
+        UserError: it is none of this image; the sentence begins with ``whose``.
     """
-    rows = _rows(path, test)
-    places, sizes = test.positions, _sizes(test)
-    strange = [row for row in rows if str(row['image_id']) not in places]
-    if strange:
-        raise UserError(
-            f'{path} is of another dataset: {len(strange)} of its {len(rows)} predictions are of '
-            f'images that {test.file} does not have, such as {strange[0]["image_id"]!r}'
-        )
-    strange = [row for row in rows if str(row['category_id']) not in test.categories]
-    if strange:
-        raise UserError(
-            f'{path} is of another dataset: {len(strange)} of its {len(rows)} predictions are of '
-            f'categories that are no classes of the config in {test.file}, such as '
-            f'{strange[0]["category_id"]!r}; the classes are {listed(test.classes)}'
-        )
-    where = np.array([places[str(row['image_id'])] for row in rows], np.int64)
-    boxes = np.array([row['bbox'] for row in rows], float).reshape(-1, 4)
-    beyond = (boxes[:, :2] > sizes[where] + 1).any(1)
-    if beyond.any():
-        row = rows[int(beyond.argmax())]
-        raise UserError(
-            f'{path} is of another dataset: {int(beyond.sum())} of its {len(rows)} predictions lie '
-            f'outside of their images in {test.file}, such as {row["bbox"]} in image '
-            f'{row["image_id"]!r}'
-        )
-    having = sum(bool(row.get('segmentation')) for row in rows)
-    if 0 < having < len(rows) and have_masks(test):
-        raise UserError(
-            f'{path} has masks of {having} of its {len(rows)} predictions: all of them are needed, '
-            'or none'
-        )
-    masks = bool(rows) and have_masks(test) and having == len(rows)
-    return objects(
-        where,
-        [test.categories[str(row['category_id'])] for row in rows],
-        boxes,
-        score=[row['score'] for row in rows],
-        area=[mask_area(row['segmentation']) for row in rows] if masks else None,
-        mask=[row['segmentation'] for row in rows] if masks else None,
-    )
+    from pycocotools import mask as coco_mask
 
-
-def _sizes(test: CocoTest) -> np.ndarray:
-    """Width and height of each image, (N, 2); endless where the file does not say."""
-    sides = [[row.get('width'), row.get('height')] for row in test.images]
-    known = [[side if is_number(side) else np.inf for side in pair] for pair in sides]
-    return np.array(known, float).reshape(-1, 2)
-
-
-def _rows(path: Path, test: CocoTest) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f'--predictions {path} cannot be read: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'--predictions {path} is no JSON: {error}') from error
-    if isinstance(content, dict):  # of `infer`, which says what images and classes it is of
-        _check_names(path, content, test)
-        content = content.get('annotations')
-    if not isinstance(content, list):
-        raise UserError(
-            f"--predictions {path} holds no predictions: a list of COCO's results is expected, as "
-            '`test --dump` writes it'
-        )
-    for number, row in enumerate(content):
-        if not _is_prediction(row):
-            raise UserError(
-                f'--predictions {path}: number {number} is no prediction with image_id, '
-                f'category_id, bbox and score: {row!r:.80}'
-            )
-    return content
-
-
-def _is_prediction(row: Any) -> bool:
-    if not isinstance(row, dict) or 'image_id' not in row or 'category_id' not in row:
-        return False
-    box = row.get('bbox')
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        return False
-    return min(box[2:]) >= 0 and is_number(row.get('score'))
-
-
-def _check_names(path: Path, content: Mapping[str, Any], test: CocoTest) -> None:
-    """Images and classes of a file that names them must be those of the test set."""
-    listed_rows = {key: content.get(key) or [] for key in ('categories', 'images')}
-    for key, rows in listed_rows.items():
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise UserError(f'--predictions {path}: {key} are no list of objects')
-    theirs = [str(row.get('name')) for row in listed_rows['categories']]
-    if theirs and {*theirs} != {*test.classes}:
-        raise UserError(
-            f'{path} predicts the classes {listed(theirs)}, those of the config are '
-            f'{listed(test.classes)}: give the config that it was predicted with'
-        )
-    for row in listed_rows['categories']:
-        place = test.categories.get(str(row.get('id')))
-        if place is None or test.classes[place] != row.get('name'):
-            known = 'no class' if place is None else test.classes[place]
-            raise UserError(
-                f'{path} has other ids of categories: {row.get("id")!r} is {row.get("name")} there '
-                f'and {known} in {test.file}'
-            )
-    ours = {str(row['id']): os.path.basename(str(row['file_name'])) for row in test.images}
-    for row in listed_rows['images']:
-        name = os.path.basename(str(row.get('file_name')))
-        if ours.get(str(row.get('id')), name) != name:
-            raise UserError(
-                f'{path} is of another dataset: image {row["id"]} is {name} there and '
-                f'{ours[str(row["id"])]} in {test.file}'
-            )
-    if 0 < len(listed_rows['images']) < len(test.images):
-        raise UserError(
-            f'{path} is of {len(listed_rows["images"])} of the {len(test.images)} images of '
-            f'{test.file}: the others would count as missed'
-        )
+    problem = mask_problem(mask, image)
+    if problem is not None and problem[0] != 'mask without area':
+        raise UserError(f'{whose} has a segmentation that is no mask of its image: {problem[1]}')
+    size = (int(image['height']), int(image['width']))
+    if isinstance(mask, dict) and isinstance(mask['counts'], str):
+        return mask
+    if isinstance(mask, dict):
+        packed = coco_mask.frPyObjects(mask, *size)
+    elif parts := [part for part in mask if len(part) >= 6]:  # pycocotools takes four for a box
+        packed = coco_mask.merge(coco_mask.frPyObjects(parts, *size))
+    else:
+        packed = coco_mask.encode(np.zeros(size, np.uint8, order='F'))
+    return dict(size=packed['size'], counts=packed['counts'].decode())

@@ -137,9 +137,12 @@ def _sweep(truths: Objects, found: Objects, matches: Matches, label: int | None)
 
 
 def _curve(one: Sweep) -> list[float]:
-    """The best precision at each recall of :data:`~.precision.RECALLS` or a higher one."""
+    """The best precision at each recall of :data:`~.precision.RECALLS` or a higher one.
+
+    nan without a truth, of which there is no recall.
+    """
     if not one.truths or not one.hits.size:
-        return [0.0] * len(RECALLS)
+        return [0.0 if one.truths else math.nan] * len(RECALLS)
     best = np.maximum.accumulate(one.precision[::-1])[::-1]
     positions = np.searchsorted(one.recall, RECALLS)
     return np.append(best, 0.0)[positions].tolist()
@@ -160,7 +163,7 @@ def _of_class(
         **{size: mean(every[i]) for i, size in enumerate(SIZES) if i},
         by_overlap=every[0].tolist(),
         threshold=best,
-        **(one.at(best) if best is not None else dict(precision=math.nan, recall=0.0, f1=0.0)),
+        **one.at(math.inf if best is None else best),
         at_common_threshold=one.at(common),
         curves=one.on_grid(),
     )

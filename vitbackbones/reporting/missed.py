@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,11 @@ def by_size(truths: Objects, unfound: np.ndarray) -> list[dict[str, Any]]:
 
 
 def by_crowding(truths: Objects, unfound: np.ndarray) -> list[dict[str, Any]]:
-    """The same by the largest overlap with another object, of any class."""
-    single = truths.take(~truths.crowd)
+    """The same by the largest overlap with another object, of any class.
+
+    By their boxes also where they have masks: those of neighbours hardly ever overlap.
+    """
+    single = replace(truths, mask=None).take(~truths.crowd)
     pairs = pairs_of(single, single)
     pairs = pairs.where(pairs.found != pairs.truth)
     overlap = np.zeros(len(single))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from vitbackbones.inference.drawing import labels_on
+from vitbackbones.inference.coco import decoded
+from vitbackbones.inference.drawing import enlarged, labels_on, marked, read_image
 
 from .detection import Detection
 from .kinds import KINDS, RIGHT
@@ -45,6 +46,10 @@ class Picture:
         return [file.getvalue() for file in files]
 
 
+class NotShownError(Exception):
+    """Why an image cannot be shown, in words."""
+
+
 def worst(rows: Sequence[Mapping[str, Any]], key: str, most: int) -> list[int]:
     """Positions of the images with the most of ``key``, without those that have none."""
     order = sorted(range(len(rows)), key=lambda i: -rows[i][key])
@@ -52,14 +57,27 @@ def worst(rows: Sequence[Mapping[str, Any]], key: str, most: int) -> list[int]:
 
 
 def picture_of_detection(
-    name: str, result: Detection, position: int, path: Path, classes: Sequence[str]
+    name: str,
+    result: Detection,
+    position: int,
+    path: Path,
+    size: tuple[int, int],
+    classes: Sequence[str],
 ) -> Picture:
     """Truth and predictions of one image, coloured by what is wrong.
 
+    Args:
+        size: width and height of the image by its annotations.
+
     Raises:
-        OSError: the image cannot be read.
+        NotShownError: the image cannot be read, or is of another size.
     """
-    image = Image.open(path).convert('RGB')
+    image = _read(path)
+    if image.size != size:
+        raise NotShownError(
+            f'{path} has {image.width} x {image.height} pixels, {size[0]} x {size[1]} by its '
+            'annotations'
+        )
     there = np.flatnonzero((result.truths.image == position) & ~result.truths.crowd)
     kept = np.flatnonzero(result.kept.image == position)
     errors = result.errors
@@ -116,20 +134,27 @@ def picture_of_labels(
         truth: label map (H, W), as ``found``.
 
     Raises:
-        OSError: the image cannot be read.
+        NotShownError: the image cannot be read.
     """
-    image = Image.open(path).convert('RGB')
+    image = _read(path)
     if image.size != truth.shape[::-1]:
         image = image.resize(truth.shape[::-1])
     wrong = np.where((truth != found) & (truth != ignore), 0, 255)
     grey = image.convert('L').convert('RGB')
-    panels = [
-        _sized(image),
-        _sized(labels_on(image, truth, palette)),
-        _sized(labels_on(image, found, palette)),
-        _sized(labels_on(grey, wrong, [WRONG], 0.8)),
+    drawn = [
+        image,
+        labels_on(image, truth, palette),
+        labels_on(image, found, palette),
+        labels_on(grey, wrong, [WRONG], 0.8),
     ]
-    return Picture(name, panels, why)
+    return Picture(name, [enlarged(each, WIDTH / image.width) for each in drawn], why)
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return read_image(path)
+    except OSError as error:
+        raise NotShownError(str(error)) from error
 
 
 def _with_objects(
@@ -139,34 +164,15 @@ def _with_objects(
     words: Sequence[str],
     colours: Sequence[str],
 ) -> Image.Image:
-    pixels = np.array(image)
-    if every.mask is not None:
-        from PIL import ImageColor
-        from pycocotools import mask as coco_mask
-
-        for i, colour in zip(chosen, colours, strict=True):
-            inside = coco_mask.decode(every.mask[i]).astype(bool)
-            pixels[inside] = 0.6 * pixels[inside] + 0.4 * np.array(ImageColor.getrgb(colour))
-    zoom = WIDTH / image.width
-    panel = _sized(Image.fromarray(pixels))
-    pen, font = ImageDraw.Draw(panel), ImageFont.load_default(10)
-    for i, colour in zip(chosen, colours, strict=True):
-        x, y, w, h = (float(value) * zoom for value in every.box[i])
-        pen.rectangle((x, y, x + w, y + h), outline=colour, width=2)
-    for i, text, colour in zip(chosen, words, colours, strict=True):
-        if not text:
-            continue
-        x, y = (float(value) * zoom for value in every.box[i, :2])
-        area = pen.textbbox((max(x, 1), max(y - 11, 1)), text, font=font)
-        pen.rectangle((area[0] - 1, area[1] - 1, area[2] + 1, area[3] + 1), fill=colour)
-        pen.text((max(x, 1), max(y - 11, 1)), text, fill='white', font=font)
-    return panel
-
-
-def _sized(image: Image.Image) -> Image.Image:
-    """An image as wide as a panel."""
-    size = (WIDTH, max(1, round(image.height * WIDTH / image.width)))
-    return image.resize(size, Image.Resampling.BICUBIC)
+    boxes = every.box[chosen]
+    return marked(
+        image,
+        np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]],
+        [ImageColor.getrgb(colour) for colour in colours],
+        words,
+        (decoded(every.mask[i]) for i in chosen if every.mask is not None),
+        WIDTH / image.width,
+    )
 
 
 def beside(panels: Sequence[Image.Image], columns: int = 2) -> Image.Image:

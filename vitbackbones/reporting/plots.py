@@ -7,27 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from vitbackbones.benchmark.plots import COLOURS, as_png, new_figure
+from vitbackbones.plotting import COLOURS, as_png, new_figure
+
+from .thresholds import exact
 
 #: Inches: small ones, so that words stay readable where a telephone shows them smaller.
 WIDTH, HEIGHT = 5.2, 3.7
 #: With more classes than that, single ones are no longer told apart by colours.
 FEW = len(COLOURS)
+#: Classes in one plot: of more, those that are worst.
+MOST = 40
 GREY = '#BBBBBB'
 
 
 def detection_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
     """Plots of a detector by name."""
     curves, measured = figures['curves'], figures['measured']
-    names = [row['name'] for row in figures['classes']]
     by_overlap = figures['average_precision'][measured]['by_overlap']
     best = figures['threshold']['best']
     return dict(
-        ap_by_class=_bars(
-            names,
-            {'AP': [row['ap'] for row in figures['classes']]},
-            'average precision',
-        ),
+        ap_by_class=_bars_of_classes(figures['classes'], {'AP': 'ap'}, 'average precision'),
         ap_by_overlap=_lines(
             [float(at) for at in by_overlap],
             {'AP': list(by_overlap.values())},
@@ -67,16 +66,32 @@ def detection_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
 
 def segmentation_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
     """Plots of a segmentor by name."""
-    rows = figures['classes']
     columns = {'all': 'iou', 'near borders': 'iou_near_borders', 'inside': 'iou_inside'}
     return dict(
-        iou_by_class=_bars(
-            [row['name'] for row in rows],
-            {name: [row[key] for row in rows] for name, key in columns.items()},
-            'intersection over union',
-        ),
+        iou_by_class=_bars_of_classes(figures['classes'], columns, 'intersection over union'),
         confusion=_matrix(figures['confusion'], 'predicted', 'there'),
     )
+
+
+def _bars_of_classes(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], label: str
+) -> bytes:
+    """Bars of all classes, or of :data:`MOST` that have the lowest values, the lowest first.
+
+    Args:
+        columns: what stands above each series, and its name in a row; chosen by the first.
+    """
+    first = next(iter(columns.values()))
+    if len(rows) > MOST:
+        known = [row for row in rows if _is_known(row[first])]
+        label = f'{label}, the {min(MOST, len(known))} lowest of {len(rows)} classes'
+        rows = sorted(known, key=lambda row: row[first])[:MOST]
+    series = {name: [row[key] for row in rows] for name, key in columns.items()}
+    return _bars([row['name'] for row in rows], series, label)
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and not np.isnan(value)
 
 
 def _bars(
@@ -92,10 +107,10 @@ def _bars(
     axes = figure.add_subplot()
     places = np.arange(len(names))
     for i, (name, values) in enumerate(series.items()):
-        lengths = [0.0 if value is None or np.isnan(value) else value for value in values]
+        lengths = [value if value is not None and _is_known(value) else 0.0 for value in values]
         heights = places + (i - (len(series) - 1) / 2) * thick
         bars = axes.barh(heights, lengths, thick * 0.92, color=COLOURS[i], label=name)
-        words = ['-' if v is None or np.isnan(v) else f'{v:.3f}' for v in values]
+        words = [f'{value:.3f}' if _is_known(value) else '-' for value in values]
         axes.bar_label(bars, words, padding=3, fontsize=8)
     axes.set_yticks(places, [_short(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -118,7 +133,11 @@ def _lines(
     *,
     mark: float | None = None,
 ) -> bytes:
-    """Curves from 0 to 1; of many only their mean stands out."""
+    """Curves from 0 to 1; of many only their mean stands out.
+
+    Those of which nothing is known, as of classes that are nowhere, are left out.
+    """
+    series = {name: y for name, y in series.items() if not np.isnan(np.array(y, float)).all()}
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.add_subplot()
     if len(series) <= FEW:
@@ -132,7 +151,7 @@ def _lines(
     if mark is not None:
         axes.axvline(mark, color='#666666', linewidth=1, linestyle='--')
         axes.annotate(
-            f'{mark:.2f}', (mark, 1), xytext=(3, -10), textcoords='offset points', fontsize=9
+            exact(mark), (mark, 1), xytext=(3, -10), textcoords='offset points', fontsize=9
         )
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -145,12 +164,21 @@ def _lines(
 
 
 def _matrix(confusion: Mapping[str, Any], x_label: str, y_label: str) -> bytes:
-    """Shares of each row as shades, with numbers where there is room for them."""
+    """Shares of each row as shades, with numbers where there is room for them.
+
+    Of more classes than :data:`MOST` those that are mistaken most, in their order.
+    """
     names, matrix = [_short(name) for name in confusion['names']], np.array(confusion['matrix'])
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    if len(names) > MOST:
+        wrong = matrix.sum(0) + matrix.sum(1) - 2 * np.diag(matrix)
+        chosen = np.sort(np.argsort(-wrong, kind='stable')[:MOST])
+        x_label = f'{x_label}, the {MOST} of {len(names)} that are mistaken most'
+        names, matrix = [names[i] for i in chosen], matrix[np.ix_(chosen, chosen)]
+        shares = shares[np.ix_(chosen, chosen)]
     side = max(WIDTH, 1.6 + 0.17 * len(names))
     figure = new_figure(side, side * 0.9)
     axes = figure.add_subplot()
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     small = 9 if len(names) <= 12 else 5.5
     axes.set_xticks(range(len(names)), names, rotation=45, ha='right', fontsize=small)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -15,17 +15,13 @@ from vitbackbones.inference.drawing import colours_of
 from vitbackbones.launch.checks import check_config
 
 from . import page
-from .against import check_comparable, compare, read_report
-from .coco_source import CocoTest, have_masks, read_predictions, read_test_set, truths_of
+from .against import FORMAT, check_comparable, compare, read_report
+from .coco_results import read_predictions
+from .coco_source import CocoTest, have_masks, read_test_set, truths_of
 from .detection import measure
-from .label_map_source import (
-    LabelMapTest,
-    load_prediction,
-    load_truth,
-    read_label_map_test,
-    read_pairs,
-)
+from .label_map_source import LabelMapTest, load_prediction, read_label_map_test, read_pairs
 from .pictures import (
+    NotShownError,
     Picture,
     contact_sheet,
     picture_of_detection,
@@ -41,11 +37,35 @@ from .sections import (
     worst_sections,
 )
 from .segmentation import Segmentation
-from .writing import without_nan, write_report
+from .writing import WORST, without_nan, write_page, write_tables
 
 #: Images that got better, and that got worse, on the page.
 DIFFERENT = 10
 MODEL = {'detection': 'detector', 'segmentation': 'segmentor'}
+
+
+class Report(NamedTuple):
+    """What was written.
+
+    Attributes:
+        figures: what report.json holds, nan in the place of None.
+        not_shown: those of the worst images that cannot be shown, and why.
+    """
+
+    figures: dict[str, Any]
+    not_shown: dict[str, str]
+
+
+class _Measured(NamedTuple):
+    """The figures of a test set, and how the image at a position is drawn.
+
+    Attributes:
+        faults: the column of per_image by which images are the worst.
+    """
+
+    figures: dict[str, Any]
+    faults: str
+    draw: Callable[[int], Picture]
 
 
 def report(
@@ -57,8 +77,10 @@ def report(
     against: Path | None = None,
     images: int = 12,
     facts: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    """Write what a model gets right and wrong on its test set into a folder; the figures.
+) -> Report:
+    """Write what a model gets right and wrong on its test set into a folder.
+
+    Tables come first: whatever happens to plots and pictures, the figures are there.
 
     Args:
         cfg: with a ``work_dir``, for the log of the test.
@@ -87,53 +109,67 @@ def report(
     test = read_test_set(cfg) if task == 'detection' else read_label_map_test(cfg)
     if earlier is not None:
         assert against is not None
-        check_comparable(earlier, against, task, test.classes)
+        check_comparable(earlier, against, task, test.classes, test.names)
     if predictions is None:
         assert source is not None
         if task == 'segmentation':
             check_order(test.classes, source)
         predictions = predict(cfg, source, out)
-    if isinstance(test, CocoTest):
-        figures, pictures = _of_detector(test, predictions, images)
-        plots, sections = detection_plots(figures), detection_sections
-    else:
-        figures, pictures = _of_segmentor(test, predictions, images)
-        plots, sections = segmentation_plots(figures), segmentation_sections
-    if pictures:
-        plots['worst_images'] = contact_sheet(pictures)
-    parts = [page.facts({**(facts or {}), 'images': str(figures['images'])})]
-    parts += sections(figures, plots)
+    elif isinstance(test, CocoTest) and test.mended:  # else it was said where they are made
+        notice(f'{test.file}: {"; ".join(test.mended)}: put right before it is compared')
+    measured = (
+        _of_detector(test, predictions)
+        if isinstance(test, CocoTest)
+        else _of_segmentor(test, predictions)
+    )
+    figures = {'format': FORMAT, **measured.figures}
     if earlier is not None:
         assert against is not None
         figures['against'] = compare(without_nan(figures), earlier, against, DIFFERENT)
+    write_tables(out, figures)
+    detects = task == 'detection'
+    plots = (detection_plots if detects else segmentation_plots)(figures)
+    shown, not_shown = _drawn(measured, images)
+    if shown:
+        plots[WORST] = contact_sheet(shown)
+    parts = [page.facts({**(facts or {}), 'images': str(figures['images'])})]
+    parts += (detection_sections if detects else segmentation_sections)(figures, plots)
+    if earlier is not None:
         parts += against_sections(figures['against'])
-    parts += worst_sections(figures, pictures)
-    title = f'What the {MODEL[task]} gets right and wrong'
-    write_report(out, page.page(title, parts), figures, plots)
-    return figures
+    parts += worst_sections(figures, shown, not_shown)
+    write_page(out, page.page(f'What the {MODEL[task]} gets right and wrong', parts), plots)
+    return Report(figures, not_shown)
 
 
-def _of_detector(
-    test: CocoTest, predictions: Path, images: int
-) -> tuple[dict[str, Any], list[Picture]]:
+def _drawn(measured: _Measured, most: int) -> tuple[list[Picture], dict[str, str]]:
+    """Pictures of the worst images, and why there are none of others."""
+    rows = measured.figures['per_image']
+    shown: list[Picture] = []
+    not_shown: dict[str, str] = {}
+    for i in worst(rows, measured.faults, most):
+        try:
+            shown.append(measured.draw(i))
+        except NotShownError as error:
+            not_shown[rows[i]['image']] = str(error)
+    return shown, not_shown
+
+
+def _of_detector(test: CocoTest, predictions: Path) -> _Measured:
     found = read_predictions(predictions, test)
     masks = found.mask is not None and have_masks(test)
-    truths = truths_of(test, masks=masks)
-    result = measure(truths, found, test.classes, test.names)
-    chosen = worst(result.figures['per_image'], 'faults', images)
+    result = measure(truths_of(test, masks=masks), found, test.classes, test.names)
 
     def draw(i: int) -> Picture:
-        return picture_of_detection(test.names[i], result, i, test.path(i), test.classes)
+        size = test.images[i]['width'], test.images[i]['height']
+        return picture_of_detection(test.names[i], result, i, test.path(i), size, test.classes)
 
-    return result.figures, list(_drawn(chosen, draw))
+    return _Measured(result.figures, 'faults', draw)
 
 
-def _of_segmentor(
-    test: LabelMapTest, predictions: Path, images: int
-) -> tuple[dict[str, Any], list[Picture]]:
+def _of_segmentor(test: LabelMapTest, predictions: Path) -> _Measured:
     result = Segmentation(test.classes, test.ignore)
-    for image, truth, found in read_pairs(test, predictions):
-        result.add(image, truth, found)
+    for row, truth, found in read_pairs(test, predictions):
+        result.add(row.name, truth, found)
     figures = result.figures()
     palette = colours_of({'palette': test.palette, 'classes': test.classes})
     figures['colours'] = {
@@ -142,29 +178,14 @@ def _of_segmentor(
     }
 
     def draw(i: int) -> Picture:
-        row, name = test.rows[i]
-        found = load_prediction(predictions / name)
-        said = result.per_image[i]
+        row, said = test.rows[i], result.per_image[i]
+        found, _ = load_prediction(predictions / row.prediction)
         why = (
             f'{said["wrong_pixels"] / max(said["pixels"], 1):.1%} of the pixels are wrong, '
             f'{said["wrong_near_borders"] / said["wrong_pixels"]:.0%} of them near borders; most '
             f'of them {said["most"]}'
         )
-        path = Path(row['img_path'])
-        return picture_of_labels(
-            said['image'], path, load_truth(row), found, palette, test.ignore, why
-        )
+        truth = test.truth(row)
+        return picture_of_labels(row.name, row.image, truth, found, palette, test.ignore, why)
 
-    return figures, list(_drawn(worst(figures['per_image'], 'wrong_pixels', images), draw))
-
-
-def _drawn(chosen: Sequence[int], draw: Callable[[int], Picture]) -> Iterator[Picture]:
-    """The pictures of images that can be read; a report needs none of them."""
-    unreadable: list[OSError] = []
-    for i in chosen:
-        try:
-            yield draw(i)
-        except OSError as error:
-            unreadable.append(error)
-    if unreadable:
-        notice(f'{len(unreadable)} of the worst images cannot be shown, such as {unreadable[0]}')
+    return _Measured(figures, 'wrong_pixels', draw)

@@ -8,6 +8,7 @@ from typing import Any
 from . import page
 from .kinds import KINDS
 from .pictures import BAD, GOOD, NEARLY, Picture
+from .thresholds import exact
 
 #: Pairs of classes in the list of what is mistaken for what.
 MISTAKEN = 15
@@ -49,7 +50,7 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
     elif threshold['best'] is None:
         yield page.paragraph(
             f'None of {figures["predictions"]} predictions is right: there is no best threshold, '
-            f'and errors are counted from a score of {threshold["used"]} on.',
+            f'and errors are counted from a score of {exact(threshold["used"])} on.',
             note=True,
         )
     for kind, values in figures['average_precision'].items():
@@ -71,8 +72,8 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
     yield page.heading('At which threshold')
     best = threshold['best']
     yield page.paragraph(
-        f'Keep detections from a score of {best:.2f} on for the best F1 of all classes together: '
-        f'precision {threshold["precision"]:.3f}, recall {threshold["recall"]:.3f}, '
+        f'Keep detections from a score of {exact(best)} on for the best F1 of all classes '
+        f'together: precision {threshold["precision"]:.3f}, recall {threshold["recall"]:.3f}, '
         f'F1 {threshold["f1"]:.3f}. Each class has a best threshold of its own in the table below.'
         if best is not None
         else 'No threshold is better than another.'
@@ -86,7 +87,7 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
     yield page.heading('Which class')
     yield page.table(
         list(_OF_CLASS),
-        ([row[key] for key in _OF_CLASS.values()] for row in figures['classes']),
+        (_of_class(row) for row in figures['classes']),
     )
     yield page.plots(
         [
@@ -98,8 +99,8 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
     yield page.heading('What for what')
     yield page.paragraph(
         f'What was predicted (columns) for what is there (rows), from a score of '
-        f'{threshold["used"]:.2f} on, at IoU {threshold["overlap"]}. Background: an object that '
-        'was not found, or a prediction where none is.'
+        f'{exact(threshold["used"])} on, at IoU {threshold["overlap"]}. Background: an object '
+        'that was not found, or a prediction where none is.'
     )
     yield _confusion(figures, plots)
     yield page.heading('Kinds of error')
@@ -107,9 +108,15 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
     yield page.heading('What is not found')
     yield page.paragraph(
         'Objects that nothing has found, by their size (small: below 32 x 32 pixels, large: from '
-        '96 x 96 on), and by the largest overlap with another object.'
+        '96 x 96 on), and by the largest overlap of their boxes with that of another object.'
     )
     yield page.plots([_plot(plots, 'missed', 'Share of the objects that is not found.')])
+
+
+def _of_class(row: Mapping[str, Any]) -> list[Any]:
+    """A row of the table; a threshold as text, since it must not be rounded."""
+    text = None if row['threshold'] is None else exact(row['threshold'])
+    return [text if key == 'threshold' else row[key] for key in _OF_CLASS.values()]
 
 
 def segmentation_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -> Iterator[str]:
@@ -157,11 +164,19 @@ def against_sections(against: Mapping[str, Any]) -> Iterator[str]:
             yield _differences('image', by[against['by_image']], images[name], 'image')
 
 
-def worst_sections(figures: Mapping[str, Any], pictures: Sequence[Picture]) -> Iterator[str]:
-    """The worst images and why they are."""
-    if not pictures:
+def worst_sections(
+    figures: Mapping[str, Any], pictures: Sequence[Picture], not_shown: Mapping[str, str]
+) -> Iterator[str]:
+    """The worst images and why they are.
+
+    Args:
+        not_shown: those that cannot be, and why.
+    """
+    if not pictures and not not_shown:
         return
     yield page.heading('The worst images')
+    for name, reason in not_shown.items():
+        yield page.paragraph(f'{name} is one of them and cannot be shown: {reason}', note=True)
     if figures['task'] == 'detection':
         yield page.paragraph('Those with the most errors: truth first, then the prediction.')
         colours = {'right': GOOD, **dict(zip(KINDS, BAD, strict=True))}
@@ -201,6 +216,7 @@ def _confusion(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
 
 def _errors(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -> Iterator[str]:
     errors, words = figures['errors'], dict(zip(KINDS, _WORDS, strict=True))
+    used = exact(figures['threshold']['used'])
     yield page.paragraph(
         'A box with two faults gets the first in this order. The gain is what AP at IoU 0.5, now '
         f'{page.number(errors["ap50"])}, would have more if all errors of the kind, at any score, '
@@ -208,7 +224,7 @@ def _errors(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -> Iterator[
     )
     yield page.facts(words)
     yield page.table(
-        ('kind', f'from {figures["threshold"]["used"]:.2f} on', 'at any score', 'gain in AP50'),
+        ('kind', f'from {used} on', 'at any score', 'gain in AP50'),
         (
             (
                 *(kind, errors['counts'][kind], errors['counts_of_all'][kind]),

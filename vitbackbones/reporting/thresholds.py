@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 
 import numpy as np
 
@@ -34,28 +35,34 @@ class Sweep:
 
     @property
     def recall(self) -> np.ndarray:
-        """Share of the truths that are found, (S,); 0 where there is none."""
-        return self.hits / max(self.truths, 1)
+        """Share of the truths that are found, (S,); nan where there is none."""
+        return self.hits / (self.truths or math.nan)
 
     @property
     def f1(self) -> np.ndarray:
-        """2 P R / (P + R) of both, (S,)."""
-        return 2 * self.hits / np.maximum(self.tried + self.truths, 1)
+        """2 P R / (P + R) of both, (S,); nan where there is no truth."""
+        return 2 * self.hits / (self.tried + (self.truths or math.nan))
 
     def best(self) -> float | None:
-        """The threshold with the highest F1, of equals the highest; None if nothing is right."""
+        """A threshold with the highest F1, of equals the highest; None if nothing is right.
+
+        It has as few digits as keep what the score itself keeps.
+        """
         if not self.hits.size or not self.hits[-1]:
             return None
-        return float(self.score[self.f1.argmax()])
+        i = int(self.f1.argmax())
+        lower = float(self.score[i + 1]) if i + 1 < len(self.score) else -math.inf
+        return shortest(lower, float(self.score[i]))
 
     def at(self, threshold: float) -> dict[str, float]:
         """Precision, recall and F1 of what is kept from ``threshold`` on.
 
-        Where nothing is kept there is no precision: nan.
+        Where nothing is kept there is no precision, and without a truth no recall and F1: nan.
         """
         kept = int(np.searchsorted(-self.score, -threshold, side='right'))
         if not kept:
-            return dict(precision=math.nan, recall=0.0, f1=0.0)
+            nothing = 0.0 if self.truths else math.nan
+            return dict(precision=math.nan, recall=nothing, f1=nothing)
         curves = dict(precision=self.precision, recall=self.recall, f1=self.f1)
         return {name: float(curve[kept - 1]) for name, curve in curves.items()}
 
@@ -77,3 +84,19 @@ def sweep(score: np.ndarray, right: np.ndarray, truths: int) -> Sweep:
     last = np.ones(len(scores), bool)
     last[:-1] = scores[1:] != scores[:-1]  # equal scores are kept together
     return Sweep(scores[last], hits[last], np.arange(1, len(scores) + 1)[last], truths)
+
+
+def shortest(lower: float, score: float) -> float:
+    """The number with the fewest decimals, from two on, above ``lower`` and up to ``score``."""
+    exact = Decimal(repr(score))
+    for digits in range(2, 20):
+        short = float(exact.quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
+        if short > lower:
+            return short
+    return score
+
+
+def exact(value: float) -> str:
+    """A threshold with all its decimals, two at least: a shorter one would keep something else."""
+    short = f'{value:.2f}'
+    return short if float(short) == value else repr(value)

@@ -12,27 +12,43 @@ from vitbackbones.errors import UserError
 from vitbackbones.files import write
 from vitbackbones.tables import comma_separated
 
+#: The plot that not every report has.
+WORST = 'worst_images'
 
-def write_report(
-    out: Path, html: str, figures: Mapping[str, Any], plots: Mapping[str, bytes]
-) -> None:
-    """Write report.html, report.json, per_class.csv, per_image.csv and plots/*.png.
+
+def write_tables(out: Path, figures: Mapping[str, Any]) -> None:
+    """Write report.json, per_class.csv and per_image.csv.
 
     Raises:
         UserError: a file cannot be written.
     """
     plain = without_nan(figures)
-    files: dict[str, str | bytes] = {
+    files = {
         'per_class.csv': _csv(plain['classes']),
         'per_image.csv': _csv(plain['per_image']),
-        **{f'plots/{name}.png': content for name, content in plots.items()},
         'report.json': json.dumps(plain, indent=1) + '\n',
-        'report.html': html,
     }
+    _write(out, files)
+
+
+def write_page(out: Path, html: str, plots: Mapping[str, bytes]) -> None:
+    """Write report.html and plots/*.png.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    files: dict[str, str | bytes] = {f'plots/{name}.png': plot for name, plot in plots.items()}
+    _write(out, {**files, 'report.html': html}, gone=[] if WORST in plots else [WORST])
+
+
+def _write(out: Path, files: Mapping[str, str | bytes], gone: Sequence[str] = ()) -> None:
+    """Write files, and take away the plots of an earlier report that this one does not have."""
     try:
-        (out / 'plots').mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
             write(out / name, content)
+        for name in gone:
+            (out / f'plots/{name}.png').unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f'--out-dir {out} cannot be written: {error.strerror}') from error
 
