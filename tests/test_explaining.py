@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import Compose
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,10 +20,13 @@ from tests import whole_models
 from tests.small import SMALL
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.operating_point import OperatingPoint
+from vitbackbones.backbones.supervit import SuperViTClassifier
 from vitbackbones.cli.main import main
 from vitbackbones.explaining.attention import attention
 from vitbackbones.explaining.features import energy, principal_components
 from vitbackbones.explaining.gradcam import Target, activation_map, activation_maps, regions
+from vitbackbones.explaining.pictures import View
+from vitbackbones.explaining.placing import Place, traced
 from vitbackbones.explaining.stages import recording, stages_of
 from vitbackbones.explaining.tokens import kept_tokens
 
@@ -352,6 +357,107 @@ def test_kept_tokens_are_those_with_the_class_tokens_attention() -> None:
     assert net.operating_point == OperatingPoint()
 
 
+@torch.no_grad()
+def test_a_classifier_keeps_the_tokens_that_it_goes_on_with() -> None:
+    torch.manual_seed(0)
+    net = SuperViTClassifier({**SMALL['SuperViT'], 'depth': 8}, num_classes=3).eval()
+    x = torch.randn(1, 3, 100, 130)
+    point = OperatingPoint(scale=8 / 14, keep_rate=0.5)
+    kept = kept_tokens(net, x, point)
+    assert {block: (*y.shape, int(y.sum())) for block, y in kept.items()} == {
+        3: (8, 8, 33),
+        6: (8, 8, 17),
+    }
+    _, selections = net.tokens(x, 128, 0.5)
+    assert set(selections[0][0, 1:].tolist()) == set(
+        (kept[3].flatten().nonzero() + 1)[:, 0].tolist()
+    )
+    assert net.size == 224
+    assert {part.values.shape[1:] for part in attention(net, x, ALL)} == {(14, 14)}
+
+
+# ------------------------------------------------------------- where an image is in the input
+
+
+@TRANSFORMS.register_module()
+class PadAround:
+    """Lets an image stand somewhere in a larger one, as no step of mmdet does in tests."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        results['img'] = np.pad(results['img'], ((20, 10), (30, 0), (0, 0)), constant_values=114)
+        results['img_shape'] = results['img'].shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class Darken:
+    """Changes pixels by more than a factor."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        results['img'] = (results['img'].astype(float) ** 2 / 255).astype(np.uint8)
+        return results
+
+
+RESIZE = dict(type='mmdet.Resize', scale=(260, 180), keep_ratio=True)
+ALL_OF_IT = (0, 0, 130, 90)
+# Steps, and what they show of an image of 130 x 90 pixels, where.
+PLACES: dict[str, tuple[list[dict[str, Any]], Any]] = {
+    'resized': ([RESIZE], (ALL_OF_IT, (0, 0, 260, 180))),
+    'padded': ([RESIZE, dict(type='mmdet.Pad', size=(320, 300))], (ALL_OF_IT, (0, 0, 260, 180))),
+    'grey padding': (
+        [RESIZE, dict(type='mmdet.Pad', size_divisor=64, pad_val=dict(img=(127, 127, 127)))],
+        (ALL_OF_IT, (0, 0, 260, 180)),
+    ),
+    'padded at the left': ([RESIZE, dict(type='PadAround')], (ALL_OF_IT, (30, 20, 290, 200))),
+    'to multiples': (
+        [RESIZE, dict(type='mmseg.ResizeToMultiple', size_divisor=32)],
+        (ALL_OF_IT, (0, 0, 288, 192)),
+    ),
+    'cropped': (
+        [RESIZE, dict(type='CenterCrop', crop_size=(100, 120))],
+        ((40, 15, 90, 75), (0, 0, 100, 120)),
+    ),
+    'normalized': (
+        [RESIZE, dict(type='Normalize', mean=[120, 110, 100], std=[58, 57, 56])],
+        (ALL_OF_IT, (0, 0, 260, 180)),
+    ),
+    'turned': ([RESIZE, dict(type='mmdet.RandomFlip', prob=1.0)], None),
+    'darkened': ([RESIZE, dict(type='Darken')], None),
+}
+
+
+@pytest.mark.parametrize('case', PLACES)
+def test_pipelines_say_where_an_image_goes(case: str) -> None:
+    steps, want = PLACES[case]
+    ends = dict(type='mmdet.PackDetInputs', meta_keys=())
+    got = traced(Compose([dict(type='LoadImageFromFile'), *steps, ends]), (130, 90))
+    if want is None:
+        assert got is None
+        return
+    assert got is not None
+    assert got.seen == pytest.approx(want[0], abs=0.5)
+    assert got.at == pytest.approx(want[1])
+
+
+def test_what_is_drawn_lies_where_it_is_in_the_image() -> None:
+    image = Image.new('RGB', (130, 90))
+    place = Place((0, 0, 130, 90), (32, 16, 162, 106))
+    view = View.of(image, place, (128, 192))  # cells of 16 pixels
+    values = np.zeros((8, 12))
+    values[3, 4] = 1  # pixels 64 to 80 and 48 to 64 of the input
+    assert view.covered(values).shape == (6, 9)
+    assert view.covered(values)[2, 2] == 1
+    rows, columns = view.stretched(values, smooth=False).nonzero()
+    assert (columns.min() / 2, (columns.max() + 1) / 2) == (32, 48)  # drawn twice as large
+    assert (rows.min() / 2, (rows.max() + 1) / 2) == (32, 48)
+    assert place.in_input((32, 32, 48, 48)) == [64, 48, 80, 64]
+    part = View.of(image, Place((40, 20, 90, 70), (0, 0, 100, 100)), (112, 112))
+    assert part.image.size == (100, 100)
+    boxed = np.asarray(part.boxed(part.image, (60, 40, 80, 60)))
+    rows, columns = boxed.any(2).nonzero()
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (41, 79, 41, 79)
+
+
 # --------------------------------------------------------------------------------- the command
 
 
@@ -362,6 +468,9 @@ def save_model(model: dict[str, Any], folder: Path, name: str) -> None:
         built.bbox_head.retina_cls.bias.data.fill_(-0.5)
     meta = dict(dataset_meta=dict(classes=('red', 'green', 'blue')))
     torch.save(dict(state_dict=built.state_dict(), meta=meta), folder / f'{name}.pth')
+
+
+TURNED = "dict(type='RandomFlip', prob=1.0)"
 
 
 @pytest.fixture(scope='module')
@@ -384,6 +493,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     supervit['backbone']['arch']['depth'] = 5
     save_model(supervit, folder, 'supervit')
     generator = np.random.default_rng(0)
+    for name, steps in (('padded', "dict(type='Pad', size=(288, 320))"), ('turned', TURNED)):
+        (folder / f'{name}.py').write_text(
+            "_base_ = 'retina.py'\n"
+            'steps = [*_base_.test_dataloader.dataset.pipeline]\n'
+            f'steps.insert(-1, {steps})\n'
+            'test_dataloader = dict(dataset=dict(pipeline=steps))\n'
+        )
+        (folder / f'{name}.pth').write_bytes((folder / 'retina.pth').read_bytes())
     for name, size in (('a', (90, 130)), ('b', (60, 50))):
         pixels = generator.integers(0, 255, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f'{name}.png')
@@ -414,6 +531,16 @@ def test_features_of_every_stage_are_drawn(explain: Any, tmp_path: Path) -> None
         assert drawing.width > 3 * 2 * 130  # image, colours and energy, enlarged
 
 
+def test_padding_of_the_pipeline_is_left_out_too(
+    explain: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explain('padded', 'a.png', '--what', 'features', '--arrays', '--stage', '2')
+    assert np.load(tmp_path / 'out/a_features_2.npy').shape == (16, 20, 29)
+    assert 'nobody can tell' not in capsys.readouterr().err
+    explain('turned', 'a.png', '--what', 'features', '--arrays', '--stage', '2')
+    assert 'nobody can tell' in capsys.readouterr().err
+
+
 def test_each_detection_is_explained_in_every_stage(explain: Any, tmp_path: Path) -> None:
     names = explain('retina', 'a.png', '--what', 'gradcam', '--box', '--arrays')
     stems = {f'a_gradcam_{stage}_{number}' for stage in ALL for number in (1, 2, 3)}
@@ -421,6 +548,30 @@ def test_each_detection_is_explained_in_every_stage(explain: Any, tmp_path: Path
     values = [np.load(path) for path in sorted((tmp_path / 'out').glob('*_[123].npy'))]
     assert all(value.min() >= 0 and value.max() <= 1 for value in values)
     assert max(value.max() for value in values) == 1
+
+
+def test_blocks_that_are_computed_twice_change_no_explanation(explain: Any, tmp_path: Path) -> None:
+    words = ('a.png', '--what', 'gradcam', '--stage', '2', '3', '--arrays')
+    found = []
+    for twice in (False, True):
+        explain('retina', *words, '--cfg-options', f'model.backbone.with_cp={twice}')
+        arrays = {path.name: np.load(path) for path in (tmp_path / 'out').glob('*.npy')}
+        found.append(arrays)
+    once, twice = found
+    assert len(once) == 6
+    assert all(np.array_equal(once[name], twice[name]) for name in once)
+
+
+def test_what_is_no_longer_found_is_no_longer_there(explain: Any, tmp_path: Path) -> None:
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/a_gradcam_2_mine.png').write_bytes(b'')
+    explain('retina', 'a.png', '--what', 'gradcam', '--stage', '2', '3', '--arrays')
+    words = ('a.png', '--what', 'gradcam', '--stage', '3', '--cfg-options')
+    names = explain('retina', *words, 'model.test_cfg.max_per_img=1')
+    others = {f'a_gradcam_2_{i}{end}' for i in (1, 2, 3) for end in ('.png', '.npy')}
+    others.add('a_gradcam_2_mine.png')
+    assert names == others | {'a_gradcam_3_1.png'}
+    assert explain('retina', *words, 'model.test_cfg.score_thr=2.0', status=1) == others
 
 
 def test_detections_of_two_and_more_stages_are_explained(explain: Any, tmp_path: Path) -> None:

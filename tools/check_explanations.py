@@ -30,6 +30,7 @@ from vitbackbones.explaining.gradcam import (
     activation_maps,
     detections,
 )
+from vitbackbones.explaining.loading import Loader
 from vitbackbones.explaining.stages import recording
 from vitbackbones.inference.drawing import SCORE
 from vitbackbones.inference.predict import test_pipeline
@@ -113,29 +114,29 @@ def main() -> None:
     cfg = load_config(args.config)
     init_default_scope(cfg.default_scope)
     model, meta = build_trained(cfg, args.checkpoint)
-    pipeline = test_pipeline(cfg)
+    loader = Loader(model, test_pipeline(cfg))
     rng = np.random.default_rng(0)
     found: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
     followed = []
     for path in args.images:
-        packed = pipeline(dict(img_path=str(path), img_id=0))
-        batch = {key: [value] for key, value in packed.items()}
-        data = model.data_preprocessor(batch, False)
-        meta_of = data['data_samples'][0].metainfo
-        (height, width), ori = meta_of['img_shape'][:2], meta_of['ori_shape']
+        loaded = loader.load(path)
+        data = loaded.data
+        left, top, right, bottom = map(round, loaded.place.at)
         recorded = recording(model.backbone, args.stage, in_trunk=True)
         with torch.enable_grad(), KeptGradients(), recorded as seen:
             (sample,) = model(**data, mode='predict')
         scores, _ = detections(sample.pred_instances, meta['classes'], SCORE)
         for target in scores:
             assert target.box is not None
-            box = [side * width / ori[1] for side in target.box]
+            x1, y1, x2, y2 = loaded.place.in_input(target.box)
+            box = [x1 - left, y1 - top, x2 - left, y2 - top]
             maps = activation_maps(target, seen.maps)
             for stage, own in maps.items():
                 cell = model.backbone.strides[stage - 1]
                 energy = F.interpolate(own[None, None], scale_factor=cell, mode='bilinear')
-                energy = summed(energy[0, 0, :height, :width])
-                elsewhere = [share(energy, b) for b in at_random(box, height, width, rng)]
+                energy = summed(energy[0, 0, top:bottom, left:right])
+                places = at_random(box, bottom - top, right - left, rng)
+                elsewhere = [share(energy, b) for b in places]
                 row = (share(energy, box), float(np.mean(elsewhere)))
                 found[stage, target.name.split()[0]].append(row)
                 found[stage, 'all'].append(row)

@@ -237,6 +237,7 @@ class SuperViTClassifier(Backbone, Trunk):
     arch_type = SuperViTArch
     family = 'SuperViT'
     checkpoint_names = CheckpointNames(stem=CHECKPOINT_NAMES.stem)
+    attends = r'blocks\.\d+\.attn', 'class_token'
     dense = False
     arch: SuperViTArch
 

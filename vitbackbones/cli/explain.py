@@ -1,12 +1,14 @@
 """Draw what a trained model looks at in images.
 
 --what features   each stage's map: its principal components as colours, and its energy
---what gradcam    for each detection, or each class of a segmentor, the places that speak for it
+--what gradcam    for each detection, or each class of a segmentor or classifier, the places that
+                  speak for it
 --what attention  where the blocks of the backbone attend to
 --what tokens     which tokens SuperViT keeps at its blocks 3, 6 and 9, for each operating point
 
 Writes IMAGE_WHAT_STAGE[_N].png for every image, stage, and N of detections, classes, blocks or
-operating points. An image that fails is named, the others go on, and the exit status is 1.
+operating points; those of an earlier run, of the same image and stage, go. An image that fails is
+named, the others go on, and the exit status is 1.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,9 @@ def _watch(hooks: ExitStack, module: nn.Module, formula: Formula, keep: Any) -> 
 
 def _size(positions: int, network: Backbone, x: Tensor) -> tuple[int, int]:
     """Height and width of the network's map of so many positions."""
+    if not network.dense:  # SuperViT's classifier resizes images to squares
+        side = math.isqrt(positions)
+        return side, side
     sizes = [(-(-x.shape[2] // s), -(-x.shape[3] // s)) for s in network.strides]
     return next(size for size in sizes if size[0] * size[1] == positions)
 

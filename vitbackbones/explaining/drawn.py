@@ -15,10 +15,19 @@ from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.supervit import PATCH_SIZE
 from vitbackbones.benchmark.points import point_name
 from vitbackbones.inference.drawing import SCORE
+from vitbackbones.tasks import Task, task_of_sample
 
 from .attention import Attention, attending, attention
 from .features import energy, principal_components
-from .gradcam import KeptGradients, Target, activation_maps, detections, regions
+from .gradcam import (
+    KeptGradients,
+    Target,
+    activation_maps,
+    best_classes,
+    detections,
+    regions,
+)
+from .loading import ImageError, Loaded
 from .pictures import View
 from .stages import recording, stages_of
 from .tokens import dropping_blocks, dropping_points, kept_tokens
@@ -26,18 +35,12 @@ from .tokens import dropping_blocks, dropping_points, kept_tokens
 Panels = list[tuple[str, Image.Image]]
 
 
-class ImageError(Exception):
-    """One sentence about an image of which there is nothing to draw."""
-
-
 @dataclass(frozen=True)
 class Given:
     """A model and one image.
 
     Attributes:
-        data: what the model's data preprocessor made of the image, a batch of one.
-        image: the file in RGB.
-        shape: height and width of the image in the network's input.
+        loaded: the image, and what the model gets.
         stages: that are wanted, or blocks of tokens.
         box: whether boxes of detections are explained besides scores.
     """
@@ -45,21 +48,26 @@ class Given:
     model: Any
     network: Backbone
     classes: Sequence[str]
-    data: Mapping[str, Any]
-    image: Image.Image
-    shape: Sequence[int]
+    loaded: Loaded
     stages: Sequence[int]
     box: bool
 
     @property
     def x(self) -> Tensor:
         """(1, in_channels, H, W)."""
-        return self.data['inputs']
+        return self.loaded.data['inputs']
 
     def view(self, cells: Sequence[int], cell: int) -> View:
         """The image under a map of so many ``cells``, each of ``cell`` pixels of the input."""
         height, width = cells
-        return View.of(self.image, self.shape, (height * cell, width * cell))
+        return View.of(self.loaded.image, self.loaded.place, (height * cell, width * cell))
+
+    def view_of_patches(self) -> View:
+        """The image under SuperViT's patches: of the padded input, or of what is resized whole."""
+        height, width = self.x.shape[2:]
+        if self.network.dense:
+            height, width = (-(-side // PATCH_SIZE) * PATCH_SIZE for side in (height, width))
+        return View.of(self.loaded.image, self.loaded.place, (height, width))
 
     def view_of(self, stage: int, values: Tensor) -> View:
         """The image under the map (..., H', W') of a stage."""
@@ -82,15 +90,15 @@ def _features(given: Given) -> Iterator[Drawing]:
         given.network(given.x)
     for stage, (values,) in sorted(seen.maps.items()):
         view = given.view_of(stage, values)
-        covered = view.covered(values)
+        covered, inside = view.covered(values), view.inside(values.shape[1:])
         rows, columns = covered.shape[1:]
         colours = values.new_zeros(*values.shape[1:], 3)
-        colours[:rows, :columns] = principal_components(covered)
-        strength = energy(values).cpu().numpy()
+        colours[inside] = principal_components(covered)
+        strength, shown = energy(values).cpu().numpy(), energy(covered)
         panels = [
             (f'stage {stage}: {len(values)} channels, {rows} x {columns}', view.image),
             ('principal components', view.colours(colours.cpu().numpy())),
-            (f'energy, {strength.min():.1f} to {strength.max():.1f}', view.scale(strength)),
+            (f'energy, {shown.min():.1f} to {shown.max():.1f}', view.scale(strength)),
         ]
         yield Drawing(stage, None, panels, {'': covered.cpu().numpy()})
 
@@ -98,8 +106,11 @@ def _features(given: Given) -> Iterator[Drawing]:
 def _gradcam(given: Given) -> Iterator[Drawing]:
     recorded = recording(given.network, given.stages, in_trunk=True)
     with torch.enable_grad(), KeptGradients(), recorded as seen:
-        (sample,) = given.model(**given.data, mode='predict')
-    targets, boxes = _targets(given, sample)
+        (sample,) = given.model(**given.loaded.data, mode='predict')
+        task = task_of_sample(sample)
+        # Scores of a softmax speak of all classes: explained is what it is given.
+        logits = given.model(given.x) if task is Task.CLASSIFICATION else None
+    targets, boxes = _targets(given, task, sample, logits)
     for i, target in enumerate(targets):
         explained = {'': activation_maps(target, seen.maps)}
         if given.box:
@@ -109,15 +120,20 @@ def _gradcam(given: Given) -> Iterator[Drawing]:
             yield _activation(given, stage, target, maps)
 
 
-def _targets(given: Given, sample: Any) -> tuple[Sequence[Target], Sequence[Target]]:
-    if 'pred_instances' in sample:
-        found = sample.pred_instances
-        targets, boxes = detections(found, given.classes, SCORE)
-        missing = f'the model finds nothing with a score of {SCORE} or more'
-    else:
-        logits, labels = sample.seg_logits.data, sample.pred_sem_seg.data[0]
-        targets, boxes = regions(logits, labels, given.classes), []
-        missing = 'the model finds none of its classes'
+def _targets(
+    given: Given, task: Task, sample: Any, logits: Any
+) -> tuple[Sequence[Target], Sequence[Target]]:
+    boxes: Sequence[Target] = []
+    missing = 'the model finds none of its classes'
+    match task:
+        case Task.DETECTION:
+            targets, boxes = detections(sample.pred_instances, given.classes, SCORE)
+            missing = f'the model finds nothing with a score of {SCORE} or more'
+        case Task.SEGMENTATION:
+            labels = sample.pred_sem_seg.data[0]
+            targets = regions(sample.seg_logits.data, labels, given.classes)
+        case Task.CLASSIFICATION:
+            targets = best_classes(logits[0], sample.pred_score, given.classes, SCORE)
     if not targets:
         raise ImageError(f'{missing}: there is nothing to explain')
     if not targets[0].values[0].requires_grad:
@@ -154,10 +170,12 @@ def _attention(given: Given) -> Iterator[Drawing]:
 
 
 def _attended(given: Given, stage: int, number: int, parts: Sequence[Attention]) -> Drawing:
-    height = given.x.shape[2]
-    cell = {-(-height // stride): stride for stride in given.network.strides}
-    size = next(part.values.shape[1:] for part in parts if part.values.ndim == 3)
-    view = given.view(size, cell[size[0]])
+    if given.network.dense:
+        cell = {-(-given.x.shape[2] // stride): stride for stride in given.network.strides}
+        size = next(part.values.shape[1:] for part in parts if part.values.ndim == 3)
+        view = given.view(size, cell[size[0]])
+    else:
+        view = given.view_of_patches()
     panels: Panels = [(f'stage {stage}', view.image)]
     arrays = {}
     for part in parts:
@@ -177,11 +195,10 @@ def _attended(given: Given, stage: int, number: int, parts: Sequence[Attention])
 @torch.no_grad()
 def _tokens(given: Given) -> Iterator[Drawing]:
     network: Any = given.network
-    height, width = (-(-side // PATCH_SIZE) * PATCH_SIZE for side in given.x.shape[2:])
+    view = given.view_of_patches()
     for number, point in enumerate(dropping_points(network), start=1):
         kept = kept_tokens(network, given.x, point)
         for block in given.stages:
-            view = View.of(given.image, given.shape, (height, width))
             here = kept[block].cpu()
             title = (
                 f'block {block}, operating point {point_name(point)}: '

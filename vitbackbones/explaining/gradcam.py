@@ -2,9 +2,9 @@
 
 A class activation map is the positive part of a weighed sum of a map's channels, the weights being
 the gradient of what is explained, averaged over all places (the paper's equations 1 and 2). So it
-is for the classes of a segmentor. A detection is of one place among many alike, and such weights
-light up all of them: its weights are the gradient of each place (HiResCAM, Draelos and Carin 2020,
-arXiv 2011.08891).
+is for the classes of a classifier and of a segmentor. A detection is of one place among many alike,
+and such weights light up all of them: its weights are the gradient of each place (HiResCAM,
+Draelos and Carin 2020, arXiv 2011.08891).
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Target:
     """One thing that a model predicts, to be explained.
 
     Attributes:
-        number: of a detection by falling score, from 1, or of a class, as in label maps.
+        number: of a detection, or of an image's class, by falling score, from 1; of a segmentor's
+            class as in label maps.
         name: in words.
         values: scalars whose gradients tell: a score, or the four sides of a box.
         box: of a detection, (x1, y1, x2, y2) in pixels of the image file.
@@ -94,6 +95,22 @@ def detections(found: Any, classes: Sequence[str], score: float) -> tuple[list[T
         scores.append(Target(number, name, [found.scores[i]], box))
         boxes.append(Target(number, name, [*found.bboxes[i]], box))
     return scores, boxes
+
+
+def best_classes(
+    logits: Tensor, scores: Tensor, classes: Sequence[str], score: float
+) -> list[Target]:
+    """Every class of an image from ``score`` on, by falling score, at least the best: its logit.
+
+    Args:
+        logits: (classes,) with gradients.
+        scores: (classes,), what is predicted of them.
+    """
+    order = [int(i) for i in scores.argsort(descending=True)]
+    order = order[: max(1, int((scores >= score).sum()))]
+    names = [f'{classes[i]} {float(scores[i].detach()):.2f}' for i in order]
+    pairs = enumerate(zip(order, names, strict=True), start=1)
+    return [Target(number, name, [logits[i]]) for number, (i, name) in pairs]
 
 
 def regions(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> list[Target]:

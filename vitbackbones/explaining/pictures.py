@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .placing import Place
 
 # From dark to bright in even steps of brightness, which stays so in print: of matplotlib's inferno.
 HEAT = np.array(
@@ -31,46 +34,50 @@ TITLE = 22
 
 @dataclass(frozen=True)
 class View:
-    """An image file, and where its pixels are in what the network was given.
+    """What a network sees of an image file, and where that is under the cells of its maps.
 
     Attributes:
-        image: the file, at the size in which it is drawn.
+        image: that part of the file, at the size in which it is drawn.
         zoom: of it, to that size.
-        shape: height and width of the image in the network's input.
-        canvas: height and width that the cells of its maps cover, with padding at the right and
-            at the bottom.
+        place: of the file in the network's input.
+        canvas: height and width of the input that the cells cover.
     """
 
     image: Image.Image
     zoom: float
-    shape: tuple[int, int]
+    place: Place
     canvas: tuple[int, int]
 
     @classmethod
-    def of(cls, image: Image.Image, shape: Sequence[int], canvas: tuple[int, int]) -> View:
+    def of(cls, image: Image.Image, place: Place, canvas: tuple[int, int]) -> View:
         """Of an image in RGB at its own size."""
-        zoom = min(2.0, PANEL / max(image.size))
-        size = max(1, round(image.width * zoom)), max(1, round(image.height * zoom))
-        drawn = image.resize(size, Image.Resampling.LANCZOS)
-        return cls(drawn, zoom, (shape[0], shape[1]), canvas)
+        x1, y1, x2, y2 = place.seen
+        zoom = min(2.0, PANEL / max(x2 - x1, y2 - y1))
+        size = max(1, round((x2 - x1) * zoom)), max(1, round((y2 - y1) * zoom))
+        drawn = image.resize(size, Image.Resampling.LANCZOS, box=place.seen)
+        return cls(drawn, zoom, place, canvas)
+
+    def inside(self, cells: Sequence[int]) -> tuple[slice, slice]:
+        """The rows and columns of so many ``cells`` that show some of the image, not padding."""
+        parts = []
+        for axis, (count, whole) in enumerate(zip(cells, self.canvas, strict=True)):
+            start, end = (self.place.at[i] * count / whole for i in (1 - axis, 3 - axis))
+            first = min(int(start), count - 1)
+            parts.append(slice(first, max(first + 1, min(math.ceil(end), count))))
+        return parts[0], parts[1]
 
     def covered(self, values: Any) -> Any:
         """Of a map (..., H', W') the places that show some of the image, none of mere padding."""
-        rows, columns = (
-            max(1, -(-side * cells // whole))
-            for side, cells, whole in zip(self.shape, values.shape[-2:], self.canvas, strict=True)
-        )
-        return values[..., :rows, :columns]
+        rows, columns = self.inside(values.shape[-2:])
+        return values[..., rows, columns]
 
     def stretched(self, values: np.ndarray, *, smooth: bool) -> np.ndarray:
         """A map (H', W') of the whole input -> (h, w), as the image is drawn."""
-        height, width = values.shape
-        box = (
-            0,
-            0,
-            width * self.shape[1] / self.canvas[1],
-            height * self.shape[0] / self.canvas[0],
+        height, width = (
+            count / whole for count, whole in zip(values.shape, self.canvas, strict=True)
         )
+        x1, y1, x2, y2 = self.place.at
+        box = (x1 * width, y1 * height, x2 * width, y2 * height)
         how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
         plane = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
         return np.asarray(plane.resize(self.image.size, how, box=box))
@@ -95,9 +102,9 @@ class View:
         return Image.fromarray((np.stack(planes, 2) * 255).astype(np.uint8))
 
     def scale(self, values: np.ndarray) -> Image.Image:
-        """A map (H', W') alone, from its lowest to its highest value."""
-        seen = self.stretched(values, smooth=False)
-        low, high = float(values.min()), float(values.max())
+        """A map (H', W') alone, from the lowest to the highest value on the image."""
+        seen, shown = self.stretched(values, smooth=False), self.covered(values)
+        low, high = float(shown.min()), float(shown.max())
         return Image.fromarray(_heat((seen - low) / max(high - low, 1e-12)).astype(np.uint8))
 
     def only(self, kept: np.ndarray) -> Image.Image:
@@ -121,13 +128,13 @@ class View:
     def boxed(self, panel: Image.Image, box: Sequence[float]) -> Image.Image:
         """A panel with a box (x1, y1, x2, y2) in pixels of the file."""
         panel = panel.copy()
-        x1, y1, x2, y2 = (float(side) * self.zoom for side in box)
-        corners = [x1, y1, max(x2, x1 + 4), max(y2, y1 + 4)]
+        left, top = self.place.seen[:2]
+        corners = zip(box, (left, top, left, top), strict=True)
+        x1, y1, x2, y2 = ((float(side) - start) * self.zoom for side, start in corners)
+        x2, y2 = max(x2, x1 + 4), max(y2, y1 + 4)
         pen = ImageDraw.Draw(panel)
-        pen.rectangle(corners, outline='black', width=4)
-        pen.rectangle(
-            [c + d for c, d in zip(corners, (1, 1, -1, -1), strict=True)], outline='white', width=2
-        )
+        pen.rectangle((x1, y1, x2, y2), outline='black', width=4)
+        pen.rectangle((x1 + 1, y1 + 1, x2 - 1, y2 - 1), outline='white', width=2)
         return panel
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from PIL import Image, ImageOps
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.errors import UserError, notice
@@ -20,8 +19,10 @@ from vitbackbones.inference.running import Outcome
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.launch.trained import build_trained
+from vitbackbones.tasks import Task, task_of
 
-from .drawn import DRAWN, Drawing, Given, ImageError
+from .drawn import DRAWN, Drawing, Given
+from .loading import ImageError, Loader, tried
 from .pictures import side_by_side
 from .stages import choose
 
@@ -55,8 +56,8 @@ def explain(
 ) -> Outcome:
     """Write drawings of image files, ``IMAGE_WHAT_STAGE[_N].png``, into a folder.
 
-    An image that fails is in the outcome with the reason; what was drawn of it, and the others,
-    stay.
+    Drawings of an image replace all of the same kind and stages that are there of it. An image that
+    fails is in the outcome with the reason; what was drawn of it, and the others, stay.
 
     Args:
         cfg: changed by what the device and the prediction need.
@@ -81,19 +82,21 @@ def explain(
             f'model.backbone={cfg.model.get("backbone")}: only our backbones can be explained, '
             f'which are {", ".join(Backbone.registered())}'
         )
-    if request.box and (request.what != 'gradcam' or 'decode_head' in cfg.model):
+    if request.box and (request.what != 'gradcam' or task_of(cfg.model) is not Task.DETECTION):
         raise UserError('--box is for --what gradcam of a detector: only there are boxes')
     there = what.stages(backbone)
     if not there:
         raise UserError(
-            f'--what {request.what}: {backbone.family} has none; choose from '
+            f'--what {request.what}: {type(backbone).__name__} has none; choose from '
             f'{", ".join(name for name, other in DRAWN.items() if other.stages(backbone))}'
         )
     stages = choose(request.stages, there, what.named)
     _predict_whole_images(cfg)
     model, meta = build_trained(cfg, checkpoint)
     model.to(where)
-    work = _Work(model, meta['classes'], test_pipeline(cfg), request, stages, out)
+    network = next(part for part in model.modules() if isinstance(part, Backbone))
+    loader = Loader(model, test_pipeline(cfg))
+    work = _Work(loader, network, meta['classes'], request, stages, out)
     outcome = Outcome()
     for i, path in enumerate(paths):
         line = f'{i + 1}/{len(paths)} {path}'
@@ -131,69 +134,63 @@ def _predict_whole_images(cfg: Config) -> None:
 class _Work:
     """What is done with one image after the other."""
 
-    model: Any
+    loader: Loader
+    network: Backbone
     classes: Sequence[str]
-    pipeline: Any
     request: Request
     stages: Sequence[int]
     out: Path
 
     def draw(self, path: Path) -> int:
-        """Draw and write all there is of an image; how many drawings that is."""
-        given = self._load(path)
-        count = 0
-        drawings = DRAWN[self.request.what].drawings(given)
-        while (drawing := _tried('the model', next, drawings, None)) is not None:
-            self._write(path, drawing)
-            count += 1
+        """Draw and write all there is of an image; how many drawings that is.
+
+        They stand in the place of all that were drawn of these stages of it before: a detection
+        that is no longer found would be taken for one that is.
+        """
+        model, request = self.loader.model, self.request
+        loaded = self.loader.load(path)
+        given = Given(model, self.network, self.classes, loaded, self.stages, request.box)
+        drawings = DRAWN[request.what].drawings(given)
+        earlier, count = self._earlier(path), 0
+        try:
+            while (drawing := tried('the model', next, drawings, None)) is not None:
+                earlier -= self._write(path, drawing)
+                count += 1
+        except ImageError:
+            _remove(earlier)
+            raise
+        _remove(earlier)
         return count
 
-    def _load(self, path: Path) -> Given:
-        if not path.is_file():
-            raise ImageError('there is no such image')
-        image = _tried('reading', _read, path)
-        packed = _tried('the test pipeline', self.pipeline, dict(img_path=str(path), img_id=0))
-        if packed is None:
-            raise ImageError('the test pipeline leaves it out')
-        batch = {key: [value] for key, value in packed.items()}
-        data: Mapping[str, Any] = self.model.data_preprocessor(batch, False)
-        return Given(
-            self.model,
-            next(part for part in self.model.modules() if isinstance(part, Backbone)),
-            self.classes,
-            data,
-            image,
-            data['data_samples'][0].img_shape[:2],
-            self.stages,
-            self.request.box,
-        )
+    def _earlier(self, path: Path) -> set[Path]:
+        """What was drawn of an image before."""
+        start = re.escape(f'{path.stem}_{self.request.what}_')
+        stages = '|'.join(map(str, self.stages))
+        pattern = re.compile(rf'{start}({stages})(_\d+)?(\.png|(_[a-z_]+)?\.npy)')
+        return {file for file in self.out.glob('*') if pattern.fullmatch(file.name)}
 
-    def _write(self, path: Path, drawing: Drawing) -> None:
+    def _write(self, path: Path, drawing: Drawing) -> set[Path]:
+        """Write a drawing and its arrays; the files."""
         name = f'{path.stem}_{self.request.what}_{drawing.stage}'
         if drawing.number is not None:
             name += f'_{drawing.number}'
         target = self.out / f'{name}.png'
+        arrays = drawing.arrays if self.request.arrays else {}
+        files = {self.out / f'{name}{key}.npy': values for key, values in arrays.items()}
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             write(target, side_by_side(drawing.panels))
-            for key, values in drawing.arrays.items() if self.request.arrays else ():
-                with replacing(self.out / f'{name}{key}.npy') as part, part.open('wb') as file:
-                    np.save(file, values)
+            for file, values in files.items():
+                with replacing(file) as part, part.open('wb') as opened:
+                    np.save(opened, values)
         except OSError as error:
             raise UserError(f'{target} cannot be written: {error.strerror}') from error
+        return {target, *files}
 
 
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as file:
-        return ImageOps.exif_transpose(file).convert('RGB')
-
-
-def _tried(step: str, do: Callable[..., Any], *args: Any) -> Any:
-    """What ``do`` returns; its error becomes one that says which step failed."""
-    try:
-        return do(*args)
-    except ImageError:
-        raise
-    except Exception as error:  # whatever an image leads Pillow, OpenCV or a network to
-        reason = ' '.join(str(error).split())[:300]
-        raise ImageError(f'{step} fails: {type(error).__name__}: {reason}') from error
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f'{file} cannot be removed: {error.strerror}') from error

@@ -26,7 +26,12 @@ class Pass:
 
 
 def stages_of(network: Backbone) -> list[int]:
-    """The stages that have a map, counted from 1; of a pyramid the levels that are output."""
+    """The stages that have a map, counted from 1; of a pyramid the levels that are output.
+
+    SuperViT's classifier has none: its tokens are no map after some were dropped.
+    """
+    if not network.dense:
+        return []
     if _has_pyramid(network):
         return [i + 1 for i in network.out_indices]
     return [*range(1, network.num_stages + 1)]
@@ -59,7 +64,8 @@ def recording(
 ) -> Iterator[Pass]:
     """Keep the maps (B, C, H', W') of ``stages`` of the passes within the block, the last of them.
 
-    With gradients enabled, every map has one, whatever is frozen. Nothing is left at the network
+    With gradients enabled, every map has one, whatever is frozen; no block is computed twice to
+    save memory, for the second time would be without them. Nothing is left at the network
     afterwards.
 
     Args:
@@ -89,6 +95,8 @@ def recording(
         seen.maps.update({s: maps[outputs[s]] for s in stages if s not in inner})
 
     with ExitStack() as hooks:
+        hooks.callback(setattr, network, 'with_cp', network.with_cp)
+        network.with_cp = False
         hooks.enter_context(network.register_forward_pre_hook(before))
         hooks.enter_context(network.register_forward_hook(after))
         for stage in inner:

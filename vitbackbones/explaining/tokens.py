@@ -11,25 +11,27 @@ from torch import Tensor, nn
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.operating_point import OperatingPoint
-from vitbackbones.backbones.supervit import DROPPING_BLOCKS, SuperViT
+from vitbackbones.backbones.supervit import DROPPING_BLOCKS, SuperViT, SuperViTClassifier
 from vitbackbones.benchmark.points import read_points
 
 
 def dropping_blocks(network: Backbone) -> list[int]:
     """The blocks that drop tokens, from 0 as the paper counts; none but in SuperViT."""
-    if not isinstance(network, SuperViT):
+    if not isinstance(network, (SuperViT, SuperViTClassifier)):
         return []
     return [i for i in DROPPING_BLOCKS if i < len(network.blocks)]
 
 
-def dropping_points(network: SuperViT) -> list[OperatingPoint]:
+def dropping_points(network: SuperViT | SuperViTClassifier) -> list[OperatingPoint]:
     """Those that a sandwich trains and that drop tokens, with the network's own if it does."""
     points = [*read_points(None), network.operating_point]
     return [*dict.fromkeys(point for point in points if point.keep_rate < 1)]
 
 
 @torch.no_grad()
-def kept_tokens(network: SuperViT, x: Tensor, point: OperatingPoint) -> dict[int, Tensor]:
+def kept_tokens(
+    network: SuperViT | SuperViTClassifier, x: Tensor, point: OperatingPoint
+) -> dict[int, Tensor]:
     """{dropping block: (h, w), whether the patch goes on after it} of one image.
 
     Args:
