@@ -213,6 +213,71 @@ def test_testing_draws_and_writes_what_was_predicted(trained: Path, run: Any) ->
     assert 'found.json exists' in said
 
 
+@pytest.mark.parametrize('what', ['features', 'gradcam', 'attention'])
+def test_what_a_classifier_looks_at_is_drawn(
+    trained: Path, run: Any, tmp_path: Path, what: str
+) -> None:
+    image = 'own/val/red/0.png'
+    run('explain', 'own.py', trained, image, '--what', what, '--out-dir', tmp_path, '--arrays')
+    found = {path.name: np.load(path) for path in tmp_path.glob('*.npy')}
+    ends = dict(features='', gradcam='_1', attention='_1_attention')
+    assert {f'0_{what}_{stage}{ends[what]}.npy' for stage in (2, 3)} <= found.keys()
+    assert all(np.isfinite(values).all() for values in found.values())
+    with Image.open(next(tmp_path.glob(f'0_{what}_3*.png'))) as drawn:
+        drawn.load()
+    if what == 'gradcam':
+        assert {name[-5] for name in found} == {'1'}  # the other classes have no score
+        assert max(values.max() for values in found.values()) == 1
+    said = run(
+        'explain', 'own.py', trained, image, '--what', what, '--box', '--out-dir', 'x', status=2
+    )
+    assert '--box is for' in said
+
+
+def test_the_classifier_with_tokens_has_no_maps(place: Path, run: Any, tmp_path: Path) -> None:
+    (place / 'tokens.py').write_text(f"""
+_base_ = '{ROOT}/configs/classification/supervit-deit-s_in1k.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{SMALL['SuperViT']}), num_classes=3),
+    data_preprocessor=dict(num_classes=3),
+)
+steps = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmpretrain.Resize', scale=(96, 64)),
+    dict(type='mmpretrain.PackInputs'),
+]
+data = dict(type='mmpretrain.CustomDataset', data_root='own', data_prefix='val', pipeline=steps)
+test_dataloader = dict(_delete_=True, dataset=data)
+""")
+    cfg = load_config('tokens.py')
+    init_default_scope(cfg.default_scope)
+    meta = dict(dataset_meta=dict(classes=tuple(CLASSES)))
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta=meta), 'tokens.pth')
+    words = ('explain', 'tokens.py', 'tokens.pth', 'own/val/red/0.png', '--out-dir', tmp_path)
+    for what in ('features', 'gradcam'):
+        said = run(*words, '--what', what, status=2)
+        assert f'--what {what}: SuperViTClassifier has none; choose from attention, tokens' in said
+    run(*words, '--what', 'attention', '--stage', '4', '--arrays')
+    assert np.load(tmp_path / '0_attention_4_1_class.npy').shape[1:] == (14, 14)
+    run(*words, '--what', 'tokens', '--arrays')
+    shapes = [np.load(tmp_path / f'0_tokens_3_{number}.npy').shape for number in (1, 8)]
+    assert shapes == [(14, 14), (8, 8)]
+
+
+def test_views_of_an_image_share_a_prediction(trained: Path, run: Any, tmp_path: Path) -> None:
+    found = []
+    for name, words in (('one', ()), ('both', ('--tta',))):
+        out = tmp_path / f'{name}.json'
+        said = run('test', 'own.py', trained, '--dump', out, *words)
+        assert 'accuracy/top1: 100.0000' in said
+        found.append({row['file_name']: row['classes'] for row in json.loads(out.read_text())})
+    one, both = found
+    assert one.keys() == both.keys()
+    assert one != both
+    for classes in both.values():
+        assert sum(each['score'] for each in classes) == pytest.approx(1)
+
+
 def test_the_demo_has_its_objects_in_folders(place: Path, run: Any) -> None:
     content = json.loads((place / 'data/demo/coco/annotations/instances_val2017.json').read_text())
     root = ensure_folders(place / 'data/demo')

@@ -102,6 +102,7 @@ def test_a_folder_of_any_format_is_one_command(
         classes = tuple(f'class{"_" if form == "index" else ""}{i}' for i in range(3))
     cfg = load_config('my.py')
     assert cfg.train_dataloader.dataset.metainfo.classes == classes
+    assert cfg.get('tta_pipeline') is None  # it would have the scales of other data
     check_config(cfg, ('train', 'val', 'test'))
 
 

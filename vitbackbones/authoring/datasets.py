@@ -46,6 +46,7 @@ def put_datasets(
         ours: whether the head is one of ours, which learn from images without objects, too, where
             these are not the most.
     """
+    draft.drop('tta_pipeline', 'That of other data; `test --tta` varies the scale of this test.')
     draft.set('data_root', os.path.abspath(data.folder), f'Your data: {data.form}.')
     for split in SPLITS:
         chosen = data.splits[split if split in data.splits else 'val']

@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'one with the five best classes of each image; segmentors a folder of label maps, '
         'NAME.png, with the index of the class in each pixel',
     )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test time augmentation: each image also mirrored, and both at 0.75 and 1.25 of the '
+        'test scale (of classifiers mirrored alone), merged by mmdet, mmseg or mmpretrain; '
+        'tta_pipeline and tta_model of the config go before; not for masks',
+    )
     add_launcher_arguments(parser)
 
 
@@ -53,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     cfg.work_dir = work_dir(cfg, args.config, args.work_dir, demo=args.demo)
     let_processes_meet(cfg)
     with linked_ranks():
-        runner = build_tester(cfg, args.checkpoint)
+        runner = build_tester(cfg, args.checkpoint, tta=args.tta)
         if args.show_dir:
             runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
         if args.dump:

@@ -17,6 +17,7 @@ from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.configs import iter_datasets
 from vitbackbones.data.nodes import type_name
 from vitbackbones.deploy.onnx_file import is_onnx
+from vitbackbones.engine.networks import unwrapped
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built, build_runner
 from vitbackbones.launch.checks import check_config, require
@@ -24,6 +25,7 @@ from vitbackbones.launch.classes import check_same, use_one_order
 from vitbackbones.launch.trained import read_whole
 
 from .onnx_model import read_onnx_model
+from .tta import check_views, use_views
 
 # What a test has no use for.
 TRAINING = (
@@ -90,18 +92,24 @@ def _has_steps(value: Any) -> bool:
     return isinstance(value, dict) and 'type' in value
 
 
-def build_tester(written: Config, source: str) -> Runner:
+def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
     """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
 
     Args:
         written: the config; what belongs to training is not built, and its data need not be there.
         source: see :func:`~vitbackbones.launch.trained.read_whole`, or an ONNX file of a whole
             model, which then stands in place of the config's.
+        tta: test several views of each image, see :func:`~vitbackbones.inference.tta.use_views`.
 
     Raises:
-        UserError: the config, the data or the file are not right.
+        UserError: the config, the data or the file are not right, or there are no such views of
+            them.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
+    if tta and is_onnx(source):
+        raise UserError(
+            f'--tta: {source} is an ONNX file, of which one view is tested; name a checkpoint'
+        )
     exported = read_onnx_model(source) if is_onnx(source) else None
     checkpoint: Mapping[str, Any] = {}
     if exported is None:
@@ -111,6 +119,8 @@ def build_tester(written: Config, source: str) -> Runner:
         cfg.pop(key, None)
     require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_config(cfg, ('test',))
+    if tta:
+        check_views(cfg)
     trained = trained_classes(checkpoint)
     if exported is not None:
         trained = tuple(exported.card.classes)
@@ -120,7 +130,10 @@ def build_tester(written: Config, source: str) -> Runner:
     built = as_built(cfg, ('test',))
     if exported is not None:
         built.model = exported
+    if tta:
+        use_views(built)
     runner = build_runner(built, written, training=False)
     if exported is None:
-        pretrained.load_model(runner.model, checkpoint, source)
+        model = unwrapped(runner.model)
+        pretrained.load_model(model.module if tta else model, checkpoint, source)
     return runner

@@ -37,6 +37,7 @@ def apply_demo(cfg: Config) -> None:
     """
     ensure(OUT)
     _no_weights(cfg.model)
+    cfg.pop('tta_pipeline', None)  # of other images
     match task_of(cfg.model):
         case Task.SEGMENTATION:
             _segmentation(cfg)
