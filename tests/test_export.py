@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from tests.small import SMALL
-from tests.test_deploy import spread
+from vitbackbones.benchmark.livened import vary_norms
 from vitbackbones.cli.main import main
 from vitbackbones.deploy import onnx as onnx_export
 from vitbackbones.deploy.onnx import TRACED, ExportError, difference, write_onnx
@@ -79,7 +79,7 @@ def assert_runs_alike(path: Path, net: nn.Module, *shapes: tuple[int, ...]) -> N
 def build_and_save(source: Path, path: Path) -> Any:
     """The model of a config, with weights of its own, which go to ``path``."""
     init_default_scope('mmdet')
-    model = spread(ROOT_MODELS.build(Config.fromfile(source).model))
+    model = vary_norms(ROOT_MODELS.build(Config.fromfile(source).model))
     torch.save({'state_dict': model.state_dict()}, path)
     return model
 
@@ -215,7 +215,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
 ) -> None:
     source, before = config('SHViT'), tmp_path / 'net.onnx'
     before.write_text('of another day')
-    monkeypatch.setattr(onnx_export, 'fuse', lambda part: spread(deepcopy(part)))
+    monkeypatch.setattr(onnx_export, 'fuse', lambda part: vary_norms(deepcopy(part)))
     words = ('--size', 64, 64, '--out', before, '--force')
     assert export(source, *words) == 2
     assert 'ONNX Runtime computes something else' in capsys.readouterr().err

@@ -12,9 +12,9 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 
 from tests.small import SMALL
-from tests.test_deploy import spread
 from tests.test_export import OPTIONS, SHALLOW
 from vitbackbones.backbones.base import Backbone
+from vitbackbones.benchmark.livened import vary_norms
 
 CLASSES = 3
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -223,4 +223,6 @@ def build(config: Path) -> Any:
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    return spread(ROOT_MODELS.build(cfg.model))
+    model = ROOT_MODELS.build(cfg.model)
+    torch.manual_seed(0)
+    return vary_norms(model)
