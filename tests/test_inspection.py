@@ -64,6 +64,18 @@ def test_the_classifier_that_a_file_fits_is_named(
     assert 'loaded 464/464 tensors (SHViT s1 classifier); dropped 7 (head)' in said
 
 
+def test_the_page_shows_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = CASES['shvit-s1-cls'].zeros()
+    save({'model': state, 'model_ema': state, 'epoch': 299}, tmp_path / 'shvit_s1.pth')
+    monkeypatch.chdir(tmp_path)
+    assert main(['inspect', 'shvit_s1.pth']) == 0
+    page = Path(__file__).parents[1].joinpath('docs/weights.md').read_text(encoding='utf-8')
+    shown = page.partition('$ vitbackbones inspect shvit_s1.pth\n')[2].partition('```')[0]
+    assert capsys.readouterr().out == shown
+
+
 @pytest.mark.parametrize('family', ['gcvit', 'shvit'])
 def test_the_dialect_is_told(family: str, tmp_path: Path) -> None:
     case = CASES[{'gcvit': 'gcvit-xxtiny-cls', 'shvit': 'shvit-s1-cls'}[family]]
