@@ -126,10 +126,15 @@ def test_an_onnx_file_takes_tiles(infer: Callable[..., str], tmp_path: Path) -> 
     assert {row['category_id'] for row in found_in(tmp_path / 'out')} == {0, 1, 2}
 
 
-def instances(*rows: tuple[float, ...]) -> InstanceData:
+def instances(*rows: tuple[float, ...], cut: bool = True) -> InstanceData:
     """Of x1, y1, x2, y2, score and label."""
     table = torch.tensor(rows)
-    return InstanceData(bboxes=table[:, :4], scores=table[:, 4], labels=table[:, 5].long())
+    return InstanceData(
+        bboxes=table[:, :4],
+        scores=table[:, 4],
+        labels=table[:, 5].long(),
+        cut=torch.full([len(rows)], cut),
+    )
 
 
 def boxes(found: InstanceData) -> list[list[float]]:
@@ -139,7 +144,7 @@ def boxes(found: InstanceData) -> list[list[float]]:
     ]
 
 
-def test_merging_is_that_of_sahi() -> None:
+def test_parts_are_merged_as_sahi_does() -> None:
     from sahi.postprocess.combine import GreedyNMMPostprocess
     from sahi.prediction import ObjectPrediction
 
@@ -174,6 +179,20 @@ def test_low_scores_enlarge_nothing() -> None:
         [0, 0, 100, 100, pytest.approx(0.06)],
     ]
     assert len(merge(instances(good, (*around[:5], 1)), 0.3)) == 2  # of another class
+
+
+def test_whole_objects_that_touch_stay_two_and_parts_of_them_go() -> None:
+    whole = instances((10, 10, 50, 50, 0.6, 0), (28, 12, 70, 52, 0.7, 0), cut=False)
+    parts = instances((10, 10, 26, 50, 0.9, 0), (50, 12, 70, 52, 0.4, 1))
+    found = merge(InstanceData.cat([whole, parts]), 0.3)
+    assert [each[:4] for each in boxes(found)] == [
+        [28, 12, 70, 52],
+        [10, 10, 50, 50],
+        [50, 12, 70, 52],  # of another class
+    ]
+    weak = instances((10, 10, 50, 50, 0.1, 0), cut=False)  # proves nothing about a good part
+    assert len(merge(InstanceData.cat([weak, parts[:1]]), 0.3)) == 2
+    assert 'cut' not in found
 
 
 def test_nothing_found_is_nothing() -> None:

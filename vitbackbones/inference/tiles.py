@@ -19,6 +19,8 @@ OVERLAP = 0.2  # of tiles beside each other, as a share of their side
 MATCH = 0.5  # overlap from which on two objects of a class are one
 #: SAHI merges no scores below: what lies around a good box there would enlarge it.
 LEAST = 0.1
+#: An object whose box ends that near to the border of its tile, as a share of the side, may be cut.
+EDGE = 0.02
 
 
 def check_sahi() -> None:
@@ -33,9 +35,10 @@ def check_sahi() -> None:
         ) from error
 
 
-class _Tile(NamedTuple):
-    left: int
-    top: int
+class Tile(NamedTuple):
+    """What was found in a part of an image, x1, y1, x2 and y2 of which are ``place``."""
+
+    place: Sequence[int]
     found: InstanceData
 
 
@@ -46,7 +49,7 @@ class Tiles:
         pipeline: the test pipeline; it must begin with the loading of the image.
         predict: gives the data sample of what the pipeline makes of an image.
         side: of the tiles, in pixels.
-        score: from which on what overlaps is merged; of what is below, the best is kept.
+        score: from which on parts of an object that tiles cut are put together.
 
     Raises:
         UserError: the pipeline begins with something else.
@@ -84,11 +87,11 @@ class Tiles:
         places = get_slice_bboxes(height, width, self.side, self.side, False, OVERLAP, OVERLAP)
         if len(places) == 1:  # the image itself
             return sample
-        found = [_Tile(0, 0, sample.pred_instances)]
+        found = [Tile((0, 0, width, height), sample.pred_instances)]
         for x1, y1, x2, y2 in places:
             cut = dict(whole, img=np.ascontiguousarray(image[y1:y2, x1:x2]))
             cut['img_shape'] = cut['ori_shape'] = (y2 - y1, x2 - x1)
-            found.append(_Tile(x1, y1, self._predict(cut).pred_instances))
+            found.append(Tile((x1, y1, x2, y2), self._predict(cut).pred_instances))
         sample.pred_instances = merge(joined(found, (height, width)), self.score)
         return sample
 
@@ -96,56 +99,106 @@ class Tiles:
         return self.predict(self.rest(results))
 
 
-def joined(tiles: Sequence[_Tile], size: tuple[int, int]) -> InstanceData:
-    """What was found in tiles, in pixels of the image, whose height and width ``size`` is."""
-    first = tiles[0].found
+def joined(tiles: Sequence[Tile], size: tuple[int, int]) -> InstanceData:
+    """What was found in tiles, in pixels of the image, whose height and width ``size`` is.
+
+    ``cut`` says of each object whether the border of its tile may cut it.
+    """
     every = InstanceData(
-        bboxes=torch.cat(
-            [
-                each.found.bboxes + each.found.bboxes.new_tensor([each.left, each.top] * 2)
-                for each in tiles
-            ]
-        ),
+        bboxes=torch.cat([_moved(each) for each in tiles]),
         scores=torch.cat([each.found.scores for each in tiles]),
         labels=torch.cat([each.found.labels for each in tiles]),
+        cut=torch.cat([_cut(each, size) for each in tiles]),
     )
-    if 'masks' in first:
+    if 'masks' in tiles[0].found:
         every.masks = [_placed(mask, each, size) for each in tiles for mask in each.found.masks]
     return every
 
 
-def _placed(mask: Any, tile: _Tile, size: tuple[int, int]) -> dict[str, Any]:
+def _moved(tile: Tile) -> torch.Tensor:
+    boxes = tile.found.bboxes
+    return boxes + boxes.new_tensor([*tile.place[:2]] * 2)
+
+
+def _cut(tile: Tile, size: tuple[int, int]) -> torch.Tensor:
+    """Of each object whether it ends at a border of its tile that is none of the image."""
+    x1, y1, x2, y2 = tile.place
+    edge = EDGE * max(x2 - x1, y2 - y1)
+    near = torch.zeros(len(tile.found), 4, dtype=torch.bool)
+    boxes = _moved(tile)
+    near[:, :2] = boxes[:, :2] <= boxes.new_tensor([x1, y1]) + edge
+    near[:, 2:] = boxes[:, 2:] >= boxes.new_tensor([x2, y2]) - edge
+    return (near & torch.tensor([x1 > 0, y1 > 0, x2 < size[1], y2 < size[0]])).any(1)
+
+
+def _placed(mask: Any, tile: Tile, size: tuple[int, int]) -> dict[str, Any]:
     """A tile's mask as run lengths of the image."""
     placed = np.zeros(size, np.uint8, order='F')
     mask = np.asarray(mask)
-    placed[tile.top : tile.top + mask.shape[0], tile.left : tile.left + mask.shape[1]] = mask
+    left, top = tile.place[:2]
+    placed[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
     return run_lengths_of(placed)
 
 
 def merge(found: InstanceData, score: float) -> InstanceData:
     """Objects without those that were found twice, the best scores first.
 
-    From ``score`` on those of a class that overlap by half of the smaller one become one around
-    them, as parts of an object that tiles cut do; its mask is all of theirs. Of those below what
-    overlaps a better one by half of both together goes.
+    Of whole ones that overlap the best is kept, by SAHI's NMS. What a tile may have cut goes if a
+    whole one of its class lies on half of it. What remains of that are parts of objects that
+    nothing has found whole: from ``score`` on those that overlap by half of the smaller one become
+    one around them, as SAHI merges by default; its mask is all of theirs. Merging so what is whole,
+    too, would make one of objects that touch.
+
+    Args:
+        found: with ``cut``, see :func:`joined`.
     """
-    from sahi.postprocess.combine import batched_greedy_nmm, batched_nms
+    from sahi.postprocess.combine import batched_nms
 
     if not len(found):
         return found
-    rows = _rows(found)
-    good = found.scores.numpy() >= score
-    places = np.flatnonzero(good)
+    whole, parts = found[~found.cut], found[found.cut]
+    if len(whole):
+        whole = whole[batched_nms(_rows(whole), 'IOU', MATCH)]
+    parts = parts[torch.from_numpy(~_covered(parts, whole, score))]
+    good = parts.scores >= score
+    every = [whole, _united(parts[good]), parts[~good]]
+    result = InstanceData.cat([each for each in every if len(each)])
+    result = result[batched_nms(_rows(result), 'IOU', MATCH)]
+    result.pop('cut')
+    return result
+
+
+def _covered(parts: InstanceData, whole: InstanceData, score: float) -> NDArray[np.bool_]:
+    """Of each part whether half of it is in a whole object, which is as good, or good enough."""
+    if not len(parts) or not len(whole):
+        return np.zeros(len(parts), bool)
+    one, other = parts.bboxes.numpy()[:, None], whole.bboxes.numpy()[None]  # (P, 1, 4), (1, W, 4)
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    areas = np.prod(one[..., 2:] - one[..., :2], -1)
+    lies_in = np.prod(sides.clip(0), -1) >= MATCH * areas  # (P, W)
+    alike = parts.labels.numpy()[:, None] == whole.labels.numpy()[None]
+    least = parts.scores.clamp(max=score).numpy()[:, None]
+    return (lies_in & alike & (whole.scores.numpy()[None] >= least)).any(1)
+
+
+def _united(parts: InstanceData) -> InstanceData:
+    """Parts that overlap as one."""
+    from sahi.postprocess.combine import batched_greedy_nmm, batched_nms
+
+    if not len(parts):
+        return parts
+    rows = _rows(parts)
     boxes, groups = [], []
-    for best, others in batched_greedy_nmm(rows[good], 'IOS', MATCH).items():
-        box, group = _grown(rows, [int(places[i]) for i in (best, *others)])
+    for best, others in batched_greedy_nmm(rows, 'IOS', MATCH).items():
+        box, group = _grown(rows, [best, *others])
         boxes.append(box)
         groups.append(group)
-    merged = _merged(found, boxes, groups)
+    merged = parts[torch.tensor([group[0] for group in groups], dtype=torch.int64)]
+    merged.bboxes = torch.from_numpy(np.array(boxes, np.float32).reshape(-1, 4))
+    if 'masks' in parts:
+        merged.masks = [_union([parts.masks[i] for i in group]) for group in groups]
     # What has grown may reach over a part that the best part of the object does not.
-    merged = merged[batched_nms(_rows(merged), 'IOS', MATCH)]
-    every = InstanceData.cat([merged, found[torch.from_numpy(~good)]])
-    return every[batched_nms(_rows(every), 'IOU', MATCH)]
+    return merged[batched_nms(_rows(merged), 'IOS', MATCH)]
 
 
 def _grown(
@@ -167,17 +220,6 @@ def _share_of_smaller(one: NDArray[np.float32], other: NDArray[np.float32]) -> f
     sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
     smaller = min(np.prod(box[2:] - box[:2]) for box in (one, other))
     return float(np.prod(sides.clip(0)) / smaller) if smaller else 0.0
-
-
-def _merged(
-    found: InstanceData, boxes: Sequence[NDArray[np.float32]], groups: Sequence[Sequence[int]]
-) -> InstanceData:
-    """The best of each group, with a box and the masks of all."""
-    merged = found[torch.tensor([group[0] for group in groups], dtype=torch.int64)]
-    merged.bboxes = torch.from_numpy(np.array(boxes, np.float32).reshape(-1, 4))
-    if 'masks' in found:
-        merged.masks = [_union([found.masks[i] for i in group]) for group in groups]
-    return merged
 
 
 def _rows(found: InstanceData) -> NDArray[np.float32]:
