@@ -61,6 +61,8 @@ def test_the_classifier_that_a_file_fits_is_named(
     assert main(['inspect', own]) == 0
     said = capsys.readouterr().out
     assert "vitbackbones.create('shvit_s1', num_classes=3, pretrained=FILE)" in said
+    assert 'vitbackbones test CONFIG FILE, with the config of it' in said
+    assert 'ImageNet' not in said
     assert 'loaded 464/464 tensors (SHViT s1 classifier); dropped 7 (head)' in said
 
 

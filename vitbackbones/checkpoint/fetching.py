@@ -88,8 +88,9 @@ def fetched(
     except (OSError, HTTPException, ValueError) as error:  # the last: no host's name
         raise CheckpointError(
             f'{source} cannot be downloaded ({error}); fetch it by other means and give the local '
-            'path (--cfg-options model.backbone.init_cfg.checkpoint=FILE), or train from scratch '
-            'with init_cfg=None (--cfg-options model.backbone.init_cfg=None)'
+            'path in its place (where a backbone starts from it, --cfg-options '
+            'model.backbone.init_cfg.checkpoint=FILE, or train from scratch with init_cfg=None, '
+            '--cfg-options model.backbone.init_cfg=None)'
         ) from error
 
 

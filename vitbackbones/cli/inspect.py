@@ -15,6 +15,7 @@ from vitbackbones.inspection import DIALECTS, Inspection, inspect
 from vitbackbones.metafiles import weights_of
 
 SHOWN = 10  # names of classes
+IMAGENET = 1000  # classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +76,10 @@ def _as_classifier(found: Inspection) -> list[tuple[str, str]]:
     if fit is None or not fit.classifier:
         return []
     config = f'vitbackbones::classification/{fit.name.replace("_", "-")}_in1k.py'
-    return [
-        ('', f'vitbackbones.create({fit.name!r}{options}, pretrained=FILE)'),
-        ('', f'vitbackbones test {config} FILE, if its classes are those of ImageNet'),
-    ]
+    test = f'vitbackbones test {config} FILE, if its classes are those of ImageNet'
+    if found.num_classes != IMAGENET:
+        test = 'vitbackbones test CONFIG FILE, with the config of it'
+    return [('', f'vitbackbones.create({fit.name!r}{options}, pretrained=FILE)'), ('', test)]
 
 
 def _what(found: Inspection) -> str:
