@@ -216,6 +216,8 @@ def test_what_a_config_says_of_views_goes_before(test: Any, place: Path) -> None
     found = json.loads(test('own', '--tta').read_text())
     assert [row['image_id'] for row in found] == [0, 1]
     assert set(VIEWS) == {((60, 90), True), ((60, 90), False)}
+    test('own', '--tta', '--cfg-options', 'tta_pipeline=None')
+    assert ((96, 96), True) in VIEWS
 
 
 def test_views_of_the_config_are_not_those_of_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:

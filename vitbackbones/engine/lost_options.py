@@ -28,6 +28,8 @@ MORE_CONFIG_KEYS = frozenset(
         'model_wrapper_cfg',
         'runner_type',
         'sync_bn',
+        'tta_model',
+        'tta_pipeline',
     }
 )
 
