@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import mmcv.transforms  # noqa: F401 (registers what pipelines are made of)
 import numpy as np
 import pytest
 import torch
