@@ -116,7 +116,7 @@ def check(
             assert changed.mean() > 0.9
             continue
         found = json.loads((place / name / 'found/predictions.json').read_text())
-        (number,) = [row['id'] for row in found['images'] if row['file_name'] == str(image)]
+        (number,) = [row['id'] for row in found['images'] if row['file_name'] == image.name]
         rows = [row for row in found['annotations'] if row['image_id'] == number]
         assert rows
         assert changed.any()

@@ -409,6 +409,7 @@ def test_wheel_says_what_it_needs_and_that_it_has_types(unpacked):
         'export',
         'safetensors',
         'hub',
+        'tile',
         'all',
     }
     assert (unpacked / 'vitbackbones/py.typed').is_file()
