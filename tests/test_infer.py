@@ -115,7 +115,28 @@ def test_hidden_files_other_files_and_earlier_results_are_no_images(tmp_path: Pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / 'e/around').symlink_to(tmp_path)
-    assert names([tmp_path], tmp_path / 'out') == ['a.JPG', 'e/f.tif']
+    for word in (tmp_path, f'{tmp_path}/**', f'{tmp_path}/**/*.[jJt]*'):
+        assert names([word], tmp_path / 'out') == ['a.JPG', 'e/f.tif']
+    assert names([f'{tmp_path}/e/*.tif'], tmp_path) == ['f.tif']  # below the results, not in them
+
+
+def test_a_photo_and_a_video_of_one_name_have_different_results(tmp_path: Path) -> None:
+    for name in ('c.mp4', 'c.png', 'd/c.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names([tmp_path]) == ['c.mp4', 'c.png', 'd/c.png']
+
+
+def test_images_may_be_named_after_options(
+    models: dict[str, list[str]], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [str(scenes / name) for name in ('nothing.png', 'a/0.png')]
+    words = [*models['boxes'], '--out-dir', str(tmp_path / 'out'), images[0], '--device', 'cpu']
+    assert main(['infer', *words, images[1]]) == 0
+    assert len(found_in(tmp_path / 'out')['images']) == 2
+    with pytest.raises(SystemExit):
+        main(['infer', *words, '--treshold', '0.5'])
+    assert 'unrecognized arguments: --treshold 0.5' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -127,7 +148,7 @@ def test_hidden_files_other_files_and_earlier_results_are_no_images(tmp_path: Pa
         (['out'], '--out-dir out holds the images themselves: name another folder'),
         (['a.png', 'a.jpg'], 'a.png and a.jpg would write to the same result'),
         (['c.mp4', 'c_000012.png'], 'c.mp4 and c_000012.png would write to the same result'),
-        (['c.mp4', 'c.png'], 'c.mp4 and c.png would write to the same result'),
+        (['out/*.png'], '--out-dir out holds the images themselves: name another folder'),
     ],
 )
 def test_what_stands_for_nothing_or_clashes_is_refused(
@@ -348,6 +369,33 @@ def test_yolo_results_are_learnt_from_again(
     assert ('a/0.png', 'blue cell', [5, 7, 20, 23]) in again
     assert ('a/0.png', 'green cell', [36, 24, 24, 16]) in again
     assert 'more/3.png' not in {name for name, *_ in again}
+
+
+def test_drawings_and_labels_are_not_among_the_images_whatever_folders_are_called(
+    scenes: Path, infer: Callable[..., str], tmp_path: Path
+) -> None:
+    for folder in ('images', 'img', 'labels'):
+        shutil.copytree(scenes / 'a', tmp_path / 'data' / folder)
+    infer('boxes', tmp_path / 'data', '--format', 'yolo')
+    out = tmp_path / 'out'
+    stems = {'images_/0', 'img_/0', 'labels_/0'}
+    assert {str(p.relative_to(out / 'labels')) for p in (out / 'labels').rglob('*.*')} == {
+        f'{stem}.txt' for stem in stems
+    }
+    assert all((out / f'{stem}_prediction.jpg').is_file() for stem in stems)
+    objects, _ = learnt(read_folder(out, tmp_path / 'made', task='boxes'), out / 'images')
+    assert {name for name, *_ in objects} == {f'{stem}.png' for stem in stems}
+
+
+def test_linked_images_beside_which_labels_are_written_stay_what_they_are(
+    scenes: Path, infer: Callable[..., str], tmp_path: Path
+) -> None:
+    images = tmp_path / 'out/images'
+    images.mkdir(parents=True)
+    (images / '0.png').symlink_to(scenes / 'a/0.png')
+    infer('boxes', images, '--format', 'yolo')
+    assert (images / '0.png').samefile(scenes / 'a/0.png')
+    assert len((tmp_path / 'out/labels/0.txt').read_text().splitlines()) == 2
 
 
 def test_masks_come_back_as_outlines(

@@ -16,6 +16,8 @@ from mmseg.models.segmentors import BaseSegmentor
 from PIL import Image
 
 from vitbackbones.cli.main import main
+from vitbackbones.errors import UserError
+from vitbackbones.inference.tta import check_views
 from vitbackbones.launch import demo
 from vitbackbones.launch.loading import load_config
 
@@ -231,6 +233,36 @@ def test_label_maps_of_views_are_looked_at(test: Any, capsys: pytest.CaptureFixt
     words = ('--cfg-options', 'test_dataloader.dataset.data_prefix.seg_map_path=wrong')
     test('segmentor', '--tta', *words, status=2)
     assert 'wrong/a.png: ' in capsys.readouterr().err
+
+
+def test_label_maps_of_views_of_a_config_are_looked_at(
+    test: Any, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / 'views.py').write_text(
+        "_base_ = 'segmentor.py'\n"
+        'tta_pipeline = [\n'
+        "    dict(type='LoadImageFromFile'),\n"
+        "    dict(type='TestTimeAug', transforms=[\n"
+        "        [dict(type='Resize', scale=(60, 40), keep_ratio=True)],\n"
+        "        [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],\n"
+        "        [dict(type='LoadAnnotations')],\n"
+        "        [dict(type='PackSegInputs')],\n"
+        '    ]),\n'
+        ']\n'
+    )
+    (place / 'views.pth').write_bytes((place / 'segmentor.pth').read_bytes())
+    test('views', '--tta')
+    words = ('--cfg-options', 'test_dataloader.dataset.data_prefix.seg_map_path=wrong')
+    test('views', '--tta', *words, status=2)
+    assert 'wrong/a.png: ' in capsys.readouterr().err
+
+
+def test_a_segmentor_of_one_channel_is_refused() -> None:
+    cfg = load_config('vitbackbones::segmentation/shvit_upernet.py')
+    check_views(cfg)
+    cfg.model.decode_head.update(num_classes=2, out_channels=1)
+    with pytest.raises(UserError, match='decode_head has out_channels=1'):
+        check_views(cfg)
 
 
 # Of bad input: the config, and what is said of it.

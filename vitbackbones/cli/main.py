@@ -51,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     parser = _parser(argv[0] if argv else None)
-    args = parser.parse_args(argv)
+    args, left = parser.parse_known_args(argv)
+    more = getattr(args, 'more_words', None)
+    if left and more and not any(word.startswith('-') for word in left):
+        getattr(args, more).extend(left)
+    elif left:
+        parser.error(f'unrecognized arguments: {" ".join(left)}')
     mistakes: tuple[type[Exception], ...] = (UserError,)
     if broken is None:
         mistakes += (vitbackbones.CheckpointError,)

@@ -21,6 +21,12 @@ from .picture import Notes, Thing, around
 from .tree import Tree
 from .yolo_yaml import Description, find_description
 
+#: Folders in whose place one of the others has the labels.
+IMAGE_FOLDERS, LABEL_FOLDERS = (
+    ('images', 'image', 'img', 'imgs'),
+    ('labels', 'label', 'annotations'),
+)
+
 #: Shares beyond this are no rounding, but pixels.
 _MOST = 1.5
 
@@ -130,8 +136,8 @@ def label_files(image: str) -> list[str]:
     parts = text.split('/')
     places = []
     for place in range(len(parts) - 2, -1, -1):
-        if parts[place].lower() in ('images', 'image', 'img', 'imgs'):
-            for word in ('labels', 'label', 'annotations'):
+        if parts[place].lower() in IMAGE_FOLDERS:
+            for word in LABEL_FOLDERS:
                 places.append('/'.join([*parts[:place], word, *parts[place + 1 :]]))
             break
     return [*places, text]

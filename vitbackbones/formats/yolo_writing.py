@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from .yolo import label_files
+from .yolo import IMAGE_FOLDERS, LABEL_FOLDERS, label_files
 
 #: Outlines are found on enlarged masks, whose borders lie that much nearer to those of the pixels.
 _ZOOM = 4
@@ -33,6 +33,17 @@ def describe(folder: Path, classes: Sequence[str]) -> None:
 def label_file(image: Path) -> Path:
     """Where the labels of an image are looked for first."""
     return Path(label_files(image.as_posix())[0])
+
+
+def plain_name(name: PurePosixPath) -> PurePosixPath:
+    """The name of an image below the folder of all, without folders that would be taken for it.
+
+    Readers look for labels in the place of some folder called images, or the like; which one they
+    mean they do not agree about.
+    """
+    words = IMAGE_FOLDERS + LABEL_FOLDERS
+    folders = (f'{part}_' if part.lower() in words else part for part in name.parts[:-1])
+    return PurePosixPath(*folders, name.name)
 
 
 def box_line(label: int, box: Sequence[float], size: tuple[int, int]) -> str:

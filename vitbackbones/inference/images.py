@@ -15,6 +15,7 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 from vitbackbones.data.configs import format_of, iter_datasets
 from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.errors import UserError, notice
+from vitbackbones.formats.yolo_writing import plain_name
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.classes import check_same
 from vitbackbones.launch.device import adapt_to_device
@@ -72,7 +73,7 @@ def infer(
     request.check()
     if request.tile is not None:
         check_sahi()
-    inputs = find_inputs(words, out)
+    inputs = find_inputs(words, out, *([plain_name] if 'yolo' in request.formats else []))
     check_readable(inputs)
     total = _count(inputs)
     where = usable_device(device)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 import cv2
@@ -35,7 +35,11 @@ class Input(NamedTuple):
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        return is_video(self.path)
+
+
+def is_video(path: PurePath) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 class _Found(NamedTuple):
@@ -44,7 +48,11 @@ class _Found(NamedTuple):
     asked: bool
 
 
-def find_inputs(words: Sequence[str | Path], out: Path) -> list[Input]:
+def find_inputs(
+    words: Sequence[str | Path],
+    out: Path,
+    rename: Callable[[PurePosixPath], PurePosixPath] = lambda name: name,
+) -> list[Input]:
     """The images and videos of a command, each once, in the order of the words.
 
     Names are those below the folder that was named, below the fixed part of a pattern, or in the
@@ -52,7 +60,8 @@ def find_inputs(words: Sequence[str | Path], out: Path) -> list[Input]:
 
     Args:
         words: images, videos, folders, whose folders are looked into, and patterns.
-        out: where results go; a folder that is looked into is left out if it is this one.
+        out: where results go; what lies in there is left out of folders and patterns.
+        rename: what a format makes of a name.
 
     Raises:
         UserError: a word stands for nothing, or two files would write to the same results.
@@ -62,11 +71,12 @@ def find_inputs(words: Sequence[str | Path], out: Path) -> list[Input]:
         for each in _of_word(word, out):
             found.setdefault(os.path.abspath(each.path), each)
     names = [PurePosixPath(each.path.relative_to(each.root).as_posix()) for each in found.values()]
-    if len({name.with_suffix('') for name in names}) < len(names):
+    if len({_result(name) for name in names}) < len(names):
         common = os.path.commonpath([os.path.dirname(path) for path in found])
         names = [PurePosixPath(Path(path).relative_to(common).as_posix()) for path in found]
     inputs = [
-        Input(each.path, name, each.asked) for each, name in zip(found.values(), names, strict=True)
+        Input(each.path, rename(name), each.asked)
+        for each, name in zip(found.values(), names, strict=True)
     ]
     _check_names(inputs)
     return inputs
@@ -97,8 +107,7 @@ def _of_word(word: str | Path, out: Path) -> list[_Found]:
     if path.is_file():
         return [_Found(path, path.parent, asked=True)]
     if path.is_dir():
-        if os.path.realpath(path) == os.path.realpath(out):
-            raise UserError(f'--out-dir {out} holds the images themselves: name another folder')
+        _check_apart(path, out)
         found = [*_below(path, path, out)]
         if not found:
             raise UserError(f'{path} holds no image and no video')
@@ -126,16 +135,29 @@ def _below(folder: Path, root: Path, out: Path) -> Iterator[_Found]:
 
 
 def _matching(pattern: str, out: Path) -> Iterator[_Found]:
-    """Images and videos that a pattern fits, and those in folders that it fits."""
+    """Images and videos that a pattern fits, and those in folders that it fits, ``out`` aside."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
-    for name in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(name)
+    _check_apart(root, out)
+    results = Path(os.path.realpath(out))
+    inside = results.is_relative_to(os.path.realpath(root))
+    # By the shortest name first: links in a circle give each file many.
+    places: dict[tuple[str, str], Path] = {}
+    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda p: len(p.parts)):
+        real = os.path.realpath(path.parent)
+        if not (inside and Path(real, path.name).is_relative_to(results)):
+            places.setdefault((real, path.name), path)
+    for path in sorted(places.values()):
         if path.is_dir():
             yield from _below(path, root, out)
         elif _is_of_interest(path.name):
             yield _Found(path, root, asked=False)
+
+
+def _check_apart(folder: Path, out: Path) -> None:
+    if os.path.realpath(folder) == os.path.realpath(out):
+        raise UserError(f'--out-dir {out} holds the images themselves: name another folder')
 
 
 def _is_of_interest(name: str) -> bool:
@@ -143,22 +165,27 @@ def _is_of_interest(name: str) -> bool:
     return not name.startswith('.') and (suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES)
 
 
+def _result(name: PurePosixPath) -> tuple[PurePosixPath, bool]:
+    """What tells the results of an input from those of others: a video has numbered ones."""
+    return name.with_suffix(''), is_video(name)
+
+
 def _check_names(inputs: Sequence[Input]) -> None:
     """UserError if results of one would be written over those of another."""
-    owners: dict[PurePosixPath, Input] = {}
+    owners: dict[tuple[PurePosixPath, bool], Input] = {}
     for each in inputs:
-        other = owners.setdefault(each.name.with_suffix(''), each)
+        other = owners.setdefault(_result(each.name), each)
         if other is not each:
             _refuse(other, each)
     for each in inputs:
         match = re.fullmatch(rf'(.+)_\d{{{DIGITS},}}', each.name.stem)
-        video = owners.get(each.name.with_name(match[1])) if match else None
-        if video is not None and video.is_video:
+        video = owners.get((each.name.with_name(match[1]), True)) if match else None
+        if video is not None:
             _refuse(video, each)
 
 
 def _refuse(one: Input, other: Input) -> None:
     raise UserError(
-        f'{one.path} and {other.path} would write to the same result; '
-        'run them into different folders'
+        f'{one.path} and {other.path} would write to the same result: '
+        "name one of them alone, or by a pattern in quotes, as in '*.jpg'"
     )

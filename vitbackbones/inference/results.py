@@ -139,7 +139,7 @@ class ClassesFile(_OneFile):
 
     def write(self, path: Path) -> None:
         text = json.dumps(self.rows, indent=1, ensure_ascii=False) + '\n'
-        path.write_text(text, encoding='utf-8')
+        path.write_text(text, encoding='utf-8', errors='surrogateescape')
 
 
 class Table(_OneFile):
@@ -167,7 +167,7 @@ class Table(_OneFile):
         self.writer.writerows([result.name, *row] for row in rows)
 
     def write(self, path: Path) -> None:
-        path.write_text(self.text.getvalue(), encoding='utf-8')
+        path.write_text(self.text.getvalue(), encoding='utf-8', errors='surrogateescape')
 
     def _objects(self, sample: Any) -> Iterator[tuple[Any, ...]]:
         found = sample.pred_instances

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ def check_views(cfg: Config) -> None:
     """That several views of an image can be made and what is predicted of them merged.
 
     Raises:
-        UserError: the model predicts masks, or the test pipeline has no scale that could vary.
+        UserError: the model predicts masks or one channel, or the test pipeline has no scale that
+            could vary.
     """
     task = task_of(cfg.model)
     if task is Task.DETECTION and (
@@ -40,6 +42,11 @@ def check_views(cfg: Config) -> None:
         raise UserError(
             f"--tta: {type_name(cfg.model)} predicts masks, and mmdet's DetTTAModel merges boxes "
             'alone; choose a detector of boxes, or leave --tta out'
+        )
+    if task is Task.SEGMENTATION and not cfg.get('tta_model') and _has_one_channel(cfg.model):
+        raise UserError(
+            "--tta: the decode_head has out_channels=1, of which mmseg's SegTTAModel takes the "
+            'sigmoid twice; leave --tta out, or write a tta_model into the config'
         )
     if cfg.get('tta_pipeline') is None:
         for dataset in datasets(cfg, 'test'):
@@ -78,7 +85,21 @@ def _use_views(dataset: Any, task: Task, own: Sequence[Step] | None) -> None:
         kind = checked or dict(type='vitbackbones.CheckedPipeline')
         views = [ConfigDict({**kind, 'steps': view}) for view in _views(tail, task)]
         own = [*head, ConfigDict(type='TestTimeAug', transforms=[views])]
+    elif checked is not None:
+        own = [_with_label_maps_checked(step, checked) for step in own]
     dataset['pipeline'] = own if checked is None else [ConfigDict({**checked, 'steps': own})]
+
+
+def _with_label_maps_checked(step: Any, kind: Step) -> Any:
+    """A step of a config's own, in which what each view loads is looked at as in a test."""
+    if type_name(step) == 'TestTimeAug':
+        parts = [
+            [_with_label_maps_checked(each, kind) for each in views] for views in step['transforms']
+        ]
+        return ConfigDict({**step, 'transforms': parts})
+    if isinstance(step, (list, tuple)):
+        return [_with_label_maps_checked(each, kind) for each in step]
+    return ConfigDict({**kind, 'steps': [step]}) if 'Annotations' in type_name(step) else step
 
 
 def _split(steps: Sequence[Step], task: Task) -> tuple[Sequence[Step], Sequence[Step]]:
@@ -142,9 +163,17 @@ def _merging(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
     test_cfg = model.get('test_cfg') or {}
     test_cfg = test_cfg.get('rcnn') or test_cfg
     nms = test_cfg.get('nms') or dict(type='nms', iou_threshold=0.5)
-    most = test_cfg.get('max_per_img', 100)
+    most = test_cfg.get('max_per_img')
+    if most is None or most < 0:  # as many as there are; merging cuts in any case
+        most = sys.maxsize
     # In mmengine's own registry, where mmdet has put it.
     return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=most))
+
+
+def _has_one_channel(model: Mapping[str, Any]) -> bool:
+    heads = model.get('decode_head') or {}
+    last = heads[-1] if isinstance(heads, (list, tuple)) else heads
+    return last.get('out_channels') == 1
 
 
 def _has_key(node: Any, keys: Sequence[str]) -> bool:

@@ -44,9 +44,9 @@ class YoloFolder(Results):
     def add(self, result: Result) -> None:
         image = self.out / IMAGES / result.name
         image.parent.mkdir(parents=True, exist_ok=True)
-        if image.is_symlink():
-            image.unlink()
-        if not (image.exists() and image.samefile(result.path)):
+        if not (image.exists() and image.samefile(result.path)):  # it may be the image itself
+            if image.is_symlink():
+                image.unlink()
             image.symlink_to(os.path.abspath(result.path))
         if not self.described:
             describe(self.out, self.kept.names)
