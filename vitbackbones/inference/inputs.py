@@ -142,17 +142,19 @@ def _matching(pattern: str, out: Path) -> Iterator[_Found]:
     _check_apart(root, out)
     results = Path(os.path.realpath(out))
     inside = results.is_relative_to(os.path.realpath(root))
-    # By the shortest name first: links in a circle give each file many.
-    places: dict[tuple[str, str], Path] = {}
-    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda p: len(p.parts)):
-        real = os.path.realpath(path.parent)
-        if not (inside and Path(real, path.name).is_relative_to(results)):
-            places.setdefault((real, path.name), path)
-    for path in sorted(places.values()):
+    found: list[_Found] = []
+    for path in map(Path, glob.glob(pattern, recursive=True)):
         if path.is_dir():
-            yield from _below(path, root, out)
+            found += _below(path, root, out)
         elif _is_of_interest(path.name):
-            yield _Found(path, root, asked=False)
+            found.append(_Found(path, root, asked=False))
+    # By the shortest name: links in a circle give each file many.
+    places: dict[Path, _Found] = {}
+    for each in sorted(found, key=lambda each: (len(each.path.parts), each.path)):
+        place = Path(os.path.realpath(each.path.parent), each.path.name)
+        if not (inside and place.is_relative_to(results)):
+            places.setdefault(place, each)
+    yield from sorted(places.values())
 
 
 def _check_apart(folder: Path, out: Path) -> None:

@@ -43,10 +43,11 @@ def check_views(cfg: Config) -> None:
             f"--tta: {type_name(cfg.model)} predicts masks, and mmdet's DetTTAModel merges boxes "
             'alone; choose a detector of boxes, or leave --tta out'
         )
-    if task is Task.SEGMENTATION and not cfg.get('tta_model') and _has_one_channel(cfg.model):
+    merging = type_name(cfg.get('tta_model') or _merging(cfg.model, task))
+    if merging == 'SegTTAModel' and _has_one_channel(cfg.model):
         raise UserError(
             "--tta: the decode_head has out_channels=1, of which mmseg's SegTTAModel takes the "
-            'sigmoid twice; leave --tta out, or write a tta_model into the config'
+            'sigmoid twice; leave --tta out, or write another tta_model into the config'
         )
     if cfg.get('tta_pipeline') is None:
         for dataset in datasets(cfg, 'test'):
