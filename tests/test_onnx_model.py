@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from tests.finder import save
 from tests.onnx_files import CARD, CELLS, CLASSES, PLACE, write_colours, write_foreign
 from tests.small import SMALL
 from vitbackbones.benchmark.precisions import compare
@@ -50,12 +51,6 @@ def scene(label: int, width: int = 120, height: int = 80) -> np.ndarray:
     x1, y1, x2, y2 = np.int64(np.array(PLACE) * [width, height, width, height])
     pixels[y1:y2, x1:x2] = COLOURS[label]
     return pixels
-
-
-def save(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def by_package(path: Path, image: Path) -> Any:

@@ -66,7 +66,10 @@ def enliven(model: Any, images: Tensor) -> int:
 
 
 def vary_norms(model: nn.Module) -> nn.Module:
-    """Give every BatchNorm random statistics, scales and shifts; a new one does nothing."""
+    """Give every BatchNorm random statistics, scales and shifts, and evaluate.
+
+    A new one changes nothing in evaluation.
+    """
     with torch.no_grad():
         for norm in model.modules():
             if isinstance(norm, _BatchNorm):

@@ -32,13 +32,13 @@ from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import build_backbone
 from vitbackbones.progress import progress_bar
 
-from .findings import Findings
 from .flops import count_flops
 from .machine import describe_machine
 from .memory import peak_memory, weight_memory
 from .metrics import METRICS, expected_metrics
 from .points import point_name
 from .timing import PartClock, in_turn
+from .tradeoff_report import Findings
 
 NAME = 'tradeoff'
 

@@ -116,14 +116,15 @@ def build_classifier(
     if published.head is None:  # SuperViT
         network = SuperViTClassifier(arch, num_classes=num_classes, **options)
         return Classifier(network, nn.Identity(), cls, init_cfg)
-    kinds: dict[str, Any] = (
-        {'dist_head': options.pop('dist_head', None)} if name == 'CASViT' else {}
-    )
+    second = options.pop('dist_head', None) if name == 'CASViT' else None
     options = {**cls.checkpoint_names.classifier_options, **options}
     backbone = cls(arch, **{**options, 'out_indices': (len(cls.strides) - 1,)})
-    if name == 'CASViT' and kinds['dist_head'] is None:
+    kinds = {}
+    if name == 'CASViT':
         file = init_cfg if pretrained is None else {'checkpoint': pretrained}
-        kinds['dist_head'] = file is not None and _has_dist_head(file, backbone)
+        if second is None:
+            second = file is not None and _has_dist_head(file, backbone)
+        kinds['dist_head'] = second
     head = published.head(*backbone.out_channels, num_classes, **kinds)
     head.apply(init_transformer)
     return Classifier(backbone, head, cls, init_cfg)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vitbackbones.errors import notice
+from vitbackbones.inference.drawing import read_image
 
 from .placing import Place, traced
 
@@ -49,12 +50,12 @@ class Loader:
         """
         if not path.is_file():
             raise ImageError('there is no such image')
-        image = tried('reading', _read, path)
+        image = tried('reading', read_image, path)
         packed = tried('the test pipeline', self.pipeline, dict(img_path=str(path), img_id=0))
         if packed is None:
             raise ImageError('the test pipeline leaves it out')
         batch = {key: [value] for key, value in packed.items()}
-        data = self.model.data_preprocessor(batch, False)
+        data = tried('the data preprocessor', self.model.data_preprocessor, batch, False)
         return Loaded(image, data, self._place(image.size, packed['inputs'].shape[-2:]))
 
     def _place(self, size: tuple[int, int], shape: tuple[int, int]) -> Place:
@@ -70,11 +71,6 @@ class Loader:
                     'go: drawings show all of an image under all of a map'
                 )
         return self._places[size] or Place.of_all(size, shape)
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as file:
-        return ImageOps.exif_transpose(file).convert('RGB')
 
 
 def tried(step: str, do: Callable[..., Any], *args: Any) -> Any:

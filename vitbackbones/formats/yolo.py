@@ -21,11 +21,9 @@ from .picture import Notes, Thing, around
 from .tree import Tree
 from .yolo_yaml import Description, find_description
 
-#: Folders in whose place one of the others has the labels.
-IMAGE_FOLDERS, LABEL_FOLDERS = (
-    ('images', 'image', 'img', 'imgs'),
-    ('labels', 'label', 'annotations'),
-)
+#: Folders of images, and those that have their labels in the place of them.
+IMAGE_FOLDERS = ('images', 'image', 'img', 'imgs')
+LABEL_FOLDERS = ('labels', 'label', 'annotations')
 
 #: Shares beyond this are no rounding, but pixels.
 _MOST = 1.5

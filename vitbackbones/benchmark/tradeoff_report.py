@@ -115,7 +115,7 @@ class Findings:
             Series(
                 f'scale {scale_name(scale)}',
                 [
-                    (r['latency_ms'], r[self.metrics[0]], f'{r["keep_rate"]:g}')
+                    (r['latency_ms'], r[first], f'{r["keep_rate"]:g}')
                     for r in rows
                     if r['scale'] == scale
                 ],
@@ -125,7 +125,7 @@ class Findings:
         return tradeoff_plot(
             series,
             x_label='latency per image (ms)',
-            y_label=METRICS[self.metrics[0]][0] + ' (%)',
+            y_label=METRICS[first][0] + ' (%)',
             title='One checkpoint at many operating points',
             note='numbers: share of tokens kept\nat each of three blocks',
         )
