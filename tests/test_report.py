@@ -23,6 +23,7 @@ from tests.test_predictions import (  # noqa: F401 (fixtures)
     guess,
     here,
     place,
+    save_weights,
     segmentor,
     sentences,
 )
@@ -153,6 +154,29 @@ def test_the_report_of_a_segmentor_has_the_figures_of_its_test(
     words = ['report', 'segmentor.py', '--predictions', str(segmented / 'predictions')]
     assert main([*words, '--out-dir', str(tmp_path / 'out')]) == 0
     assert figures_of(tmp_path / 'out') == figures
+
+
+def test_the_mean_iou_is_that_of_the_configs_metric(folder: Path, tmp_path: Path) -> None:
+    metric = "test_evaluator=dict(type='mmseg.IoUMetric', ignore_index=1, nan_to_num=0)"
+    classes = "metainfo=dict(_delete_=True, classes=('red', 'green', 'blue', 'none'))"
+    (tmp_path / 'own.py').write_text(
+        f"_base_ = {str(folder / 'segmentor.py')!r}\n{metric}\n"
+        f'model = dict(decode_head=dict(num_classes=4), auxiliary_head=dict(num_classes=4))\n'
+        f'test_dataloader = dict(dataset=dict({classes}))\n'
+        "custom_hooks = [dict(type='KeepMetrics')]\n"
+    )
+    config, weights = tmp_path / 'own.py', tmp_path / 'own.pth'
+    save_weights(config, weights, (*CLASSES, 'none'))
+    words = [str(config), str(weights), '--cfg-options', f'work_dir={tmp_path / "run"}']
+    figures = reported(words, tmp_path / 'out')
+    assert figures['ignored_label'] == 1
+    assert figures['classes'][1]['pixels'] == 0
+    said = [METRICS[-1][name] for name in ('mIoU', 'mAcc', 'aAcc')]
+    ours = [100 * figures[name] for name in ('iou', 'class_accuracy', 'accuracy')]
+    assert ours == pytest.approx(said, abs=0.006)
+    page = (tmp_path / 'out/report.html').read_text()
+    assert 'pixels with the label 1 do not count' in page
+    assert 'count as 0 in means' in page
 
 
 def test_truths_are_put_right_as_a_test_has_them(

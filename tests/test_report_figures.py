@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmseg.evaluation import IoUMetric
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -464,21 +466,59 @@ def test_figures_of_label_maps_worked_by_hand() -> None:
     assert (row['most'], row['most_pixels']) == ('right taken for left', 20)
 
 
+def test_what_the_metric_ignores_and_what_has_no_class_count_as_in_mmseg() -> None:
+    draw = np.random.default_rng(2)
+    truth = draw.choice(np.array([0, 1, 2, 255], np.uint8), (40, 40))
+    found = draw.integers(0, 3, (40, 40)).astype(np.uint8)  # of the class 3 there is nothing
+    for ignore, absent in ((255, None), (0, None), (2, 0), (7, None)):
+        one = Segmentation(list('abcd'), ignore, absent)
+        one.add('a.png', truth, found)
+        figures = one.figures()
+        metric = IoUMetric(ignore_index=ignore, nan_to_num=absent)
+        metric.dataset_meta = dict(classes=list('abcd'))
+        sample = dict(pred_sem_seg=dict(data=found), gt_sem_seg=dict(data=truth))
+        metric.process({}, [{k: dict(data=torch.tensor(v['data'])) for k, v in sample.items()}])
+        want = metric.compute_metrics(metric.results)
+        for name, value in (('mIoU', 'iou'), ('aAcc', 'accuracy'), ('mAcc', 'class_accuracy')):
+            assert figures[value] * 100 == pytest.approx(want[name], abs=0.006), (ignore, name)
+        confusion = figures['confusion']
+        assert ('no class' in confusion['names']) == (ignore != 255)
+        counted = int((truth != ignore).sum())
+        assert np.sum(confusion['matrix']) == figures['pixels'] == counted
+        assert np.shape(confusion['matrix']) == (len(confusion['names']),) * 2
+        assert sum(row['wrong_pixels'] for row in figures['per_image']) == counted - np.trace(
+            confusion['matrix']
+        )
+        assert segmentation_plots(figures)
+
+
 def test_borders_are_where_another_class_is_near() -> None:
     labels = np.zeros((60, 80), np.uint8)  # a diagonal of 100: 1 pixel
     labels[:, 40:] = 1
-    assert np.flatnonzero(near_borders(labels).any(0)).tolist() == [39, 40]
+    known = np.ones(labels.shape, bool)
+    assert np.flatnonzero(near_borders(labels, known).any(0)).tolist() == [39, 40]
+    labels[:, 20:30] = 255
+    assert np.flatnonzero(near_borders(labels, labels < 255).any(0)).tolist() == [39, 40]
+    labels[:, 40:45] = 255
+    assert not near_borders(labels, labels < 255).any()
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 90), (90, 1), (7, 240), (150, 210), (300, 61)])
 @pytest.mark.parametrize('classes', [1, 2, 300])
-def test_nearby_is_opencvs_ellipse(shape: tuple[int, int], classes: int) -> None:
+@pytest.mark.parametrize('ignored', [False, True])
+def test_nearby_is_opencvs_ellipse(shape: tuple[int, int], classes: int, ignored: bool) -> None:
     draw = np.random.default_rng(classes)
-    coarse = draw.integers(0, classes, (shape[0] // 29 + 1, shape[1] // 29 + 1)).astype(np.uint16)
+    coarse = draw.integers(0, classes, (shape[0] // 29 + 1, shape[1] // 29 + 1))
     labels = coarse.repeat(29, 0).repeat(29, 1)[: shape[0], : shape[1]].copy()
     labels[draw.random(shape) < 0.002] = classes - 1  # single pixels
+    known = draw.random(shape) > 0.9 * ignored
+    labels[~known] = 70_000
     reach = max(1, round(NEAR * np.hypot(*shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    want = cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
-    assert (near_borders(labels) == want.reshape(shape)).all()
-    assert want.any() or classes == 1 or max(shape) == 1
+    around = np.pad(labels, reach, constant_values=70_000)
+    want = np.zeros(shape, bool)
+    for down, right in np.argwhere(kernel):
+        other = around[down : down + shape[0], right : right + shape[1]]
+        want |= known & (other != 70_000) & (other != labels)
+    assert (near_borders(labels, known) == want).all()
+    assert want.any() or ignored or classes == 1 or max(shape) == 1

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import METRICS, TRANSFORMS
 
 from vitbackbones.data.configs import (
     class_names,
     dataset_class,
     datasets,
     image_folder,
+    metrics_of,
     place,
     step_of,
 )
@@ -25,6 +26,7 @@ from vitbackbones.data.counts import take
 from vitbackbones.data.images import wrong_labels
 from vitbackbones.data.label_maps import list_label_maps
 from vitbackbones.data.loading import CheckedPipeline
+from vitbackbones.data.nodes import base_names
 from vitbackbones.data.steps import converts_labels
 from vitbackbones.data.values import listed
 from vitbackbones.errors import UserError, notice
@@ -63,13 +65,17 @@ class LabelMapTest:
     Attributes:
         classes: names by label.
         palette: a colour for each, if the dataset says so.
+        unlabelled: the label of pixels that have no class.
         ignore: the label of pixels that do not count.
+        absent: what counts in means in the place of what is not known; None for nothing.
         rows: its images.
     """
 
     classes: Sequence[str]
     palette: Any
+    unlabelled: int
     ignore: int
+    absent: float | None
     rows: Sequence[Row]
 
     @property
@@ -89,8 +95,8 @@ class LabelMapTest:
             raise UserError(f'{row.labels} cannot be read: {error}') from error
         if labels.ndim != 2:
             raise UserError(f'{row.labels} is a coloured image, no label map')
-        if ((labels >= len(self.classes)) & (labels != self.ignore)).any():
-            wrong = wrong_labels(labels, len(self.classes), self.ignore)
+        if ((labels >= len(self.classes)) & (labels != self.unlabelled)).any():
+            wrong = wrong_labels(labels, len(self.classes), self.unlabelled)
             raise UserError(f'{row.labels}: {wrong}')
         return labels
 
@@ -102,7 +108,7 @@ def read_label_map_test(cfg: Config) -> LabelMapTest:
         UserError: it is not what the config says, or an image has no label map.
     """
     every = list(datasets(cfg, 'test'))
-    first, ignore = every[0], every[0].get('ignore_index', 255)
+    first, unlabelled = every[0], every[0].get('ignore_index', 255)
     classes = class_names(cfg, first)
     if not classes:
         raise UserError(f'{place(first)}: the config does not say which classes there are')
@@ -113,7 +119,7 @@ def read_label_map_test(cfg: Config) -> LabelMapTest:
         if found.findings:
             raise UserError(f'{found.findings[0]} ({found.findings[0].kind})')
         root = image_folder(dataset, 'img_path')
-        load = _loader(cfg, dataset, len(classes), ignore)
+        load = _loader(cfg, dataset, len(classes), unlabelled)
         for i, row in enumerate(take(found.rows, dataset.get('indices'))):
             image, labels = row['img_path'], row.get('seg_map_path')
             if not labels:
@@ -121,17 +127,28 @@ def read_label_map_test(cfg: Config) -> LabelMapTest:
             full = {**row, 'sample_idx': i, 'seg_fields': []}
             rows.append(Row(Path(image), labels, label_map_name(image, root), partial(load, full)))
     meta = {**getattr(dataset_class(cfg, first), 'METAINFO', {}), **(first.get('metainfo') or {})}
-    return LabelMapTest(classes, meta.get('palette'), ignore, rows)
+    measure = _measure(cfg)
+    ignore = unlabelled if measure is None else measure.get('ignore_index', 255)
+    absent = None if measure is None else measure.get('nan_to_num')
+    return LabelMapTest(classes, meta.get('palette'), unlabelled, ignore, absent, rows)
 
 
-def _loader(cfg: Config, dataset: Mapping[str, Any], classes: int, ignore: int) -> Load:
+def _measure(cfg: Config) -> Mapping[str, Any] | None:
+    """The metric of a test that counts pixels as mmseg does; of several the first."""
+    for metric, _ in metrics_of(cfg, 'test'):
+        if 'IoUMetric' in base_names(metric, METRICS, cfg.get('default_scope')):
+            return metric
+    return None
+
+
+def _loader(cfg: Config, dataset: Mapping[str, Any], classes: int, unlabelled: int) -> Load:
     """How the test pipeline of a dataset reads a label map.
 
     Its LoadAnnotations alone will do, unless a step of the user's makes other labels of it.
     """
     pipeline, scope = dataset.get('pipeline') or (), dataset.get('_scope_', cfg.default_scope)
     if converts_labels(pipeline, scope):
-        steps = CheckedPipeline(pipeline, classes, ignore)
+        steps = CheckedPipeline(pipeline, classes, unlabelled)
         return lambda row: steps(copy.deepcopy(row))['data_samples'].gt_sem_seg.data[0].numpy()
     step = TRANSFORMS.build(
         {**step_of(dataset, 'LoadAnnotations'), 'type': 'mmseg.LoadAnnotations'}

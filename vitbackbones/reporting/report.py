@@ -167,7 +167,7 @@ def _of_detector(test: CocoTest, predictions: Path) -> _Measured:
 
 
 def _of_segmentor(test: LabelMapTest, predictions: Path) -> _Measured:
-    result = Segmentation(test.classes, test.ignore)
+    result = Segmentation(test.classes, test.ignore, test.absent)
     for row, truth, found in read_pairs(test, predictions):
         result.add(row.name, truth, found)
     figures = result.figures()

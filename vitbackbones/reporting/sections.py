@@ -134,7 +134,9 @@ def segmentation_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]
     yield page.heading('Which class')
     yield page.paragraph(
         f'Near borders: pixels that have another class within {border["share_of_diagonal"]:.0%} '
-        "of the image's diagonal."
+        "of the image's diagonal. As in the test, pixels with the label "
+        f'{figures["ignored_label"]} do not count, and classes that are neither there nor '
+        f'predicted {_absent(figures["absent_classes_count_as"])}.'
     )
     yield page.table(
         list(_OF_LABEL),
@@ -144,6 +146,10 @@ def segmentation_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]
     yield page.heading('What for what')
     yield page.paragraph('Pixels that were predicted (columns) for what is there (rows).')
     yield _confusion(figures, plots)
+
+
+def _absent(value: float | None) -> str:
+    return 'are in no mean' if value is None else f'count as {value:g} in means'
 
 
 def against_sections(against: Mapping[str, Any]) -> Iterator[str]:
