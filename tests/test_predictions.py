@@ -233,6 +233,19 @@ def test_images_that_no_annotation_file_names_are_numbered(here: Path, tmp_path:
     assert {row['image_id'] for row in found['annotations']} == {0, 1}
 
 
+def test_what_was_left_out_is_said_in_the_file(here: Path, tmp_path: Path) -> None:
+    words = ['infer', 'detector.py', 'detector.pth', 'data/images/sub/0.png', '--device', 'cpu']
+    said = []
+    for number, options in enumerate(
+        ([], ['--threshold', '0'], ['--threshold', '0.5'], ['--classes', 'red', 'blue'])
+    ):
+        out = tmp_path / str(number)
+        assert main([*words, '--out-dir', str(out), *options]) == 0
+        content = json.loads((out / 'predictions.json').read_text())
+        said.append(content.get('info', {}).get('left_out'))
+    assert said == [None, None, dict(scores_below=0.5), dict(classes=['green'])]
+
+
 @pytest.mark.parametrize('palette', ['coco', 'random', (220, 20, 60), None, [[220, 20, 60]] * 3])
 def test_every_palette_of_mmdet_is_drawn(palette: Any, tmp_path: Path) -> None:
     visualizer = DetLocalVisualizer()

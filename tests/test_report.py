@@ -7,13 +7,14 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import DATASETS, TRANSFORMS
+from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -28,6 +29,8 @@ from tests.test_predictions import (  # noqa: F401 (fixtures)
     sentences,
 )
 from vitbackbones.cli.main import main
+from vitbackbones.reporting.thresholds import exact
+from vitbackbones.reporting.writing import PLOTS, WORST
 
 FILES = ['per_class.csv', 'per_image.csv', 'plots', 'report.html', 'report.json']
 
@@ -160,7 +163,7 @@ def test_the_mean_iou_is_that_of_the_configs_metric(folder: Path, tmp_path: Path
     metric = "test_evaluator=dict(type='mmseg.IoUMetric', ignore_index=1, nan_to_num=0)"
     classes = "metainfo=dict(_delete_=True, classes=('red', 'green', 'blue', 'none'))"
     (tmp_path / 'own.py').write_text(
-        f"_base_ = {str(folder / 'segmentor.py')!r}\n{metric}\n"
+        f'_base_ = {str(folder / "segmentor.py")!r}\n{metric}\n'
         f'model = dict(decode_head=dict(num_classes=4), auxiliary_head=dict(num_classes=4))\n'
         f'test_dataloader = dict(dataset=dict({classes}))\n'
         "custom_hooks = [dict(type='KeepMetrics')]\n"
@@ -230,7 +233,11 @@ def test_a_report_says_what_got_better_and_what_worse(
     best = max(figures_of(detected)['per_image'], key=lambda row: row['f1'])['image']
     images = json.loads(Path('data/guess.json').read_text())['images']
     first = next(row['id'] for row in images if row['file_name'] == best)
-    worse = [row for row in rows if row['image_id'] != first]
+    worse = [
+        {**row, 'score': row['score'] / 2}  # each model has a best threshold of its own
+        for row in rows
+        if row['image_id'] != first
+    ]
     (tmp_path / 'worse.json').write_text(json.dumps(worse))
     words = ['report', 'guess.py', '--predictions', str(tmp_path / 'worse.json')]
     words += ['--against', str(detected), '--out-dir', str(tmp_path / 'out')]
@@ -246,11 +253,53 @@ def test_a_report_says_what_got_better_and_what_worse(
         against['classes'], figures['classes'], before['classes'], strict=True
     ):
         assert row['difference'] == pytest.approx(now['ap'] - then['ap'])
+    used = dict(now=figures['threshold']['used'], before=before['threshold']['used'])
+    assert against['threshold'] == used
     names = [row['image'] for row in against['images']['most_worse']]
     assert best in names
     page = (tmp_path / 'out/report.html').read_text()
+    assert (
+        f'from its own best threshold on: {exact(used["before"])} before, {exact(used["now"])} now.'
+    ) in page
     assert 'Against an earlier report' in page
     assert 'Images that got worse' in page
+
+
+def test_a_model_that_finds_nothing_is_compared_with_one_that_finds_masks(
+    detected: Path, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / 'none.json').write_text('[]')
+    nothing = ['guess.py', '--predictions', str(tmp_path / 'none.json')]
+    something = ['guess.py', '--predictions', str(detected / 'predictions.json'), '--worst', '0']
+    ap = figures_of(detected)['average_precision']['masks']['ap']
+    figures = reported([*nothing, '--against', str(detected)], tmp_path / 'none')
+    assert figures['measured'] == 'masks'
+    assert figures['average_precision']['masks']['ap'] == 0
+    assert figures['against']['all']['difference'] == -ap
+    figures = reported([*something, '--against', str(tmp_path / 'none')], tmp_path / 'out')
+    assert figures['against']['all']['difference'] == ap
+    # One whose config measures boxes alone.
+    boxes = ['--cfg-options', 'test_evaluator.metric=bbox']
+    load = 'test_dataloader.dataset.pipeline.1.with_mask=False'
+    figures = reported([*nothing, *boxes, load], tmp_path / 'boxes')
+    assert figures['measured'] == 'boxes'
+    figures = reported([*something, '--against', str(tmp_path / 'boxes')], tmp_path / 'last')
+    assert figures['against']['all']['difference'] == ap
+
+
+def test_figures_are_there_where_a_comparison_is_refused(
+    detected: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((detected / 'predictions.json').read_text())
+    for row in rows:
+        del row['segmentation']
+    (tmp_path / 'boxes.json').write_text(json.dumps(rows))
+    words = ['report', 'guess.py', '--predictions', str(tmp_path / 'boxes.json')]
+    capsys.readouterr()
+    assert main([*words, '--against', str(detected), '--out-dir', str(tmp_path / 'out')]) == 2
+    (sentence,) = sentences(capsys.readouterr().err)
+    assert 'reports on masks, this is of boxes' in sentence
+    assert figures_of(tmp_path / 'out')['measured'] == 'boxes'
 
 
 def test_a_report_is_compared_with_one_of_the_same_task_and_images(
@@ -284,6 +333,7 @@ def test_an_earlier_report_that_is_broken_is_refused(
     no_name['classes'][1] = 'green'
     later['format'] = 2
     other['task'] = ['detection']
+    odd = {**json.loads(whole), 'threshold': dict(used='high')}
     words = ['guess.py', '--predictions', str(detected / 'predictions.json'), '--against']
     for content, said in (
         (whole[: len(whole) // 2], 'is no JSON, or not all of it'),
@@ -293,6 +343,7 @@ def test_an_earlier_report_that_is_broken_is_refused(
         (json.dumps(other), "its task is ['detection']"),
         (json.dumps({**no_name, 'classes': []}), 'has the classes , the config'),
         (json.dumps({**json.loads(whole), 'average_precision': 1}), 'no figure of all classes'),
+        (json.dumps(odd), 'its threshold is no number'),
         ('[]', 'it holds a list'),
     ):
         (tmp_path / 'report.json').write_text(content)
@@ -314,6 +365,14 @@ GOOD = dict(image_id=1, category_id=5, bbox=[1, 2, 3, 4], score=0.5)
         (
             dict(categories=[dict(id=5, name='purple')], annotations=[GOOD]),
             'predicts the classes purple, those of the config are red, green, blue',
+        ),
+        (
+            dict(info=dict(left_out=dict(scores_below=0.5)), annotations=[GOOD]),
+            '`infer` has left out scores below 0.5 (--threshold), and AP would be too low',
+        ),
+        (
+            dict(info=dict(left_out=dict(classes=['red', 7])), annotations=[GOOD]),
+            '`infer` has left out the classes red, 7 (--classes)',
         ),
         (
             dict(images=[dict(id=1, file_name='other.png')], annotations=[GOOD]),
@@ -417,15 +476,37 @@ def test_label_maps_of_something_else_are_refused(
     assert words in refused(options, capsys, tmp_path / 'out')
 
 
-def test_classes_in_another_order_than_the_checkpoint_has_are_refused(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_classes_have_one_order_by_the_rule_of_tests(
+    segmented: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = torch.load('segmentor.pth', weights_only=True)
     meta = content['meta']['dataset_meta']
     meta['classes'] = meta['classes'][::-1]
     torch.save(content, tmp_path / 'other.pth')
     words = ['segmentor.py', str(tmp_path / 'other.pth')]
-    assert 'in the order of the checkpoint' in refused(words, capsys, tmp_path / 'out')
+    said = refused(words, capsys, tmp_path / 'out')
+    assert 'BaseSegDataset cannot be told to take them by name' in said
+    # One that can be told is told, for a checkpoint and for predictions that say their classes.
+    words[0] = str(tmp_path / 'named.py')
+    Path(words[0]).write_text(
+        f'_base_ = {str(folder / "segmentor.py")!r}\n'
+        "test_dataloader = dict(dataset=dict(type='Named', metainfo=dict(_delete_=True)))\n"
+    )
+    options = ['--cfg-options', f'work_dir={tmp_path / "run"}']
+    figures = reported([*words, *options], tmp_path / 'out')
+    assert [row['name'] for row in figures['classes']] == [*CLASSES[::-1]]
+    predictions = ['--predictions', str(tmp_path / 'out/predictions')]
+    assert reported([words[0], *predictions], tmp_path / 'again') == figures
+    # Labels of truths have followed: the checkpoint says blue for each label that was red.
+    before = np.array(figures_of(segmented)['confusion']['matrix'])
+    assert (np.array(figures['confusion']['matrix']) == before[::-1]).all()
+
+
+@DATASETS.register_module()
+class Named(BaseSegDataset):
+    """Label maps of classes that the dataset itself names."""
+
+    METAINFO: ClassVar = dict(classes=CLASSES, palette=[[9, 0, 0], [0, 9, 0], [0, 0, 9]])
 
 
 def test_what_a_report_is_of_must_be_said_once(
@@ -451,6 +532,40 @@ def test_predictions_that_are_there_are_not_made_again(
     assert (detected / 'predictions.json').stat().st_mtime_ns == before
 
 
+def test_a_folder_holds_one_report_alone(
+    detected: Path,
+    segmented: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / 'out'
+    words = ['guess.py', '--predictions', str(detected / 'predictions.json'), '--worst', '0']
+    reported(words, out)
+    assert {path.stem for path in (out / 'plots').iterdir()} == {*PLOTS} - {WORST, 'iou_by_class'}
+    (out / 'plots/mine.png').touch()
+    words = ['segmentor.py', '--predictions', str(segmented / 'predictions'), '--worst', '0']
+    reported(words, out)
+    assert {path.stem for path in (out / 'plots').iterdir()} == {
+        *('confusion', 'iou_by_class', 'mine')
+    }
+    # A page of before is not beside figures of now, even if no page of now comes.
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(['report', *words, '--out-dir', str(out)])
+    assert sorted(path.name for path in out.rglob('*.*')) == [
+        *('mine.png', 'per_class.csv', 'per_image.csv', 'report.json')
+    ]
+    # Nor are predictions of another model beside a report.
+    capsys.readouterr()
+    assert main(['report', *words, '--out-dir', str(detected)]) == 2
+    said = capsys.readouterr().err
+    assert f'--out-dir {detected} has predictions.json already' in said
+    assert 'choose another folder' in said
+    assert (detected / 'report.html').exists()
+
+
 # ------------------------------------------------------------------------------ label maps
 
 
@@ -467,9 +582,10 @@ def test_label_maps_say_which_classes_they_have(
     words = ['segmentor.py', '--predictions', str(tmp_path / 'maps'), '--cfg-options']
     classes = 'test_dataloader.dataset.metainfo.classes'
     said = refused([*words, f"{classes}=['green','red','blue']"], capsys, tmp_path / 'out')
-    assert 'a/0.png has the classes in the order red, green, blue, the test set green' in said
+    assert 'the classes (green, red, blue), ' in said
+    assert 'a/0.png, (red, green, blue), and BaseSegDataset cannot be told' in said
     said = refused([*words, f"{classes}=['red','green','teal']"], capsys, tmp_path / 'out')
-    assert 'has the classes red, green, blue, the test set red, green, teal: give' in said
+    assert 'a/0.png predicts the classes (red, green, blue), test_dataloader has (red' in said
     capsys.readouterr()
     figures = reported(words[:-1], tmp_path / 'said')
     assert 'do not say' not in capsys.readouterr().err

@@ -17,12 +17,15 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from vitbackbones.inference.drawing import marked
 from vitbackbones.reporting.confusion import confusion
 from vitbackbones.reporting.detection import measure
 from vitbackbones.reporting.kinds import IGNORED, KINDS, RIGHT, errors_of, gains, put_right
 from vitbackbones.reporting.missed import by_crowding, by_size
 from vitbackbones.reporting.objects import Objects, objects, pairs_of
+from vitbackbones.reporting.pictures import Picture, contact_sheet
 from vitbackbones.reporting.plots import detection_plots, segmentation_plots
+from vitbackbones.reporting.sections import detection_sections
 from vitbackbones.reporting.segmentation import NEAR, Segmentation, near_borders
 from vitbackbones.reporting.thresholds import exact, sweep
 
@@ -408,6 +411,40 @@ def test_plots_of_many_classes_stay_small() -> None:
     assert len(figures['classes']) == len(figures['confusion']['matrix']) == 365
     for plot in segmentation_plots(figures).values():
         assert max(Image.open(io.BytesIO(plot)).size) < 4000
+
+
+@pytest.mark.parametrize('name', ['\u7ec6\u80de', '$a_1', '$x^$', '_', '_background_', '\u0444'])
+def test_any_name_of_a_class_is_drawn(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    truths, rows = scene()
+    there, found = as_objects(truths), as_objects(rows, kind='found')
+    images = [str(i) for i in range(40)]
+    plots, usual, digits = (
+        detection_plots(measure(there, found, names, images).figures)
+        for names in ([name, 'b', 'c', 'd'], 'abcd', ['class 0', 'b', 'c', 'd'])
+    )
+    maps = Segmentation([name, 'b'])
+    maps.add('a.png', *(np.arange(64, dtype=np.uint8).reshape(8, 8) % n for n in (2, 1)))
+    assert segmentation_plots(maps.figures())
+    assert [str(each.message) for each in recwarn if 'lyph' in str(each.message)] == []
+    assert [str(each.message) for each in recwarn if 'legend' in str(each.message)] == []
+    for key in ('f1_by_class', 'ap_by_class', 'confusion'):
+        assert plots[key] != usual[key]
+        assert (plots[key] == digits[key]) == (name == '\u7ec6\u80de')
+    page = ''.join(detection_sections(measure(there, found, [name, *'bcd'], images).figures, plots))
+    assert ('<dt>class 0</dt><dd>\u7ec6\u80de</dd>' in page) == (name == '\u7ec6\u80de')
+
+
+def test_names_in_other_scripts_are_drawn_on_pictures() -> None:
+    box = np.array([[4.0, 20, 60, 60]])
+    drawn = [
+        np.asarray(marked(Image.new('RGB', (90, 70)), box, [(255, 0, 0)], [word], [], 1))
+        for word in ('\u0434\u0430', '\u043d\u0443', '  ')
+    ]
+    assert (drawn[0] != drawn[1]).any()  # not the same box for a sign that is missing
+    one = Picture('\u7ec6.jpg', [Image.new('RGB', (300, 40))], '2 missed (2 \u7ec6\u80de)')
+    other = replace(one, name='?.jpg', why='2 missed (2 class 1)')
+    classes = ['a', '\u7ec6\u80de']
+    assert contact_sheet([one], classes) == contact_sheet([other], classes)
 
 
 def test_what_is_missed_is_told_by_size_and_crowding() -> None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vitbackbones.plotting import font_for_images
 
 from .placing import Place
 
@@ -146,7 +148,7 @@ def _heat(values: np.ndarray) -> np.ndarray:
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> bytes:
     """Panels with their titles above them, as PNG."""
-    font = ImageFont.load_default(14)
+    font = font_for_images(14)
     gap = 8
     widths = [max(image.width, int(font.getlength(title)) + 4) for title, image in panels]
     height = max(image.height for _, image in panels)

@@ -19,6 +19,7 @@ from vitbackbones.inference.running import Outcome
 from vitbackbones.launch.checks import build_backbone, require
 from vitbackbones.launch.device import adapt_to_device
 from vitbackbones.launch.trained import build_trained
+from vitbackbones.plotting import drawable_names
 from vitbackbones.tasks import Task, task_of
 
 from .drawn import DRAWN, Drawing, Given
@@ -96,7 +97,7 @@ def explain(
     model.to(where)
     network = next(part for part in model.modules() if isinstance(part, Backbone))
     loader = Loader(model, test_pipeline(cfg))
-    work = _Work(loader, network, meta['classes'], request, stages, out)
+    work = _Work(loader, network, drawable_names(meta['classes']), request, stages, out)
     outcome = Outcome()
     for i, path in enumerate(paths):
         line = f'{i + 1}/{len(paths)} {path}'

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vitbackbones.plotting import drawable_names, font_for_images
 
 MOST = 5  # classes of an image
 
@@ -28,9 +30,10 @@ def classes_on(
     image: Image.Image, sample: Any, classes: Sequence[str], *, truth: bool
 ) -> Image.Image:
     """The image with its best classes below it, and above those its true one if asked for."""
+    classes = drawable_names(classes)
     best = best_classes(sample, classes)
     rows = [(f'{row["name"]} {row["score"]:.2f}', row['score']) for row in best]
-    font = ImageFont.load_default(12)
+    font = font_for_images(12)
     line = 16
     label = int(sample.gt_label[0]) if truth and 'gt_label' in sample else None
     lines = len(rows) + (label is not None)

@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 
 from vitbackbones.data.masks import mask_area
+from vitbackbones.data.values import listed
+
+#: Where the ``info`` of an annotation file of predictions says what is not in it.
+LEFT_OUT = 'left_out'
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,13 @@ class Predictions:
         category_ids: of every class, in the order of the model's labels.
         classes: their names.
         labels: of the classes that are listed; None for all.
+        threshold: the least score of what is there; None for any.
     """
 
     category_ids: Sequence[Any]
     classes: Sequence[str]
     labels: Sequence[int] | None = None
+    threshold: float | None = None
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -114,15 +120,40 @@ class Predictions:
             self.annotations.append(dict(id=number, **row, area=area, iscrowd=0))
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write it as JSON; what was left out is in its ``info``, see :func:`left_out_of`."""
         pairs = enumerate(zip(self.category_ids, self.classes, strict=True))
         categories = [
             dict(id=number, name=name)
             for label, (number, name) in pairs
             if self.labels is None or label in self.labels
         ]
-        content = dict(images=self.images, categories=categories, annotations=self.annotations)
+        content: dict[str, Any] = {}
+        left_out: dict[str, Any] = {}
+        if self.threshold:
+            left_out['scores_below'] = self.threshold
+        if len(categories) < len(self.classes):
+            kept = {row['name'] for row in categories}
+            left_out['classes'] = [name for name in self.classes if name not in kept]
+        if left_out:
+            content['info'] = {LEFT_OUT: left_out}
+        content.update(images=self.images, categories=categories, annotations=self.annotations)
         path.write_text(json.dumps(content))
+
+
+def left_out_of(content: Mapping[str, Any]) -> str | None:
+    """What was left out of such a file when it was written, in words; None for nothing."""
+    info = content.get('info')
+    left_out = info.get(LEFT_OUT) if isinstance(info, dict) else None
+    if not isinstance(left_out, dict):
+        return None
+    score, classes = left_out.get('scores_below'), left_out.get('classes')
+    parts = [] if score is None else [f'scores below {score} (--threshold)']
+    parts += (
+        [f'the classes {listed(map(str, classes))} (--classes)']
+        if isinstance(classes, list)
+        else []
+    )
+    return ' and '.join(parts) or None
 
 
 def results_of(found: Any, image_id: Any, category_ids: Sequence[Any]) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vitbackbones.data.values import colour_of, is_list_of_colours
 from vitbackbones.errors import UserError
+from vitbackbones.plotting import drawable_names, font_for_images
 from vitbackbones.tasks import Task, task_of_sample
 
 from .classes import classes_on
@@ -149,7 +150,7 @@ def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Pat
     )
     sheet = Image.new('RGB', size, 'white')
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
+    font = font_for_images(14)
     for i, group in enumerate(groups):
         left, top = gap + i % columns * cell[0], header + i // columns * cell[1]
         for j, (title, image) in enumerate(group.items()):
@@ -209,7 +210,7 @@ def _key(samples: Sequence[Any], meta: Mapping[str, Any]) -> dict[str, tuple[int
     """Colours of all classes that appear in truth or prediction, by name."""
     maps = [np.asarray(m.data) for s in samples for m in (s.gt_sem_seg, s.pred_sem_seg)]
     seen = sorted({int(label) for m in maps for label in np.unique(m)})
-    names = meta['classes']
+    names = drawable_names(meta['classes'])
     return {names[i]: tuple(meta['palette'][i]) for i in seen if i < len(names)}
 
 
@@ -229,7 +230,7 @@ def objects_on(
     Args:
         meta: ``classes`` and perhaps ``palette``, which has a colour for each.
     """
-    classes, palette = meta['classes'], colours_of(meta)
+    classes, palette = drawable_names(meta['classes']), colours_of(meta)
     colours = [palette[int(label)] for label in found.labels]
     words = [classes[int(label)] if names else '' for label in found.labels]
     if names and 'scores' in found:
@@ -256,7 +257,7 @@ def marked(
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
     image = enlarged(Image.fromarray(pixels), zoom)
     pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(11)
+    font = font_for_images(11)
     for box, colour, text in zip(boxes, colours, words, strict=True):
         x1, y1, x2, y2 = (float(v) * zoom for v in box)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)

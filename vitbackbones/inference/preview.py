@@ -14,12 +14,13 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vitbackbones.data.loading import CheckedPipeline, iter_built_datasets
 from vitbackbones.engine import random_states
 from vitbackbones.errors import UserError
 from vitbackbones.launch.built import as_built
+from vitbackbones.plotting import drawable, drawable_names, font_for_images
 
 from .drawing import colours_of, enlarged, labels_on, objects_on
 
@@ -249,9 +250,10 @@ def _sheet(
 ) -> Image.Image:
     """A row for each image, its captions above it, and the colours of all classes at the end."""
     gap, line = 10, 22
-    font = ImageFont.load_default(14)
+    font = font_for_images(14)
     pictures = [picture for _, shown in rows for _, picture in shown]
-    meta = dict(meta, uncoloured=_uncoloured(pictures, meta['classes']))
+    uncoloured = _uncoloured(pictures, meta['classes'])
+    meta = dict(meta, uncoloured=uncoloured, classes=drawable_names(meta['classes']))
     drawn = [(name, [(what, _drawn(each, meta)) for what, each in shown]) for name, shown in rows]
     heights = [max(image.height for _, image in shown) for _, shown in drawn]
     seen = {label for picture in pictures for label in _labels_in(picture)}
@@ -266,13 +268,13 @@ def _sheet(
     bottom = line + gap + sum(height + line + gap for height in heights)
     sheet = Image.new('RGB', (width, bottom + -(-len(key) // columns) * line + gap), 'white')
     pen = ImageDraw.Draw(sheet)
-    pen.text((gap, gap // 2), title, fill='black', font=font)
+    pen.text((gap, gap // 2), drawable(title), fill='black', font=font)
     top = line + gap
     for (name, shown), height in zip(drawn, heights, strict=True):
         for i, (what, image) in enumerate(shown):
             left = gap + i * (WIDTH + gap)
             caption = f'{name}, {what}' if i == 0 else what
-            pen.text((left, top), _shortened(caption, pen, font), fill='black', font=font)
+            pen.text((left, top), _shortened(drawable(caption), pen, font), fill='black', font=font)
             sheet.paste(image, (left, top + line))
         top += height + line + gap
     for i, (name, label) in enumerate(key):

@@ -115,7 +115,7 @@ class CocoFile(_OneFile):
     def __init__(self, out: Path, kept: Kept, ids: AnnotationIds) -> None:
         super().__init__(out, kept)
         numbers = ids.of_classes(kept.classes)
-        self.found = Predictions(numbers, kept.classes, kept.labels)
+        self.found = Predictions(numbers, kept.classes, kept.labels, kept.threshold)
 
     def take(self, result: Result) -> None:
         self.found.add(str(result.name), result.number, result.sample)

@@ -128,7 +128,12 @@ def check_heads(model: Any, classes: Sequence[str], owner: str) -> None:
         )
 
 
-def use_one_order(cfg: Config, splits: Sequence[str], trained: Sequence[str] | None = None) -> None:
+def use_one_order(
+    cfg: Config,
+    splits: Sequence[str],
+    trained: Sequence[str] | None = None,
+    whose: str = 'the checkpoint',
+) -> None:
     """Let labels mean the same in all datasets: bring the classes of each into one order by name.
 
     Args:
@@ -136,11 +141,11 @@ def use_one_order(cfg: Config, splits: Sequence[str], trained: Sequence[str] | N
         splits: those of 'train', 'val', 'test' that are about to be used.
         trained: the classes that the weights know, in their order; without it, those of the
             training data.
+        whose: that is, in words.
 
     Raises:
         UserError: the classes cannot be brought into that order, or a label has another name there.
     """
-    whose = 'the checkpoint'
     for split in splits:
         for dataset in datasets(cfg, split):
             cls = dataset_class(cfg, dataset)

@@ -65,6 +65,9 @@ def _problem(content: Any) -> str | None:
                 return f'{field}[{number}] has no {name}'
             if value not in row or not (row[value] is None or is_number(row[value])):
                 return f'{field}[{number}] has no {value}'
+    threshold = content.get('threshold', {})
+    if not isinstance(threshold, dict) or not is_number(threshold.get('used', 0)):
+        return 'its threshold is no number'
     try:
         whole = _whole(content)
     except (KeyError, TypeError):
@@ -116,7 +119,8 @@ def compare(
         for row in figures['classes']
     ]
     kinds = [each.get('measured', by_class) for each in (figures, other)]
-    if kinds[0] != kinds[1]:
+    # What finds nothing may not say of which kind that would have been.
+    if kinds[0] != kinds[1] and all(each.get('predictions') for each in (figures, other)):
         raise UserError(
             f'--against {path} reports on {kinds[1]}, this is of {kinds[0]}: only reports of the '
             'same results compare'
@@ -137,6 +141,7 @@ def compare(
         report=str(path),
         by_class=by_class,
         by_image=by_image,
+        threshold=_thresholds(figures, other),
         all=_difference(_whole(figures), _whole(other)),
         classes=classes,
         images=dict(
@@ -147,6 +152,12 @@ def compare(
             most_worse=worse[:shown],
         ),
     )
+
+
+def _thresholds(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any] | None:
+    """From which score on objects of images count; None where there are no scores."""
+    used = [(each.get('threshold') or {}).get('used') for each in (now, before)]
+    return dict(zip(('now', 'before'), used, strict=True)) if {*used} != {None} else None
 
 
 def _whole(figures: Mapping[str, Any]) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 from vitbackbones.data.masks import mask_area
 from vitbackbones.data.values import is_number, listed
 from vitbackbones.errors import UserError
+from vitbackbones.inference.coco import left_out_of
 
 from .coco_source import CocoTest, compressed, have_masks, key
 from .objects import Objects, objects
@@ -64,9 +65,12 @@ def read_predictions(path: Path, test: CocoTest) -> Objects:
 def _masks(
     path: Path, test: CocoTest, rows: Sequence[Mapping[str, Any]], where: np.ndarray
 ) -> list[Any] | None:
-    """The masks of all predictions; None where they or the truths have none."""
+    """The masks of all predictions; None where they or the truths have none.
+
+    Where nothing is predicted, what the test measures tells.
+    """
     having = sum(bool(row.get('segmentation')) for row in rows)
-    if not having or not have_masks(test):
+    if not (having if rows else test.masks) or not have_masks(test):
         return None
     if having < len(rows):
         raise UserError(
@@ -87,6 +91,12 @@ def _rows(path: Path, test: CocoTest) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f'--predictions {path} is no JSON: {error}') from error
     if isinstance(content, dict):  # of `infer`, which says what images and classes it is of
+        left_out = left_out_of(content)
+        if left_out is not None:
+            raise UserError(
+                f'{path} is not all that was predicted: `infer` has left out {left_out}, and AP '
+                'would be too low; predict once more without that'
+            )
         _check_names(path, content, test)
         content = content.get('annotations')
     if not isinstance(content, list):

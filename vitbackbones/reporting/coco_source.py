@@ -32,6 +32,7 @@ class CocoTest:
         rows: annotations of these classes, put right.
         labels: label by the id of a category, put right.
         categories: label by what predictions call a category, as text.
+        masks: whether the test measures masks.
         mended: what was put right, in words.
     """
 
@@ -43,6 +44,7 @@ class CocoTest:
     rows: Sequence[Mapping[str, Any]]
     labels: Mapping[Any, int]
     categories: Mapping[str, int]
+    masks: bool
     mended: Sequence[str]
 
     @property
@@ -103,6 +105,7 @@ def read_test_set(cfg: Config) -> CocoTest:
         rows=[row for row in fixed['annotations'] if row['category_id'] in labels],
         labels=labels,
         categories={key(number): i for i, number in enumerate(ids.of_classes(classes))},
+        masks=reading.masks,
         mended=mended,
     )
 

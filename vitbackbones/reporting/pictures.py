@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
 from vitbackbones.inference.coco import decoded
 from vitbackbones.inference.drawing import enlarged, labels_on, marked, read_image
+from vitbackbones.plotting import drawable, drawable_names, font_for_images
 
 from .detection import Detection
 from .kinds import KINDS, RIGHT
@@ -85,7 +86,8 @@ def picture_of_detection(
         BAD[-1] if errors.missed[i] else NEARLY if errors.unfound[i] else GOOD for i in there
     ]
     colours = [BAD[kind] if kind >= 0 else GOOD for kind in errors.kind[kept]]
-    shown = classes if len(classes) > 1 else ['']  # a single name would only hide objects
+    # A single name would only hide objects.
+    shown = drawable_names(classes) if len(classes) > 1 else ['']
     words = [
         f'{shown[result.kept.label[i]]} {result.kept.score[i]:.2f} '
         f'{KINDS[errors.kind[i]] if errors.kind[i] >= 0 else ""}'.strip()
@@ -186,17 +188,21 @@ def beside(panels: Sequence[Image.Image], columns: int = 2) -> Image.Image:
     return sheet
 
 
-def contact_sheet(pictures: Sequence[Picture]) -> bytes:
+def contact_sheet(pictures: Sequence[Picture], classes: Sequence[str]) -> bytes:
     """All of them below one another, each with its name and why, as the content of a PNG file."""
+    signs = dict(zip(classes, drawable_names(classes), strict=True))
     images = [beside(picture.panels) for picture in pictures]
     width = max(image.width for image in images)
     height = sum(image.height + 2 * LINE + 2 * GAP for image in images)
     sheet = Image.new('RGB', (width + 2 * GAP, height + GAP), 'white')
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    pen, font = ImageDraw.Draw(sheet), font_for_images(13)
     top = GAP
     for picture, image in zip(pictures, images, strict=True):
-        pen.text((GAP, top), picture.name, fill='black', font=font)
-        pen.text((GAP, top + LINE), picture.why, fill='#B00000', font=font)
+        why = picture.why
+        for name, sign in signs.items():
+            why = why.replace(name, sign) if sign != name else why
+        pen.text((GAP, top), drawable(picture.name), fill='black', font=font)
+        pen.text((GAP, top + LINE), drawable(why), fill='#B00000', font=font)
         sheet.paste(image, (GAP, top + 2 * LINE))
         top += image.height + 2 * LINE + 2 * GAP
     file = io.BytesIO()

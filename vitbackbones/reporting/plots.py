@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vitbackbones.plotting import COLOURS, as_png, new_figure
+from vitbackbones.plotting import COLOURS, as_png, drawable_names, new_figure
 
 from .thresholds import exact
 
@@ -24,9 +24,10 @@ def detection_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
     """Plots of a detector by name."""
     curves, measured = figures['curves'], figures['measured']
     by_overlap = figures['average_precision'][measured]['by_overlap']
-    best = figures['threshold']['best']
+    best, classes = figures['threshold']['best'], _named(figures['classes'])
+    names = [row['name'] for row in classes]
     return dict(
-        ap_by_class=_bars_of_classes(figures['classes'], {'AP': 'ap'}, 'average precision'),
+        ap_by_class=_bars_of_classes(classes, {'AP': 'ap'}, 'average precision'),
         ap_by_overlap=_lines(
             [float(at) for at in by_overlap],
             {'AP': list(by_overlap.values())},
@@ -35,7 +36,7 @@ def detection_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
         ),
         precision_recall=_lines(
             curves['recall'],
-            curves['precision'],
+            dict(zip(names, curves['precision'].values(), strict=True)),
             'recall',
             'precision at IoU 0.5',
         ),
@@ -48,12 +49,12 @@ def detection_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
         ),
         f1_by_class=_lines(
             curves['score'],
-            {row['name']: row['curves']['f1'] for row in figures['classes']},
+            {row['name']: row['curves']['f1'] for row in classes},
             'score from which on detections are kept',
             'F1 at IoU 0.5',
             mark=best,
         ),
-        confusion=_matrix(figures['confusion'], 'predicted', 'there'),
+        confusion=_matrix(figures['confusion'], names, 'predicted', 'there'),
         errors=_bars(
             figures['errors']['kinds'],
             {'gain': [figures['errors']['gains'][kind] for kind in figures['errors']['kinds']]},
@@ -67,10 +68,18 @@ def detection_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
 def segmentation_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
     """Plots of a segmentor by name."""
     columns = {'all': 'iou', 'near borders': 'iou_near_borders', 'inside': 'iou_inside'}
+    classes = _named(figures['classes'])
+    names = [row['name'] for row in classes]
     return dict(
-        iou_by_class=_bars_of_classes(figures['classes'], columns, 'intersection over union'),
-        confusion=_matrix(figures['confusion'], 'predicted', 'there'),
+        iou_by_class=_bars_of_classes(classes, columns, 'intersection over union'),
+        confusion=_matrix(figures['confusion'], names, 'predicted', 'there'),
     )
+
+
+def _named(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of classes with names that can be drawn."""
+    names = drawable_names([row['name'] for row in rows])
+    return [{**row, 'name': name} for row, name in zip(rows, names, strict=True)]
 
 
 def _bars_of_classes(
@@ -163,12 +172,18 @@ def _lines(
     return _finished(figure, axes)
 
 
-def _matrix(confusion: Mapping[str, Any], x_label: str, y_label: str) -> bytes:
+def _matrix(
+    confusion: Mapping[str, Any], classes: Sequence[str], x_label: str, y_label: str
+) -> bytes:
     """Shares of each row as shades, with numbers where there is room for them.
 
     Of more classes than :data:`MOST` those that are mistaken most, in their order.
+
+    Args:
+        classes: the first names as they are drawn.
     """
-    names, matrix = [_short(name) for name in confusion['names']], np.array(confusion['matrix'])
+    names = [_short(name) for name in (*classes, *confusion['names'][len(classes) :])]
+    matrix = np.array(confusion['matrix'])
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     if len(names) > MOST:
         wrong = matrix.sum(0) + matrix.sum(1) - 2 * np.diag(matrix)
@@ -216,7 +231,10 @@ def _finished(figure: Any, axes: Any) -> bytes:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 22 else f'{name[:20]}...'
+    """A name as matplotlib takes it: not too long, no formula, in legends too."""
+    name = name if len(name) <= 22 else f'{name[:20]}...'
+    hidden = name.startswith('_')  # from legends
+    return ' ' * hidden + name.replace('$', r'\$')
 
 
 def _number(value: int) -> str:

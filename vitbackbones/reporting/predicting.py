@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 
-from vitbackbones.checkpoint import read_checkpoint, trained_classes
 from vitbackbones.data.configs import datasets, format_of
-from vitbackbones.data.values import listed
-from vitbackbones.deploy.onnx_file import OnnxFile, is_onnx
+from vitbackbones.data.loading import iter_built_datasets
 from vitbackbones.engine.ranks import linked_ranks
 from vitbackbones.errors import UserError
 from vitbackbones.inference.dump import dump_hook
-from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import require
+from vitbackbones.launch.classes import check_same, use_one_order
+
+from .label_map_source import load_prediction
 
 #: What is written of a detector, and of a segmentor, in the folder of the report.
 RESULTS = {'coco': 'predictions.json', 'label maps': 'predictions'}
@@ -41,43 +42,54 @@ def kind_of(cfg: Config) -> str:
     return kind
 
 
-def check_order(classes: Sequence[str], source: str) -> None:
-    """Label maps are measured by label: a checkpoint must have the classes of the config in order.
-
-    Raises:
-        UserError: it has them in another one.
-        CheckpointError: the checkpoint cannot be read.
-    """
-    if is_onnx(source):
-        trained: Sequence[str] | None = OnnxFile(source).card.classes
-    else:
-        trained = trained_classes(read_checkpoint(source, mmap=True))  # no weight is looked at
-    if trained is not None and list(trained) != list(classes):
-        raise UserError(
-            f'{source} knows the classes in the order {listed(trained)}, the test set has '
-            f'{listed(classes)}: write metainfo.classes in the order of the checkpoint'
-        )
-
-
-def predict(cfg: Config, source: str, out: Path) -> Path:
-    """Predict the test set; the file, or folder of label maps, that was written below ``out``.
+def check_place(out: Path, predictions: Path | None) -> None:
+    """A folder holds the predictions that are reported on, or none.
 
     Args:
-        cfg: with a ``work_dir``.
-        source: path or URL of a checkpoint, or an ONNX file.
+        predictions: those; None if they are yet to be made.
 
     Raises:
-        UserError: the config or data are not right, or predictions are there already.
-        CheckpointError: the checkpoint cannot be read or belongs to another model.
+        UserError: there are others, which would be taken for those of the report.
     """
-    target = out / RESULTS[kind_of(cfg)]
-    if target.exists():
+    for name in RESULTS.values():
+        there = out / name
+        if not there.exists() or (predictions is not None and there.samefile(predictions)):
+            continue
         raise UserError(
-            f'--out-dir {out} has {target.name} already: --predictions {target} reports on it, '
-            'without it another folder is needed'
+            f'--out-dir {out} has {name} already: --predictions {there} reports on it, for other '
+            'predictions choose another folder, or remove it'
         )
+
+
+def take_classes(cfg: Config, tester: Runner) -> None:
+    """Give the test set of a config the classes of the test that is about to run."""
+    built = iter_built_datasets(tester.test_loop.dataloader.dataset)
+    for dataset, tested in zip(datasets(cfg, 'test'), built, strict=True):
+        known = {k: tested.metainfo[k] for k in ('classes', 'palette') if k in tested.metainfo}
+        own = dataset.get('metainfo') or {}
+        cast(ConfigDict, dataset).metainfo = ConfigDict({**own, **known})
+
+
+def take_order(cfg: Config, folder: Path) -> None:
+    """Bring the classes of a test set into the order that label maps say they have.
+
+    Raises:
+        UserError: they have other classes, or the test set cannot be brought into that order.
+    """
+    for path in sorted(folder.rglob('*.png'))[:1]:  # the others are held against it
+        _, names = load_prediction(path)
+        if names is not None:
+            check_same(cfg, 'test', names, str(path))
+            use_one_order(cfg, ('test',), names, str(path))
+
+
+def predict(tester: Runner, target: Path) -> Path:
+    """Predict the test set into a file, or a folder of label maps, that must not exist.
+
+    Raises:
+        UserError: the data are not right.
+    """
     with linked_ranks():
-        runner = build_tester(cfg, source)
-        runner.register_hook(dump_hook(runner, target))
-        runner.test()
+        tester.register_hook(dump_hook(tester, target))
+        tester.test()
     return target

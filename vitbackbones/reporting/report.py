@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.errors import UserError, notice
 from vitbackbones.inference.drawing import colours_of
+from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.checks import check_config
 
 from . import page
@@ -29,7 +30,7 @@ from .pictures import (
     worst,
 )
 from .plots import detection_plots, segmentation_plots
-from .predicting import check_order, kind_of, predict
+from .predicting import RESULTS, check_place, kind_of, predict, take_classes, take_order
 from .sections import (
     against_sections,
     detection_sections,
@@ -80,7 +81,8 @@ def report(
 ) -> Report:
     """Write what a model gets right and wrong on its test set into a folder.
 
-    Tables come first: whatever happens to plots and pictures, the figures are there.
+    Tables come first: whatever happens to plots, pictures and a comparison, the figures are there,
+    and nothing of an earlier report is beside them.
 
     Args:
         cfg: with a ``work_dir``, for the log of the test.
@@ -102,36 +104,42 @@ def report(
     task = 'detection' if kind == 'coco' else 'segmentation'
     if predictions is not None and not predictions.exists():
         raise UserError(f'there is no --predictions {predictions}')
+    check_place(out, predictions)
     earlier = None if against is None else read_report(against)
-    check_config(cfg, ('test',))
-    if predictions is not None:  # else it is done where they are made
+    tester = None if source is None else build_tester(cfg, source)
+    if tester is not None:
+        take_classes(cfg, tester)
+    else:
+        assert predictions is not None
+        check_config(cfg, ('test',))
+        if task == 'segmentation':
+            take_order(cfg, predictions)
         check_annotations(cfg, ('test',), label_maps=0)
     test = read_test_set(cfg) if task == 'detection' else read_label_map_test(cfg)
     if earlier is not None:
         assert against is not None
         check_comparable(earlier, against, task, test.classes, test.names)
-    if predictions is None:
-        assert source is not None
-        if task == 'segmentation':
-            check_order(test.classes, source)
-        predictions = predict(cfg, source, out)
+    if tester is not None:
+        predictions = predict(tester, out / RESULTS[kind])
     elif isinstance(test, CocoTest) and test.mended:  # else it was said where they are made
         notice(f'{test.file}: {"; ".join(test.mended)}: put right before it is compared')
+    assert predictions is not None
     measured = (
         _of_detector(test, predictions)
         if isinstance(test, CocoTest)
         else _of_segmentor(test, predictions)
     )
     figures = {'format': FORMAT, **measured.figures}
+    write_tables(out, figures)
     if earlier is not None:
         assert against is not None
         figures['against'] = compare(without_nan(figures), earlier, against, DIFFERENT)
-    write_tables(out, figures)
+        write_tables(out, figures)
     detects = task == 'detection'
     plots = (detection_plots if detects else segmentation_plots)(figures)
     shown, not_shown = _drawn(measured, images)
     if shown:
-        plots[WORST] = contact_sheet(shown)
+        plots[WORST] = contact_sheet(shown, test.classes)
     parts = [page.facts({**(facts or {}), 'images': str(figures['images'])})]
     parts += (detection_sections if detects else segmentation_sections)(figures, plots)
     if earlier is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vitbackbones.plotting import drawable_names
+
 from . import page
 from .kinds import KINDS
 from .pictures import BAD, GOOD, NEARLY, Picture
@@ -89,6 +91,7 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
         list(_OF_CLASS),
         (_of_class(row) for row in figures['classes']),
     )
+    yield from _not_drawn(figures)
     yield page.plots(
         [
             _plot(plots, 'ap_by_class', 'Average precision of each class.'),
@@ -142,6 +145,7 @@ def segmentation_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]
         list(_OF_LABEL),
         ([row[key] for key in _OF_LABEL.values()] for row in figures['classes']),
     )
+    yield from _not_drawn(figures)
     yield page.plots([_plot(plots, 'iou_by_class', 'Intersection over union of each class.')])
     yield page.heading('What for what')
     yield page.paragraph('Pixels that were predicted (columns) for what is there (rows).')
@@ -150,6 +154,16 @@ def segmentation_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]
 
 def _absent(value: float | None) -> str:
     return 'are in no mean' if value is None else f'count as {value:g} in means'
+
+
+def _not_drawn(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What stands for names that plots cannot show."""
+    names = [row['name'] for row in figures['classes']]
+    pairs = zip(drawable_names(names), names, strict=True)
+    others = {sign: name for sign, name in pairs if sign != name}
+    if others:
+        yield page.paragraph('Plots and pictures have no signs for some names, and say:')
+        yield page.facts(others)
 
 
 def against_sections(against: Mapping[str, Any]) -> Iterator[str]:
@@ -163,6 +177,12 @@ def against_sections(against: Mapping[str, Any]) -> Iterator[str]:
         f'({page.signed(whole["difference"])}). Of {images["compared"]} images '
         f'{images["better"]} got better and {images["worse"]} worse.'
     )
+    if against['threshold'] is not None:
+        now, before = (against['threshold'][when] for when in ('now', 'before'))
+        yield page.paragraph(
+            'The F1 of an image is of what each model finds from its own best threshold on: '
+            f'{"not said" if before is None else exact(before)} before, {exact(now)} now.'
+        )
     yield _differences('class', by[against['by_class']], against['classes'], 'name')
     for name in ('most_worse', 'most_better'):
         if images[name]:

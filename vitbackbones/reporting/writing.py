@@ -14,13 +14,18 @@ from vitbackbones.tables import comma_separated
 
 #: The plot that not every report has.
 WORST = 'worst_images'
+#: All that a report may have.
+PLOTS = (
+    *('ap_by_class', 'ap_by_overlap', 'confusion', 'errors', 'f1_by_class', 'iou_by_class'),
+    *('missed', 'precision_recall', 'threshold', WORST),
+)
 
 
 def write_tables(out: Path, figures: Mapping[str, Any]) -> None:
-    """Write report.json, per_class.csv and per_image.csv.
+    """Write report.json, per_class.csv and per_image.csv; an earlier page and its plots go.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or removed.
     """
     plain = without_nan(figures)
     files = {
@@ -28,7 +33,7 @@ def write_tables(out: Path, figures: Mapping[str, Any]) -> None:
         'per_image.csv': _csv(plain['per_image']),
         'report.json': json.dumps(plain, indent=1) + '\n',
     }
-    _write(out, files)
+    _write(out, files, gone=['report.html', *(f'plots/{name}.png' for name in PLOTS)])
 
 
 def write_page(out: Path, html: str, plots: Mapping[str, bytes]) -> None:
@@ -38,17 +43,17 @@ def write_page(out: Path, html: str, plots: Mapping[str, bytes]) -> None:
         UserError: a file cannot be written.
     """
     files: dict[str, str | bytes] = {f'plots/{name}.png': plot for name, plot in plots.items()}
-    _write(out, {**files, 'report.html': html}, gone=[] if WORST in plots else [WORST])
+    _write(out, {**files, 'report.html': html})
 
 
 def _write(out: Path, files: Mapping[str, str | bytes], gone: Sequence[str] = ()) -> None:
-    """Write files, and take away the plots of an earlier report that this one does not have."""
+    """Take away what is to go, and write files."""
     try:
+        for name in gone:
+            (out / name).unlink(missing_ok=True)
         for name, content in files.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             write(out / name, content)
-        for name in gone:
-            (out / f'plots/{name}.png').unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f'--out-dir {out} cannot be written: {error.strerror}') from error
 
