@@ -468,3 +468,51 @@ def test_info_lists_every_variant(refused, tmp_path: Path) -> None:
     assert "leave out 'small'" in refused('info', 'gcvit_tiny', 'small', cwd=tmp_path)
     assert 'choose from gcvit_tiny,' in refused('info', 'gcvit-tiny', cwd=tmp_path)
     assert "no arch 'huge', choose from lite" in refused('info', 'SepViT', 'huge', cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('words', 'read'),
+    [
+        ('report a.py --out-dir out b.pth', dict(config='a.py', checkpoint='b.pth')),
+        ('report --out-dir out a.py --worst 3 b.pth', dict(checkpoint='b.pth', worst=3)),
+        ('report a.py --out-dir out', dict(checkpoint=None)),
+        ('test a.py --tta b.pth --dump c', dict(checkpoint='b.pth', dump='c')),
+        ('test --work-dir out -- a.py b.pth', dict(config='a.py', checkpoint='b.pth')),
+        ('export a.py --part model b.pth --half', dict(checkpoint='b.pth', half=True)),
+        ('export a.py --size 64 32', dict(checkpoint=None, size=[64, 32])),
+        ('train --amp a.py', dict(config='a.py', resume=None)),
+        ('train a.py --resume --amp', dict(resume='auto', cfg_options=None)),
+        ('train a.py --cfg-options b=1 c=[2] --amp', dict(cfg_options=dict(b=1, c=[2]))),
+        ('explain a.py b.pth --what tokens c.png', dict(images=['c.png'])),
+        ('explain a.py --what tokens b.pth c.png --box d.png', dict(images=['c.png', 'd.png'])),
+        ('infer a.py b.pth c.png --out-dir out d.png', dict(images=['c.png', 'd.png'])),
+        ('infer a.onnx --out-dir out b.png', dict(config='a.onnx', checkpoint='b.png', images=[])),
+        ('info --help-me', None),
+        ('demo --iterations 3 a.py', dict(config='a.py', iterations=3)),
+        ('convert --force a.pth b.pth', dict(input='a.pth', output=Path('b.pth'))),
+        ('convert a.pth --to pth b.pth c.pth', None),
+    ],
+)
+def test_arguments_stand_anywhere_among_options(
+    words: str,
+    read: dict[str, object] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command, *_ = argv = words.split()
+    if command == 'explain':
+        argv += ['--out-dir', 'out']
+    seen: list[argparse.Namespace] = []
+    monkeypatch.setattr(f'vitbackbones.cli.{command}.run', seen.append)
+    if read is None:
+        with pytest.raises(SystemExit) as ended:
+            main(argv)
+        assert ended.value.code == 2
+        assert f'vitbackbones {command}: error: unrecognized arguments: {argv[-1]}' in (
+            capsys.readouterr().err
+        )
+        return
+    assert main(argv) == 0
+    (args,) = map(vars, seen)
+    assert {key: args[key] for key in read} == read
+    assert args['command'] == command

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.config_types import lost_types
-from vitbackbones.cli.main import _parser
+from vitbackbones.cli.main import read_arguments
 from vitbackbones.data.sources import sources
 from vitbackbones.launch.checks import build_backbone, check_config
 from vitbackbones.launch.loading import load_config
@@ -53,7 +53,7 @@ def test_commands_of_the_training_page_are_accepted(
     tool, *words = [default if word == '$CONFIG' else word for word in shlex.split(line)]
     if tool == 'tools/dist_train.sh':  # the second word is the number of processes
         assert words.pop(1).isdigit()
-    args = _parser(TOOLS[tool]).parse_args([TOOLS[tool], *words])
+    args = read_arguments([TOOLS[tool], *words])
     cfg = load_config(args.config, args.cfg_options)
     assert build_backbone(cfg) is not None
     assert lost_types(cfg) == []

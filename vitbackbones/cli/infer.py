@@ -39,8 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'images', nargs='*', metavar='IMAGE', help='images, videos, folders, quoted patterns'
     )
-    # Before 3.13 argparse takes them for complete at the first option, without any.
-    parser.set_defaults(more_words='images')
     parser.add_argument('--out-dir', required=True, help='where results are written')
     parser.add_argument(
         '--format',

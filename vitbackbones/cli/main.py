@@ -50,13 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    parser = _parser(argv[0] if argv else None)
-    args, left = parser.parse_known_args(argv)
-    more = getattr(args, 'more_words', None)
-    if left and more and not any(word.startswith('-') for word in left):
-        getattr(args, more).extend(left)
-    elif left:
-        parser.error(f'unrecognized arguments: {" ".join(left)}')
+    args = read_arguments(argv)
     mistakes: tuple[type[Exception], ...] = (UserError,)
     if broken is None:
         mistakes += (vitbackbones.CheckpointError,)
@@ -70,8 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    """All commands, and the arguments of the chosen one."""
+def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command, wherever those without a name stand among its options.
+
+    A parser of subcommands takes those before the first option for all that there are.
+    """
     parser = argparse.ArgumentParser(prog='vitbackbones', description=vitbackbones.__doc__)
     parser.add_argument('--version', action='version', version=vitbackbones.__version__)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -79,9 +76,10 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name == chosen:
+        if argv and argv[0] == name:
             module = import_module(f'.{name.replace("-", "_")}', __package__)
             command.description = module.__doc__
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
-    return parser
+            command.set_defaults(run=module.run, command=name)
+            return command.parse_intermixed_args(argv[1:])
+    return parser.parse_args(argv)
