@@ -318,6 +318,52 @@ def test_a_stage_that_a_head_does_not_read_explains_nothing() -> None:
     assert not found[2].any()
 
 
+def scored(kind: str, logits: Tensor) -> Tensor:
+    """What heads of mmdet and mmseg make of logits (N, K): of each row the score of the class 1."""
+    scores = {
+        'softmax': lambda: torch.softmax(logits, -1),
+        'sigmoid': lambda: logits.sigmoid(),
+        'of two': lambda: logits.sigmoid() * logits.sigmoid().flip(0),
+        'of masks': lambda: torch.bmm(logits.softmax(-1)[None], logits.sigmoid().T[None])[0],
+    }[kind]()
+    return scores.clamp(max=1)[:, 1]
+
+
+@pytest.mark.parametrize('kind', ['softmax', 'sigmoid', 'of two', 'of masks'])
+def test_scores_that_are_full_are_explained(kind: str) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(1, 6, 3, 3, requires_grad=True)
+    gate = torch.softmax(features.mean((2, 3)), -1)  # attention of the head's, before its layer
+    weights = torch.randn(3, 6)
+    weights[1] = 3 * features.detach()[0, :, 1, 1]
+    logits = F.linear((features * gate[..., None, None]).flatten(2)[0].T, weights) * 9
+    shown = {}
+    for strength in (1e-3, 1e4):
+        score = scored(kind, logits * strength)[4]  # in the middle
+        target = Target(1, '', [score], (0, 0, 9, 9), score=True)
+        shown[strength] = activation_maps(target, {1: features})[1]
+        (after,) = torch.autograd.grad(score, [features], retain_graph=True)
+    assert shown[1e4].max() == 1  # although there is no gradient of the score itself
+    assert not after.any() or kind == 'of masks'
+    if kind in ('softmax', 'sigmoid'):  # one logit, whatever the score is
+        assert torch.allclose(shown[1e-3], shown[1e4], atol=1e-5)
+        (own,) = torch.autograd.grad(logits[4, 1], [features], retain_graph=True)
+        want = activation_map(features.detach()[0], own[0], pooled=False)
+        assert torch.allclose(shown[1e4], want / want.max(), atol=1e-5)
+
+
+def test_the_brightest_place_is_one_that_is_shown() -> None:
+    values = torch.rand(1, 2, 4, 6)
+    values[..., 4:] = 50  # padding
+    values.requires_grad_()
+    target = Target(1, '', [values.square().sum()], (0, 0, 9, 9))
+    seen = activation_maps(target, {2: values}, lambda stage, seen: seen[:, : 2 * stage])[2]
+    assert seen.min() >= 0
+    assert seen[:, :4].max() == 1
+    assert seen.max() == 1
+    assert seen[:, :4].min() > 0  # not all of it is dark beside what nobody sees
+
+
 def test_other_weights_have_other_explanations() -> None:
     """Sanity Checks for Saliency Maps (Adebayo et al. 2018), on a network of random weights."""
     net = network('SepViT')

@@ -108,16 +108,20 @@ def _gradcam(given: Given) -> Iterator[Drawing]:
     with torch.enable_grad(), KeptGradients(), recorded as seen:
         (sample,) = given.model(**given.loaded.data, mode='predict')
         task = task_of_sample(sample)
-        # Scores of a softmax speak of all classes: explained is what it is given.
         logits = given.model(given.x) if task is Task.CLASSIFICATION else None
     targets, boxes = _targets(given, task, sample, logits)
+    views = {stage: given.view_of(stage, values) for stage, values in seen.maps.items()}
+
+    def shown(stage: int, values: Tensor) -> Tensor:
+        return views[stage].covered(values)  # what is brightest in padding is never seen
+
     for i, target in enumerate(targets):
-        explained = {'': activation_maps(target, seen.maps)}
+        explained = {'': activation_maps(target, seen.maps, shown)}
         if given.box:
-            explained['_box'] = activation_maps(boxes[i], seen.maps)
+            explained['_box'] = activation_maps(boxes[i], seen.maps, shown)
         for stage in sorted(seen.maps):
             maps = {name: of[stage].cpu() for name, of in explained.items()}
-            yield _activation(given, stage, target, maps)
+            yield _activation(given, views[stage], stage, target, maps)
 
 
 def _targets(
@@ -142,13 +146,14 @@ def _targets(
     return targets, boxes
 
 
-def _activation(given: Given, stage: int, target: Target, maps: Mapping[str, Tensor]) -> Drawing:
-    view = given.view_of(stage, maps[''])
+def _activation(
+    given: Given, view: View, stage: int, target: Target, maps: Mapping[str, Tensor]
+) -> Drawing:
     names = {'': 'its score', '_box': 'its box'}
     panels = [(f'{target.number}: {target.name}', view.image)]
     for key, values in maps.items():
         title = f'stage {stage}' + (f', {names[key]}' if given.box else '')
-        title += '' if values.any() else ': nothing here speaks for it'
+        title += '' if view.covered(values).any() else ': nothing here speaks for it'
         panels.append((title, view.heat(values.numpy(), most=1)))
     if target.box is not None:
         panels = [(title, view.boxed(panel, target.box)) for title, panel in panels]
