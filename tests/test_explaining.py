@@ -630,6 +630,22 @@ def test_detections_of_two_and_more_stages_are_explained(explain: Any, tmp_path:
     assert all(np.load(tmp_path / 'out' / n).max() == 1 for n in names if n.endswith('.npy'))
 
 
+@pytest.mark.parametrize('model', ['retina', 'cascade'])
+def test_detections_that_a_model_is_sure_of_are_explained(
+    explain: Any, place: Path, tmp_path: Path, model: str
+) -> None:
+    content = torch.load(place / f'{model}.pth', weights_only=True)
+    for name, weights in content['state_dict'].items():
+        if 'retina_cls' in name or 'fc_cls' in name:
+            weights *= 1e6  # scores are 0 or 1
+    torch.save(content, place / f'sure_{model}.pth')
+    (place / f'sure_{model}.py').write_text(f"_base_ = '{model}.py'\n")
+    explain(f'sure_{model}', 'a.png', '--what', 'gradcam', '--stage', '3', '--arrays')
+    maps = [np.load(path) for path in (tmp_path / 'out').glob('*.npy')]
+    assert maps
+    assert all(values.max() == 1 for values in maps)
+
+
 def test_each_class_of_a_segmentor_is_explained(
     explain: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
