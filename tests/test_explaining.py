@@ -744,6 +744,16 @@ def test_an_image_without_detections_says_so(
     assert 'a.png: the model finds nothing with a score of 0.3 or more' in capsys.readouterr().err
 
 
+def test_drawings_that_cannot_be_written_end_it_in_one_sentence(
+    explain: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'out').write_text('mine')
+    explain('retina', 'b.png', '--what', 'features', '--stage', '4', status=2)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith('vitbackbones ')]
+    assert line.endswith('out/b_features_4.png cannot be written: File exists')
+    assert (tmp_path / 'out').read_text() == 'mine'
+
+
 def test_images_of_one_name_are_refused(explain: Any, place: Path) -> None:
     (place / 'sub').mkdir(exist_ok=True)
     (place / 'sub/a.png').write_bytes((place / 'a.png').read_bytes())

@@ -18,6 +18,7 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from tests.onnx_files import write_colours
 from tests.test_predictions import (  # noqa: F401 (fixtures)
     CLASSES,
     METRICS,
@@ -520,6 +521,47 @@ def test_what_a_report_is_of_must_be_said_once(
         ['guess.py', '--predictions', 'no.json'], capsys, out
     )
     assert '--worst -1' in refused(['guess.py', *predictions, '--worst', '-1'], capsys, out)
+
+
+COCO = """dict(type='CocoDataset', ann_file='data/guess.json', metainfo=dict(classes=('red',)))"""
+MAPS = """dict(type='mmseg.BaseSegDataset', data_root='maps', metainfo=dict(classes=('a',)))"""
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'words'),
+    [
+        ("dict(type='VOCDataset', ann_file='a.txt')", 'label maps, the test set is a VOCDataset'),
+        (f"dict(type='ConcatDataset', datasets=[{COCO}, {COCO}])", 'of the config joins 2'),
+        (f"dict(type='ConcatDataset', datasets=[{COCO}, {MAPS}])", 'COCO with label maps: report'),
+        (None, 'test_dataloader'),
+    ],
+)
+def test_test_sets_of_which_there_is_no_report_are_refused(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    dataset: str | None,
+    words: str,
+) -> None:
+    loader = dataset and f'dict(dataset=dict(_delete_=True, **{dataset}))'
+    (tmp_path / 'own.py').write_text(
+        f'_base_ = {str(folder / "guess.py")!r}\ntest_dataloader = {loader}\n'
+    )
+    (tmp_path / 'none.json').write_text('[]')
+    options = [str(tmp_path / 'own.py'), '--predictions', str(tmp_path / 'none.json')]
+    assert words in refused(options, capsys, tmp_path / 'out')
+
+
+def test_an_exported_file_is_reported_on(folder: Path, tmp_path: Path) -> None:
+    path = write_colours(tmp_path / 'net.onnx')
+    options = ['--cfg-options', f'work_dir={tmp_path / "run"}']
+    options += ['test_dataloader.dataset.ann_file=guess.json']
+    options += ['test_evaluator.ann_file=data/guess.json']
+    figures = reported(['detector.py', str(path), *options], tmp_path / 'out')
+    assert [row['name'] for row in figures['classes']] == [*CLASSES]
+    assert figures['predictions'] == 3 * figures['images'] == 15
+    words = ['detector.py', '--predictions', str(tmp_path / 'out/predictions.json'), *options]
+    assert reported(words, tmp_path / 'again') == figures
 
 
 def test_predictions_that_are_there_are_not_made_again(

@@ -26,21 +26,23 @@ def read_predictions(path: Path, test: CocoTest) -> Objects:
         UserError: it cannot be read, or it is of other images or classes.
     """
     rows = _rows(path, test)
-    places = test.positions
-    strange = [row for row in rows if key(row['image_id']) not in places]
+    images = test.positions
+    places = [images.get(key(row['image_id'])) for row in rows]
+    strange = [row for row, place in zip(rows, places, strict=True) if place is None]
     if strange:
         raise UserError(
             f'{path} is of another dataset: {len(strange)} of its {len(rows)} predictions are of '
             f'images that {test.file} does not have, such as {strange[0]["image_id"]!r}'
         )
-    strange = [row for row in rows if key(row['category_id']) not in test.categories]
+    labels = [test.categories.get(key(row['category_id'])) for row in rows]
+    strange = [row for row, label in zip(rows, labels, strict=True) if label is None]
     if strange:
         raise UserError(
             f'{path} is of another dataset: {len(strange)} of its {len(rows)} predictions are of '
             f'categories that are no classes of the config in {test.file}, such as '
             f'{strange[0]["category_id"]!r}; the classes are {listed(test.classes)}'
         )
-    where = np.array([places[key(row['image_id'])] for row in rows], np.int64)
+    where = np.array(places, np.int64)
     boxes = np.array([row['bbox'] for row in rows], float).reshape(-1, 4)
     sizes = np.array([(row['width'], row['height']) for row in test.images], float).reshape(-1, 2)
     beyond = (boxes[:, :2] > sizes[where] + 1).any(1)
@@ -54,7 +56,7 @@ def read_predictions(path: Path, test: CocoTest) -> Objects:
     masks = _masks(path, test, rows, where)
     return objects(
         where,
-        [test.categories[key(row['category_id'])] for row in rows],
+        np.array(labels, np.int64),
         boxes,
         score=[row['score'] for row in rows],
         area=None if masks is None else [mask_area(mask) for mask in masks],

@@ -57,10 +57,10 @@ def measure(
     common = _sweep(truths, found, matches, None)
     best = common.best()
     threshold = OTHERWISE if best is None else best
-    every = errors_of(truths, found, pairs)
-    kept = found.take(found.score >= threshold)
-    near = pairs_of(truths, kept)
-    errors = errors_of(truths, kept, near)
+    every = errors_of(truths, found, pairs, matches.first())
+    chosen = found.score >= threshold
+    kept, near = found.take(chosen), pairs.take(chosen)
+    errors = errors_of(truths, kept, near, every.matches.take(chosen))
     precision: dict[str, Any] = {'masks' if masks else 'boxes': _summary(averages)}
     if masks:
         precision['boxes'] = _summary(_by_boxes(truths, found, count))

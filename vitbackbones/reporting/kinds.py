@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .matching import MOST, NOBODY, match
+from .matching import MOST, NOBODY, Matches, match
 from .objects import TOUCH, Objects, Pairs, objects, pairs_of, strongest
 from .precision import average, mean
 
@@ -39,12 +39,14 @@ class Errors:
         about: the truth that it has found, or that its error is about; NOBODY without, (N,).
         missed: truths that are missed, (M,) of bool.
         unfound: truths that nothing has found, those that are missed and others, (M,) of bool.
+        matches: who has found whom at :data:`AT`, of any size.
     """
 
     kind: np.ndarray
     about: np.ndarray
     missed: np.ndarray
     unfound: np.ndarray
+    matches: Matches
 
     def count(self) -> dict[str, int]:
         """How many errors there are of each kind."""
@@ -52,9 +54,16 @@ class Errors:
         return {**numbers, 'missed': int(self.missed.sum())}
 
 
-def errors_of(truths: Objects, found: Objects, pairs: Pairs) -> Errors:
-    """The kind of error of each prediction, and the truths that are missed."""
-    matches = match(truths, found, pairs, sizes=['all'], overlaps=[AT])
+def errors_of(
+    truths: Objects, found: Objects, pairs: Pairs, matches: Matches | None = None
+) -> Errors:
+    """The kind of error of each prediction, and the truths that are missed.
+
+    Args:
+        matches: those at :data:`AT`, of any size, where they are known.
+    """
+    if matches is None:
+        matches = match(truths, found, pairs, sizes=['all'], overlaps=[AT])
     given, ignored = matches.truth[0, 0], matches.ignored[0, 0]
     known = pairs.where(~truths.crowd[pairs.truth])
     same = found.label[known.found] == truths.label[known.truth]
@@ -77,7 +86,7 @@ def errors_of(truths: Objects, found: Objects, pairs: Pairs) -> Errors:
     unfound[given[given != NOBODY]] = False
     missed = unfound.copy()
     missed[about[(kind == KINDS.index('class')) | (kind == KINDS.index('place'))]] = False
-    return Errors(kind, about, missed, unfound)
+    return Errors(kind, about, missed, unfound, matches)
 
 
 def _best(pairs: Pairs, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,14 +149,19 @@ def gains(truths: Objects, found: Objects, errors: Errors, classes: int) -> dict
 
     Each kind is put right alone, in the predictions, and these are measured anew: gains do not add
     up. nan where there is no truth.
+
+    Args:
+        found: at most :data:`~.matching.MOST` of a class in an image.
     """
-    now = precision_at(truths, found, classes)
-    fixed = {kind: put_right(truths, found, errors, kind) for kind in KINDS}
-    return {kind: precision_at(truths, new, classes) - now for kind, new in fixed.items()}
-
-
-def precision_at(truths: Objects, found: Objects, classes: int) -> float:
-    """Average precision at :data:`AT`, the mean of all classes."""
-    kept = strongest(found, MOST)
-    matches = match(truths, kept, pairs_of(truths, kept), sizes=['all'], overlaps=[AT])
-    return mean(average(truths, kept, matches, classes).precision)
+    now = mean(average(truths, found, errors.matches, classes).precision)
+    gained = {}
+    for i, kind in enumerate(KINDS):
+        fixed = put_right(truths, found, errors, kind)
+        if kind in ('both', 'duplicate', 'background'):  # what goes has found nothing
+            matches = errors.matches.take(errors.kind != i)
+        else:
+            fixed = strongest(fixed, MOST)
+            near = pairs_of(truths, fixed)
+            matches = match(truths, fixed, near, sizes=['all'], overlaps=[AT])
+        gained[kind] = mean(average(truths, fixed, matches, classes).precision) - now
+    return gained

@@ -36,6 +36,17 @@ class Matches:
     ignored: np.ndarray
     left_out: np.ndarray
 
+    def first(self) -> Matches:
+        """Those of the first range and overlap alone."""
+        return Matches(self.truth[:1, :1], self.ignored[:1, :1], self.left_out[:1])
+
+    def take(self, chosen: np.ndarray) -> Matches:
+        """Those of predictions where ``chosen``, (N,) of bool, is true.
+
+        They are as if there were no others, where these have found nothing or have lower scores.
+        """
+        return Matches(self.truth[..., chosen], self.ignored[..., chosen], self.left_out)
+
 
 def match(
     truths: Objects,

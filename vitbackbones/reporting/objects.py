@@ -112,6 +112,11 @@ class Pairs:
         """Those pairs where ``chosen``, (P,) of bool, is true."""
         return Pairs(self.found[chosen], self.truth[chosen], self.overlap[chosen])
 
+    def take(self, chosen: np.ndarray) -> Pairs:
+        """Those of predictions where ``chosen``, (N,) of bool, is true, as if they were all."""
+        near = self.where(chosen[self.found])
+        return replace(near, found=(chosen.cumsum() - 1)[near.found])
+
 
 def pairs_of(truths: Objects, found: Objects) -> Pairs:
     """All pairs that overlap, of any classes; by masks if both have them, else by boxes."""
