@@ -221,3 +221,19 @@ def test_nothing_in_a_file_is_run_or_reaches_the_terminal(
     out = capsys.readouterr().out
     assert '\x1b' not in out
     assert '\nlicence' not in out
+
+
+@pytest.mark.parametrize('name', ['casvit_xs', 'gcvit_xxtiny', 'sepvit_lite', 'supervit_deit_s'])
+@pytest.mark.parametrize('in_channels', [3, 4])
+def test_classifiers_that_were_trained_here_are_recognised(
+    name: str, in_channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = vitbackbones.create(name, num_classes=5, in_channels=in_channels)
+    path = save({'state_dict': net.state_dict(), 'meta': {'epoch': 3}}, tmp_path / 'own.pth')
+    found = inspect(path)
+    assert found.fit is not None
+    assert (found.kind, found.num_classes, found.fit.classifier) == ('classifier', 5, True)
+    assert found.fit.name == name
+    vitbackbones.create(name, pretrained=path, **found.fit.options)
+    assert main(['inspect', path]) == 0
+    assert f"create('{name}', num_classes=5" in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import re
@@ -113,7 +112,8 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     outside = {key: key.partition('.')[0] for key in state if not key.startswith(prefix)}
     fit = None
-    found = _found(inside, complete=bool(prefix))
+    is_classifier = _is_classifier(inside, state, source)
+    found = _found(inside, complete=bool(prefix) and not is_classifier)
     if found is not None:
         name, options, backbone, match = found
         report = LoadReport(
@@ -121,8 +121,8 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
             description=describe(
                 as_target(backbone),
                 match,
-                in_detector=bool(prefix) and set(outside.values()) != {'head'},
-                headed=set(outside.values()) == {'head'},
+                in_detector=bool(prefix) and not is_classifier and {*outside.values()} != {'head'},
+                headed={*outside.values()} == {'head'},
             ),
             loaded=tuple(match.tensors),
             total=len(backbone.state_dict()) - len(match.initialised),
@@ -137,12 +137,14 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
             backbone=backbone,
             match=match,
             report=report,
-            classifier=_is_classifier(backbone, state, source),
+            classifier=is_classifier,
         )
     averages = _averages(content, source)
     classes = trained_classes(content)
     rows = (weights for name in list_backbones() for weights in weights_of(name))
     kind, count = _kind(set(outside.values()), fit, _rows(state)), _rows(state)
+    if is_classifier:
+        kind = KINDS[Task.CLASSIFICATION]
     if classes is not None or kind == 'dense backbone':
         count = None if classes is None else len(classes)
     return Inspection(
@@ -161,25 +163,31 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
     )
 
 
-def _is_classifier(backbone: Backbone, state: dict[str, Tensor], source: str) -> bool:
-    """Whether the published classifier of a network takes a state dict."""
+def _is_classifier(inside: dict[str, Tensor], state: dict[str, Tensor], source: str) -> bool:
+    """Whether the published classifier of a network of ours takes all of a state dict.
+
+    Args:
+        inside: what of ``state`` is in a network, by its names there.
+    """
     classes = _rows(state)
     if classes is None:
         return False
-    options: dict[str, Any] = dict(in_channels=backbone.in_channels)
+    options: dict[str, Any] = {}
     if any(name.rpartition('dist_head.')[1] for name in state):
         options['dist_head'] = True
-    kind = type(backbone)
-    with torch.device('meta'):
-        try:
-            arch = dataclasses.asdict(backbone.arch)
-            net = build_classifier(kind, arch, num_classes=classes, **options)
-        except ValueError:  # of a network of somebody else's
-            return False
-    try:
-        return not match_classifier(net, state, source).match.initialised
-    except CheckpointError:
-        return False
+    for cls, arch in _nearest(inside):
+        stem = as_target(_built(cls, arch)).names.stem
+        channels = {inside[name].shape[1] for name in stem if name in inside}
+        for in_channels in (3, *channels - {3}):
+            options['in_channels'] = in_channels
+            try:
+                with torch.device('meta'):
+                    net = build_classifier(cls, arch, num_classes=classes, **options)
+                if not match_classifier(net, state, source).match.initialised:
+                    return True
+            except (ValueError, CheckpointError):  # a network of somebody else's, or another one
+                continue
+    return False
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:
@@ -275,7 +283,7 @@ def _rows(state: Mapping[str, Tensor]) -> int | None:
     for pattern, background in (
         (r'(.*\.)?decode_head\.conv_seg\.weight', 0),
         (r'(.*\.)?roi_head\.bbox_head\.(\d+\.)?fc_cls\.weight', 1),
-        (r'head\.(.*\.)?weight', 0),
+        (r'(backbone\.)?head\.(.*\.)?weight', 0),
     ):
         found = [value for key, value in state.items() if re.fullmatch(pattern, key)]
         rows = [len(value) - background for value in found if value.ndim in (2, 4)]
