@@ -50,8 +50,12 @@ def class_folders(dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
     unlabelled = not dataset.get('with_label', True) or dataset.get('split') == 'test'
     if unlabelled or list_of(dataset) or '://' in folder or not os.path.isdir(folder):
         return None
+    return tuple(name for name in _folders_in(folder) if not name.startswith('.'))
+
+
+def _folders_in(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.')))
+        return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def wrong_folders(
@@ -67,6 +71,12 @@ def wrong_folders(
     own, place = class_folders(dataset), folder_of(dataset)
     if own is None:
         return None
+    hidden = [name for name in _folders_in(place) if name.startswith('.')]
+    if hidden:
+        return (
+            f'{place} has hidden folders ({listed(hidden)}), which mmpretrain takes for classes, '
+            'so that all labels move: remove or rename them'
+        )
     if not own:
         return f'{place} has no folders: put the images of each class into a folder of its own'
     if trained is not None and list(own) != list(trained):
