@@ -30,9 +30,13 @@ def said(capfd: pytest.CaptureFixture[str], processes: int, batch: int, **option
     [
         (1, 2, {}, f'one has 2 images: {SCALE}, or optim_wrapper.accumulative_counts=8 makes up'),
         (4, 2, {}, f'one has 8 (4 x 2) images: {SCALE}, or optim_wrapper.accumulative_counts=2 '),
-        (1, 12, {}, f'one has 12 images: {SCALE}\n'),
-        (4, 16, {}, f'one has 64 (4 x 16) images: {SCALE}\n'),
-        (1, 2, dict(accumulative_counts=4), f'one has 2 images, 4 of them for an update: {SCALE}'),
+        (1, 12, {}, f'one has 12 images: {SCALE}; a rate of your own may stay\n'),
+        (4, 16, {}, f'one has 64 (4 x 16) images: {SCALE}; a rate'),
+        (
+            *(1, 2, dict(accumulative_counts=4)),
+            f'2 images, 4 of them for an update: {SCALE} as for 2, whatever is accumulated, or '
+            'optim_wrapper.accumulative_counts=8 makes up for it',
+        ),
     ],
 )
 def test_another_batch_is_said(

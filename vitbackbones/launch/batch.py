@@ -23,10 +23,10 @@ def notice_batch(cfg: Config, processes: int) -> None:
         return
     has = f'{images} ({processes} x {batch})' if processes > 1 else str(images)
     also = f', {steps} of them for an update' if steps > 1 else ''
-    or_else = ''
-    if steps == 1 and base % images == 0:
-        or_else = f', or optim_wrapper.accumulative_counts={base // images} makes up for it'
+    or_else = f' as for {images}, whatever is accumulated' if steps > 1 else ''
+    if base % images == 0:
+        or_else += f', or optim_wrapper.accumulative_counts={base // images} makes up for it'
     notice(
         f'the learning rate is for batches of {base} (auto_scale_lr.base_batch_size), and one has '
-        f'{has} images{also}: --auto-scale-lr scales it{or_else}'
+        f'{has} images{also}: --auto-scale-lr scales it{or_else}; a rate of your own may stay'
     )
