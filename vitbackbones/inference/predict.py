@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.hooks import EMAHook
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from vitbackbones import pretrained
@@ -92,6 +94,17 @@ def _has_steps(value: Any) -> bool:
     return isinstance(value, dict) and 'type' in value
 
 
+def _without_averaging(hooks: Iterable[Any]) -> Iterator[Any]:
+    """Hooks but those that average weights: a test has one set of them, which was loaded.
+
+    They would swap it for a copy, and mmpretrain's test a second time.
+    """
+    for hook in hooks:
+        cls = HOOKS.get(hook['type']) if isinstance(hook.get('type'), str) else hook.get('type')
+        if not (isinstance(cls, type) and issubclass(cls, EMAHook)):
+            yield hook
+
+
 def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
     """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
 
@@ -128,6 +141,7 @@ def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
     use_one_order(cfg, ('test',), trained)
     check_annotations(cfg, ('test',), label_maps=0)
     built = as_built(cfg, ('test',))
+    built.custom_hooks = [*_without_averaging(built.get('custom_hooks') or ())]
     if exported is not None:
         built.model = exported
     if tta:

@@ -120,6 +120,7 @@ class StartHook(Hook):
     """Start from the weights of another detector or segmentor, its backbone's being complete.
 
     mmengine takes what it finds under ``state_dict`` and goes on without what has another name.
+    Averages start where the weights do: those in the file are of its own names and classes.
     """
 
     priority = 'VERY_HIGH'  # before other hooks, EMAHook for one, read the weights
@@ -129,6 +130,7 @@ class StartHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint['state_dict'] = translate_for_finetuning(runner.model, checkpoint, self.source)
+        checkpoint.pop('ema_state_dict', None)
 
 
 def add_hooks(cfg: Config) -> None:
