@@ -160,6 +160,63 @@ def test_training_goes_on_where_it_stopped(trained: Path, run: Any) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+AVERAGED = """
+_base_ = 'own.py'
+custom_hooks = [
+    dict(type='mmpretrain.EMAHook', momentum=0.1, update_buffers=True, evaluate_on_origin=True)
+]
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(checkpoint=dict(interval=1))
+"""
+
+
+def test_averaged_weights_are_tested_once_and_start_classifiers_of_other_classes(
+    place: Path, run: Any
+) -> None:
+    (place / 'averaged.py').write_text(AVERAGED)
+    run('train', 'averaged.py', '--work-dir', 'averages')
+    content = torch.load('averages/epoch_1.pth', weights_only=True)
+    assert 'ema_state_dict' in content
+    said = run('test', 'averaged.py', 'averages/epoch_1.pth', '--dump', 'averages.json')
+    assert said.count('accuracy/top1: ') == 1
+    assert len(json.loads(Path('averages.json').read_text())) == 12
+    two = place / 'two'
+    write_data(two / 'own', dict(train=4, val=2))
+    for split in ('train', 'val'):
+        (two / 'own' / split / 'red').rename(two / f'red of {split}')
+    options = ['model.head.num_classes=2', 'model.data_preprocessor.num_classes=2']
+    options += [f'{split}_dataloader.dataset.data_root=two/own' for split in ('train', 'val')]
+    options += ['load_from=averages/epoch_1.pth', 'train_dataloader.batch_size=4']
+    said = run('train', 'averaged.py', '--work-dir', 'two/run', '--cfg-options', *options)
+    assert 'head' in said
+    started = torch.load('two/run/epoch_1.pth', weights_only=True)
+    assert {len(v) for k, v in started['state_dict'].items() if 'linear' in k} == {2}
+
+
+def test_a_batch_of_one_image_is_said_before_the_first_step(place: Path, run: Any) -> None:
+    options = ('train_dataloader.batch_size=47',)  # of 48
+    said = run('train', 'own.py', '--work-dir', 'lonely', '--cfg-options', *options, status=2)
+    assert 'the last batch of an epoch (48 images by 47) would have one image, and' in said
+    assert 'train_dataloader.drop_last=True' in said
+    more = ('train_dataloader.drop_last=True', 'train_cfg.max_epochs=1')
+    run('train', 'own.py', '--work-dir', 'lonely', '--cfg-options', *options, *more)
+    said = run(
+        *('train', 'own.py', '--work-dir', 'single', '--cfg-options'),
+        *('train_dataloader.batch_size=1',),
+        status=2,
+    )
+    assert 'each batch would have one image' in said
+
+
+def test_hidden_folders_are_no_classes(place: Path, run: Any, tmp_path: Path) -> None:
+    write_data(tmp_path, dict(train=2, val=1))
+    draw(tmp_path / 'train/.ipynb_checkpoints/0.png', (0, 0, 0), 0)
+    options = [f'{split}_dataloader.dataset.data_root={tmp_path}' for split in ('train', 'val')]
+    for command in ('train', 'check-data'):
+        said = run(command, 'own.py', '--cfg-options', *options, status=1 + (command == 'train'))
+        assert 'has hidden folders (.ipynb_checkpoints), which' in ' '.join(said.split())
+
+
 def test_predictions_are_the_best_classes_of_each_image(trained: Path, run: Any) -> None:
     images = sorted(Path('own/val').glob('*/0.png'))
     copies = [Path(f'{path.parent.name}.png') for path in images]

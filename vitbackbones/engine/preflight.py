@@ -23,6 +23,7 @@ from vitbackbones.metafiles import published_weights
 from vitbackbones.registry import HOOKS, register
 
 from .anchors import unmatched_objects
+from .last_batch import lonely_images
 from .lost_options import former_keys, lost_options
 from .networks import Network, networks_of, optimizers_of, unwrapped
 from .pixels import other_pixels
@@ -84,6 +85,7 @@ class PreflightHook(Hook):
         for optimizer in optimizers:
             problems += sgd_problems(optimizer, networks)
             warnings += sgd_warnings(optimizer, networks)
+        problems += lonely_images(runner.model, getattr(runner, 'train_dataloader', None))
         if networks:
             problems += floor_problems(getattr(runner, 'param_schedulers', None))
             cfg = getattr(runner, 'cfg', None) or Config()
