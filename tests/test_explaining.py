@@ -309,6 +309,15 @@ def test_a_class_is_explained_by_the_pixels_where_it_is() -> None:
     assert [(t.number, t.name, t.values[0].item()) for t in one] == [(1, 'road', 1.5)]
 
 
+def test_the_only_class_of_a_segmentor_is_explained_where_it_is_sure() -> None:
+    torch.manual_seed(0)
+    features = torch.rand(1, 4, 3, 5, requires_grad=True)
+    logits = F.conv2d(features, torch.full((1, 4, 1, 1), 1e4))  # mmseg gives their sigmoid
+    (target,) = regions(logits.sigmoid()[0], torch.ones(3, 5, dtype=torch.long), ['no', 'yes'])
+    seen = activation_maps(target, {1: features})[1]
+    assert torch.allclose(seen, features[0].sum(0) / features[0].sum(0).max(), atol=1e-5)
+
+
 def test_a_stage_that_a_head_does_not_read_explains_nothing() -> None:
     net = network('CASViT')
     with torch.enable_grad(), recording(net, (1, 2), in_trunk=False) as seen:
@@ -644,6 +653,26 @@ def test_detections_that_a_model_is_sure_of_are_explained(
     maps = [np.load(path) for path in (tmp_path / 'out').glob('*.npy')]
     assert maps
     assert all(values.max() == 1 for values in maps)
+
+
+def test_names_in_other_scripts_are_drawn(
+    explain: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.load(place / 'retina.pth', weights_only=True)
+    content['meta']['dataset_meta']['classes'] = ('\u7ec6\u80de', '\u0444', 'c')
+    torch.save(content, place / 'named.pth')
+    (place / 'named.py').write_text("_base_ = 'retina.py'\n")
+    titles: list[str] = []
+
+    def seen(panels: Any) -> bytes:
+        titles.extend(title for title, _ in panels)
+        return b''
+
+    monkeypatch.setattr('vitbackbones.explaining.running.side_by_side', seen)
+    explain('named', 'a.png', '--what', 'gradcam', '--stage', '3')
+    names = {title.split(': ')[1].rpartition(' ')[0] for title in titles[::2]}
+    assert names
+    assert names <= {'class 0', '\u0444', 'c'}
 
 
 def test_each_class_of_a_segmentor_is_explained(

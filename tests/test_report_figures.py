@@ -21,6 +21,7 @@ from vitbackbones.inference.drawing import marked
 from vitbackbones.reporting.confusion import confusion
 from vitbackbones.reporting.detection import measure
 from vitbackbones.reporting.kinds import IGNORED, KINDS, RIGHT, errors_of, gains, put_right
+from vitbackbones.reporting.matching import match
 from vitbackbones.reporting.missed import by_crowding, by_size
 from vitbackbones.reporting.objects import Objects, objects, pairs_of
 from vitbackbones.reporting.pictures import Picture, contact_sheet
@@ -278,6 +279,22 @@ def test_putting_a_kind_right_in_the_predictions_brings_what_was_said(kind: str)
     )
     assert after - before == pytest.approx(said, abs=1e-3)
     assert kind == 'duplicate' or said > 0.005
+
+
+@pytest.mark.parametrize('threshold', [0.0, 0.3, 0.71, 2.0])
+def test_errors_from_a_score_on_are_those_of_what_is_left(threshold: float) -> None:
+    truths, rows = scene()
+    there, found = as_objects(truths), as_objects(rows, kind='found')
+    pairs = pairs_of(there, found)
+    chosen = found.score >= threshold
+    kept, near = found.take(chosen), pairs.take(chosen)
+    matches = match(there, found, pairs).first().take(chosen)
+    derived = errors_of(there, kept, near, matches)
+    anew = errors_of(there, kept, pairs_of(there, kept))
+    for name in ('kind', 'about', 'missed', 'unfound'):
+        assert (getattr(derived, name) == getattr(anew, name)).all()
+    for name in ('truth', 'ignored', 'left_out'):
+        assert (getattr(derived.matches, name) == getattr(anew.matches, name)).all()
 
 
 def test_masks_are_put_right_too() -> None:
