@@ -148,7 +148,7 @@ def _heat(values: np.ndarray) -> np.ndarray:
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> bytes:
     """Panels with their titles above them, as PNG."""
-    font = font_for_images(14)
+    font = font_for_images(12)
     gap = 8
     widths = [max(image.width, int(font.getlength(title)) + 4) for title, image in panels]
     height = max(image.height for _, image in panels)

@@ -33,7 +33,7 @@ def classes_on(
     classes = drawable_names(classes)
     best = best_classes(sample, classes)
     rows = [(f'{row["name"]} {row["score"]:.2f}', row['score']) for row in best]
-    font = font_for_images(12)
+    font = font_for_images(11)
     line = 16
     label = int(sample.gt_label[0]) if truth and 'gt_label' in sample else None
     lines = len(rows) + (label is not None)

@@ -150,7 +150,7 @@ def contact_sheet(samples: Sequence[Any], meta: Mapping[str, Any], out_file: Pat
     )
     sheet = Image.new('RGB', size, 'white')
     pen = ImageDraw.Draw(sheet)
-    font = font_for_images(14)
+    font = font_for_images(12)
     for i, group in enumerate(groups):
         left, top = gap + i % columns * cell[0], header + i // columns * cell[1]
         for j, (title, image) in enumerate(group.items()):
@@ -257,7 +257,7 @@ def marked(
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
     image = enlarged(Image.fromarray(pixels), zoom)
     pen = ImageDraw.Draw(image)
-    font = font_for_images(11)
+    font = font_for_images(10)
     for box, colour, text in zip(boxes, colours, words, strict=True):
         x1, y1, x2, y2 = (float(v) * zoom for v in box)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)

@@ -250,7 +250,7 @@ def _sheet(
 ) -> Image.Image:
     """A row for each image, its captions above it, and the colours of all classes at the end."""
     gap, line = 10, 22
-    font = font_for_images(14)
+    font = font_for_images(12)
     pictures = [picture for _, shown in rows for _, picture in shown]
     uncoloured = _uncoloured(pictures, meta['classes'])
     meta = dict(meta, uncoloured=uncoloured, classes=drawable_names(meta['classes']))

@@ -191,18 +191,22 @@ def beside(panels: Sequence[Image.Image], columns: int = 2) -> Image.Image:
 def contact_sheet(pictures: Sequence[Picture], classes: Sequence[str]) -> bytes:
     """All of them below one another, each with its name and why, as the content of a PNG file."""
     signs = dict(zip(classes, drawable_names(classes), strict=True))
-    images = [beside(picture.panels) for picture in pictures]
-    width = max(image.width for image in images)
+    others = sorted((name for name in signs if signs[name] != name), key=len, reverse=True)
+    words = []
+    for picture in pictures:
+        why = picture.why
+        for name in others:  # the longest first: another may be a part of it
+            why = why.replace(name, signs[name])
+        words.append((drawable(picture.name), drawable(why)))
+    images, font = [beside(picture.panels) for picture in pictures], font_for_images(11)
+    longest = max(font.getlength(text) for texts in words for text in texts)
+    width = max(round(longest), *(image.width for image in images))
     height = sum(image.height + 2 * LINE + 2 * GAP for image in images)
     sheet = Image.new('RGB', (width + 2 * GAP, height + GAP), 'white')
-    pen, font = ImageDraw.Draw(sheet), font_for_images(13)
-    top = GAP
-    for picture, image in zip(pictures, images, strict=True):
-        why = picture.why
-        for name, sign in signs.items():
-            why = why.replace(name, sign) if sign != name else why
-        pen.text((GAP, top), drawable(picture.name), fill='black', font=font)
-        pen.text((GAP, top + LINE), drawable(why), fill='#B00000', font=font)
+    pen, top = ImageDraw.Draw(sheet), GAP
+    for (name, why), image in zip(words, images, strict=True):
+        pen.text((GAP, top), name, fill='black', font=font)
+        pen.text((GAP, top + LINE), why, fill='#B00000', font=font)
         sheet.paste(image, (GAP, top + 2 * LINE))
         top += image.height + 2 * LINE + 2 * GAP
     file = io.BytesIO()
