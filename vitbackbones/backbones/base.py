@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitbackbones.checkpoint.names import CheckpointNames
-from vitbackbones.layers.door import Signature, fast_paths, unobserved_cpu_inference
+from vitbackbones.layers.door import Signature, fast_paths, unobserved_on_cpu
 from vitbackbones.layers.heap import retain_heap
 from vitbackbones.layers.layout import channels_first
 from vitbackbones.layers.recompute import recompute
@@ -185,7 +185,7 @@ class Backbone(BaseModule):
             retain_heap()
         if torch.compiler.is_compiling():  # which cannot look through the door, and need not
             return tuple(map(channels_first, self.feature_maps(x)))
-        with fast_paths(unobserved_cpu_inference(x) and self.is_as_built()):
+        with fast_paths(unobserved_on_cpu(x) and self.is_as_built()):
             return tuple(map(channels_first, self.feature_maps(x)))
 
     def check_input(self, x: Tensor) -> None:

@@ -32,6 +32,7 @@ from vitbackbones.layers.conv import (
 from vitbackbones.layers.fast import multiply, residual_add
 from vitbackbones.layers.folding import Fusible, fold_after, fold_before
 from vitbackbones.layers.initialisation import init_transformer
+from vitbackbones.layers.recompute import recompute_if_allowed
 from vitbackbones.registry import MODELS, register
 
 from .arch import Arch
@@ -134,7 +135,8 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = pointwise_parts(self.qkv, x, 3)  # (B, C, H, W) each
-        context = residual_add(self.oper_q(next(parts)), self.oper_k(next(parts)))
+        q, k = (recompute_if_allowed(gate, next(parts)) for gate in (self.oper_q, self.oper_k))
+        context = residual_add(q, k)
         return self.proj(multiply(self.dwc(context), next(parts)))
 
 

@@ -117,23 +117,24 @@ class _BiasedAttention(torch.autograd.Function):
             bias = ctx.build(table)
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         dbias = torch.zeros_like(bias)
-        heads, size = bias.shape[0], bias[0].numel()
-        heads_at_once = min(heads, max(1, BACKWARD_ELEMENTS // size))
-        step = max(1, BACKWARD_ELEMENTS // (heads_at_once * size))
-        starts = itertools.product(range(0, q.shape[0], step), range(0, heads, heads_at_once))
-        for start, head in starts:
-            some = slice(head, head + heads_at_once)
-            part = slice(start, start + step), some
+        windows = min(len(q), max(1, BACKWARD_ELEMENTS // bias[0].numel()))
+        memory = bias.new_empty(2, windows, *bias.shape[1:])
+        for head, start in itertools.product(range(len(bias)), range(0, len(q), windows)):
+            part = slice(start, start + windows), head
             # Half precision is for storing here: sums over windows and keys need more.
-            qi, ki, vi, gi = (x[part].to(bias.dtype) for x in (q, k, v, grad))
-            qi = qi * scale
-            weights = (qi @ ki.mT).add_(bias[some]).softmax(-1)  # (n, some, T, S)
-            dlogits = gi @ vi.mT
-            dlogits.sub_((weights * dlogits).sum(-1, keepdim=True)).mul_(weights)
-            dq[part] = (dlogits @ ki).mul_(scale)
-            dk[part] = dlogits.mT @ qi
-            dv[part] = weights.mT @ gi
-            dbias[some] += dlogits.sum(0)
+            ki, vi, gi = (x[part].to(bias.dtype).contiguous() for x in (k, v, grad))
+            qi = q[part].to(bias.dtype) * scale
+            weights, dlogits = memory[:, : len(qi)]  # (n, T, S) each
+            torch.bmm(qi, ki.mT, out=weights).add_(bias[head])
+            torch.softmax(weights, -1, out=weights)
+            torch.bmm(gi, vi.mT, out=dlogits)
+            torch.ops.aten._softmax_backward_data.out(
+                dlogits, weights, -1, bias.dtype, grad_input=dlogits
+            )
+            dq[part] = torch.bmm(dlogits, ki).mul_(scale)
+            dk[part] = torch.bmm(dlogits.mT, qi)
+            dv[part] = torch.bmm(weights.mT, gi)
+            dbias[head] += dlogits[0] if len(qi) == 1 else dlogits.sum(0)
         (dtable,) = torch.autograd.grad(bias, table, dbias)
         return dq, dk, dv, dtable, None
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .door import allowed, is_unmodified
+from . import training
+from .door import allowed, allowed_in_training, is_unmodified
 from .fast import MLP_CHUNK, hidden_chunks
 from .folding import has_statistics, scale_and_shift
 from .layout import to_map, to_tokens
@@ -62,7 +63,7 @@ def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
 def conv_bn(layer: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:
     """``norm(layer(x))`` of (B, C, H, W)."""
     if not allowed() or layer.bias is not None:
-        return norm(layer(x))
+        return norm(pointwise(layer, x))
     y = _matmul(x, layer.weight.flatten(1)) if is_pointwise(layer) else layer(x)
     if not has_statistics(norm) or norm.training:
         return norm(y)
@@ -75,6 +76,13 @@ def conv_bn(layer: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:
     return torch.addcmul(shift, pixels, scale, out=pixels).permute(0, 3, 1, 2)
 
 
+def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)``, in training a product where it is a 1 x 1 convolution."""
+    if not allowed_in_training() or not is_pointwise(layer):
+        return layer(x)
+    return _matmul(x, layer.weight.flatten(1), layer.bias)
+
+
 def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1 x 1 convolution as a product: (B, C, H, W), (C', C) -> (B, C', H, W)."""
     y = F.linear(x.permute(0, 2, 3, 1), weight)  # (B, H, W, C')
@@ -83,7 +91,13 @@ def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def sequence(layers: nn.Sequential, x: Tensor) -> Tensor:
     """``layers(x)``, activations in the memory of what they get, be it ``x``."""
-    return _run(layers, x) if allowed() else layers(x)
+    if allowed():
+        return _run(layers, x)
+    if not allowed_in_training():
+        return layers(x)
+    for layer in layers:
+        x = pointwise(layer, x)
+    return x
 
 
 def _run(layers: Any, x: Tensor) -> Tensor:
@@ -103,7 +117,7 @@ def residual_sequence(x: Tensor, layers: nn.Sequential) -> Tensor:
     """``x + layers(x)`` of (B, C, H, W), where a 1 x 1 convolution comes last."""
     last: Any = layers[-1]
     if not allowed() or not is_pointwise(last) or last.bias is not None:
-        return x + layers(x)
+        return x + sequence(layers, x)
     y = _run(layers[:-1], x)
     tokens, hidden = to_tokens(x), to_tokens(y)  # (B, H * W, C)
     out = torch.addmm(tokens.flatten(0, 1), hidden.flatten(0, 1), last.weight.flatten(1).t())
@@ -113,9 +127,13 @@ def residual_sequence(x: Tensor, layers: nn.Sequential) -> Tensor:
 def pointwise_mlp(fc1: nn.Module, act: nn.GELU, fc2: nn.Module, x: Tensor) -> Tensor:
     """``fc2(act(fc1(x)))`` of (B, C, H, W), both being 1 x 1 convolutions."""
     first, second = pointwise_weight(fc1), pointwise_weight(fc2)
-    if not allowed() or first is None or second is None:
+    if first is None or second is None or not (allowed() or allowed_in_training()):
         return fc2(act(fc1(x)))
     (w1, b1), (w2, b2) = first, second
+    if allowed_in_training():
+        layers = w1.t(), b1, w2.t(), b2
+        y = training.mlp(x.permute(0, 2, 3, 1), None, *layers, approximate=act.approximate)
+        return y.permute(0, 3, 1, 2)
     b, c, h, w = x.shape
     tokens = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
     y = torch.empty_like(tokens)
@@ -128,7 +146,7 @@ def pointwise_mlp(fc1: nn.Module, act: nn.GELU, fc2: nn.Module, x: Tensor) -> Te
 def pointwise_parts(layer: nn.Module, x: Tensor, parts: int) -> Iterator[Tensor]:
     """``layer(x).chunk(parts, 1)`` of a 1 x 1 convolution, each part made when it is asked for."""
     if not allowed() or not isinstance(layer, (nn.Conv2d, Pointwise)):
-        yield from layer(x).chunk(parts, dim=1)
+        yield from pointwise(layer, x).chunk(parts, dim=1)
     elif isinstance(layer, Pointwise):
         for weight, bias in zip(layer.weight.chunk(parts, 1), layer.bias.chunk(parts), strict=True):
             yield _matmul(x, weight.t(), bias)

@@ -1,8 +1,9 @@
 """Whether the fast ways through a network may be taken: decided once per pass, by the backbone.
 
-They may where nobody can tell: in :func:`unobserved_cpu_inference`, while the
-:class:`Signature` of the network holds. Then layers are what they were built as, so that their
-weights may be read next to them, and nobody holds what they return, so that it may be overwritten.
+They may where nobody can tell: :func:`unobserved_on_cpu`, while the :class:`Signature` of the
+network holds. Then layers are what they were built as, so that their weights may be read next to
+them, and nobody holds what they return. Without gradients that may be overwritten
+(:func:`allowed`); with them other backward passes may be taken (:func:`allowed_in_training`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules import module as global_hooks
 
@@ -49,16 +51,20 @@ def fast_paths(allowed: bool) -> Iterator[None]:
 
 def allowed() -> bool:
     """Whether the fast ways may be taken; who compiles a part of a network gets the plain ones."""
-    return not torch.compiler.is_compiling() and _door.is_open
+    return not torch.compiler.is_compiling() and _door.is_open and not torch.is_grad_enabled()
 
 
-def unobserved_cpu_inference(x: Tensor) -> bool:
-    """Whether numbers alone count: float32 on a CPU, no gradients, autocast, tracing, modes."""
+def allowed_in_training() -> bool:
+    """Whether backward passes of our own may be taken, which keep less."""
+    return not torch.compiler.is_compiling() and _door.is_open and torch.is_grad_enabled()
+
+
+def unobserved_on_cpu(x: Tensor) -> bool:
+    """Whether numbers alone count: float32 on a CPU, no autocast, tracing, modes, transforms."""
     return (
         type(x) is Tensor  # others may have their own idea of every operation
         and x.is_cpu
         and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled('cpu')
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -66,6 +72,17 @@ def unobserved_cpu_inference(x: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not global_hooks._global_forward_hooks
         and not global_hooks._global_forward_pre_hooks
+        and not (torch.is_grad_enabled() and _is_differentiated_otherwise())
+    )
+
+
+def _is_differentiated_otherwise() -> bool:
+    """Whether gradients are watched everywhere, or are not those of one backward pass."""
+    return bool(
+        global_hooks._global_backward_hooks
+        or global_hooks._global_backward_pre_hooks
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
     )
 
 
@@ -138,10 +155,10 @@ class Signature:
         record = self._record
         if record is None or not self._is_current(record, network):
             record = self._record = self._look_at(network)
+        hooks = (*_HOOKS, *_BACKWARD_HOOKS) if torch.is_grad_enabled() else _HOOKS
         return (
             record is not None
-            and not any(map(_HOOKS, record.attributes))
-            and not any(map(_PRE_HOOKS, record.attributes))
+            and not any(any(map(of, record.attributes)) for of in hooks)
             and not any(map(operator.contains, record.attributes, itertools.repeat('forward')))
             and not any(map(operator.contains, record.attributes, itertools.repeat(_COMPILED)))
             and _PARAMETERS.issuperset(
@@ -177,7 +194,8 @@ class Signature:
         )
 
 
-_HOOKS, _PRE_HOOKS = map(operator.itemgetter, ('_forward_hooks', '_forward_pre_hooks'))
+_HOOKS = operator.itemgetter('_forward_hooks'), operator.itemgetter('_forward_pre_hooks')
+_BACKWARD_HOOKS = operator.itemgetter('_backward_hooks'), operator.itemgetter('_backward_pre_hooks')
 _CHILDREN, _OWN_PARAMETERS = map(operator.itemgetter, ('_modules', '_parameters'))
 _COMPILED = '_compiled_call_impl'  # what Module.compile() sets
 

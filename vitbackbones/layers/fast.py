@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import training
 from .blocks import Mlp
-from .door import allowed
+from .door import allowed, allowed_in_training
 
 #: Tokens whose hidden layer, or whose windows, are computed at a time: they stay in the cache.
 MLP_CHUNK = WINDOW_CHUNK = 1536
@@ -95,7 +96,7 @@ def add_mlp(
         scale: a number, or one per channel (C,).
     """
     if not allowed() or not x.is_contiguous() or drop_path.training or not _has_biases(mlp):
-        return residual_add(x, drop_path(mlp(norm(x))), scale)
+        return residual_add(x, drop_path(_norm_mlp(x, norm, mlp)), scale)
     # A compiler sees to that itself, and training keeps the hidden layer anyway.
     fc1, fc2 = mlp.fc1, mlp.fc2
     tokens = x.view(-1, x.shape[-1])
@@ -106,6 +107,14 @@ def add_mlp(
         else:
             chunk.addmm_(hidden, fc2.weight.t(), alpha=scale).add_(fc2.bias, alpha=scale)
     return x
+
+
+def _norm_mlp(x: Tensor, norm: nn.Module, mlp: Mlp) -> Tensor:
+    """``mlp(norm(x))``."""
+    if not allowed_in_training() or not isinstance(norm, nn.LayerNorm) or not _has_biases(mlp):
+        return mlp(norm(x))
+    layers = mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias
+    return training.mlp(x, norm, *layers, approximate=mlp.act.approximate)
 
 
 def _has_biases(mlp: Mlp) -> bool:
