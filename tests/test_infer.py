@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
 import os
 import re
@@ -24,6 +26,7 @@ from vitbackbones.errors import UserError
 from vitbackbones.formats.folder import read_folder
 from vitbackbones.formats.own_data import OwnData
 from vitbackbones.inference.inputs import find_inputs
+from vitbackbones.inference.rows import Rows
 
 #: By name: several objects, none, and two in folders of their own with one name.
 SCENES: dict[str, list[Thing]] = {
@@ -309,8 +312,12 @@ def test_interrupted_work_keeps_what_was_done(
         return predict(self, *args, **options)
 
     monkeypatch.setattr(Finder, 'predict', stop)
-    said = infer('boxes', scenes / 'more', '--format', 'coco', 'csv', status=130)
+    shutil.copytree(scenes / 'more', tmp_path / 'some')
+    (tmp_path / 'some/0a.png').write_bytes(b'no image')
+    said = infer('boxes', tmp_path / 'some', '--format', 'coco', 'csv', status=130)
     assert f'vitbackbones infer: stopped, what was done is in {tmp_path}/out\n' in said
+    assert f'{tmp_path}/some/0a.png: it cannot be read as an image' in said
+    assert '1 of 4 images failed' in said
     assert [row['file_name'] for row in found_in(tmp_path / 'out')['images']] == [
         '0.png',
         '1.png',
@@ -318,6 +325,59 @@ def test_interrupted_work_keeps_what_was_done(
     ]
     assert len(rows_of(tmp_path / 'out')) == 4
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_full_disk_ends_it_in_one_sentence(
+    scenes: Path, infer: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, calls = Rows.add, []
+
+    def full(self: Rows, row: bytes) -> None:
+        calls.append(row)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        add(self, row)
+
+    monkeypatch.setattr(Rows, 'add', full)
+    said = infer('boxes', scenes / 'more', status=2)
+    assert 'writing fails: No space left on device; images until then are done' in said
+    assert [row['file_name'] for row in found_in(tmp_path / 'out')['images']] == ['0.png', '1.png']
+    assert len(calls) == 3
+
+
+def test_rows_for_which_there_is_no_room_leave_those_before(tmp_path: Path) -> None:
+    rows = Rows(tmp_path, b',')
+    rows.add(b'1')
+    file = rows._file
+
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(file, name)
+
+        def write(self, data: bytes) -> None:
+            file.write(data[:1])
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    rows._file = Full()
+    with pytest.raises(OSError, match='No space'):
+        rows.add(b'2')
+    rows._file = file
+    rows.add(b'3')
+    whole = io.BytesIO()
+    rows.copy_to(whole)
+    assert whole.getvalue() == b'1,3'
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_names_that_are_no_text_are_told_and_written(
+    scenes: Path, infer: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / 'odd').mkdir()
+    name = os.fsdecode(b'\xe4.png')
+    shutil.copy(scenes / 'more/0.png', tmp_path / 'odd' / name)
+    assert '\\udce4.png' in infer('boxes', tmp_path / 'odd', '--format', 'coco', 'csv')
+    assert [row['file_name'] for row in found_in(tmp_path / 'out')['images']] == [name]
+    assert b'\n\xe4.png,' in (tmp_path / 'out/predictions.csv').read_bytes()
 
 
 # ----------------------------------------------------------------------- back into training

@@ -29,6 +29,7 @@ from vitbackbones.inference.coco import results_of
 from vitbackbones.inference.drawing import draw
 from vitbackbones.inference.dump import CocoResultsHook
 from vitbackbones.inference.images import infer
+from vitbackbones.inference.rows import Rows
 from vitbackbones.launch.loading import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -191,13 +192,12 @@ def test_a_full_disk_leaves_the_results_of_before_and_one_sentence(
 ) -> None:
     results = tmp_path / 'predictions.json'
     results.write_text('{}')
-    write = Path.write_text
 
-    def fill(path: Path, text: str, *args: Any, **options: Any) -> int:
-        write(path, text[:9])
+    def fill(rows: Rows, file: Any) -> None:
+        file.write(b'some')
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr(Path, 'write_text', fill)
+    monkeypatch.setattr(Rows, 'copy_to', fill)
     words = ['infer', 'detector.py', 'detector.pth', 'data/images/sub/0.png']
     assert main([*words, '--out-dir', str(tmp_path), '--device', 'cpu']) == 2
     said = capsys.readouterr().err

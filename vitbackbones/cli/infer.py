@@ -28,6 +28,7 @@ from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.errors import UserError
 from vitbackbones.inference.images import infer
 from vitbackbones.inference.request import Request
+from vitbackbones.inference.running import Outcome, Stopped
 from vitbackbones.launch.loading import load_config
 
 from .arguments import add_checkpoint, add_config_arguments, add_device
@@ -90,18 +91,23 @@ def run(args: argparse.Namespace) -> int:
             outcome = infer(
                 cfg, checkpoint, names, out, request, device=args.device, report=report, bar=bar
             )
-    except KeyboardInterrupt:
-        done = f'what was done is in {out}' if out.is_dir() else 'nothing was done yet'
+    except KeyboardInterrupt as stop:
+        outcome = stop.outcome if isinstance(stop, Stopped) else Outcome()
+        _tell_failures(outcome)
+        done = f'what was done is in {out}' if outcome.written else 'nothing was done yet'
         print(f'vitbackbones infer: stopped, {done}', file=sys.stderr)
         return 128 + signal.SIGINT
     print(f'results are in {args.out_dir}')
+    _tell_failures(outcome)
+    return 1 if outcome.failed else 0
+
+
+def _tell_failures(outcome: Outcome) -> None:
     for path, reason in outcome.failed.items():
         print(f'{path}: {reason}', file=sys.stderr)
     if outcome.failed:
-        number = len(outcome.failed) + len(outcome.written)
-        count = f'{len(outcome.failed)} of {number} images failed'
-        print(f'vitbackbones infer: {count}', file=sys.stderr)
-    return 1 if outcome.failed else 0
+        failed, number = len(outcome.failed), len(outcome.failed) + len(outcome.written)
+        print(f'vitbackbones infer: {failed} of {number} images failed', file=sys.stderr)
 
 
 @contextmanager

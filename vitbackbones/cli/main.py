@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it succeeded, 2 when the user has to fix something."""
     # mmengine 0.10.7 imports pkg_resources at every step, and says so each time.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors='backslashreplace')
     argv = list(sys.argv[1:] if argv is None else argv)
     broken = vitbackbones.import_error
     if broken is not None and argv and argv[0] in COMMANDS and argv[0] != 'doctor':

@@ -15,6 +15,8 @@ import numpy as np
 from vitbackbones.data.masks import mask_area
 from vitbackbones.data.values import listed
 
+from .rows import Rows
+
 #: Where the ``info`` of an annotation file of predictions says what is not in it.
 LEFT_OUT = 'left_out'
 
@@ -90,34 +92,50 @@ def image_ids(path: Path) -> list[Any]:
     return [row['id'] for row in json.loads(path.read_bytes())['images']]
 
 
-@dataclass
 class Predictions:
-    """The content of an annotation file of what was predicted.
+    """The content of an annotation file of what was predicted; annotations wait on the disk.
 
-    Attributes:
+    Args:
+        folder: an existing one, where the file goes.
         category_ids: of every class, in the order of the model's labels.
         classes: their names.
         labels: of the classes that are listed; None for all.
         threshold: the least score of what is there; None for any.
     """
 
-    category_ids: Sequence[Any]
-    classes: Sequence[str]
-    labels: Sequence[int] | None = None
-    threshold: float | None = None
-    images: list[dict[str, Any]] = field(default_factory=list)
-    annotations: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(
+        self,
+        folder: Path,
+        category_ids: Sequence[Any],
+        classes: Sequence[str],
+        labels: Sequence[int] | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self.category_ids = category_ids
+        self.classes = classes
+        self.labels = labels
+        self.threshold = threshold
+        self._images: list[dict[str, Any]] = []
+        self._annotations = Rows(folder, b', ')
+        self._count = 0
 
     def add(self, name: str, image_id: Any, sample: Any) -> None:
-        """Take in mmdet's result of one image, on the CPU."""
+        """Take in mmdet's result of one image, on the CPU.
+
+        Raises:
+            OSError: there is no room on the disk; the image is not there then.
+        """
         height, width = sample.ori_shape
         rows = results_of(sample.pred_instances, image_id, self.category_ids)
-        self.images.append(dict(id=image_id, file_name=name, width=width, height=height))
-        for row in rows:
+        # pycocotools takes 0 for none.
+        for number, row in enumerate(rows, self._count + 1):
             _, _, w, h = row['bbox']
             area = mask_area(row['segmentation']) if 'segmentation' in row else w * h
-            number = len(self.annotations) + 1  # pycocotools takes 0 for none
-            self.annotations.append(dict(id=number, **row, area=area, iscrowd=0))
+            row.update(id=number, area=area, iscrowd=0)
+        if rows:
+            self._annotations.add(', '.join(map(json.dumps, rows)).encode())
+        self._count += len(rows)
+        self._images.append(dict(id=image_id, file_name=name, width=width, height=height))
 
     def write(self, path: Path) -> None:
         """Write it as JSON; what was left out is in its ``info``, see :func:`left_out_of`."""
@@ -136,8 +154,11 @@ class Predictions:
             left_out['classes'] = [name for name in self.classes if name not in kept]
         if left_out:
             content['info'] = {LEFT_OUT: left_out}
-        content.update(images=self.images, categories=categories, annotations=self.annotations)
-        path.write_text(json.dumps(content))
+        content.update(images=self._images, categories=categories)
+        with path.open('wb') as file:
+            file.write(json.dumps(content)[:-1].encode() + b', "annotations": [')
+            self._annotations.copy_to(file)
+            file.write(b']}')
 
 
 def left_out_of(content: Mapping[str, Any]) -> str | None:

@@ -20,7 +20,7 @@ from vitbackbones.tasks import Task, task_of_built
 
 from .classes import best_classes
 from .coco import AnnotationIds, image_ids, results_of
-from .dumping import DumpHook, ListHook, meta_of
+from .dumping import BETWEEN, DumpHook, ListHook, meta_of
 from .label_maps import label_map_name, write_label_map
 
 
@@ -68,7 +68,7 @@ class ClassesHook(ListHook):
     def encode(self, sample: Any) -> tuple[Any, bytes]:
         image = meta_of(sample, 'img_path')
         row = dict(file_name=image, classes=best_classes(sample, self.classes))
-        return image, b',\n' + json.dumps(row).encode()
+        return image, json.dumps(row).encode()
 
 
 class CocoResultsHook(ListHook):
@@ -101,7 +101,7 @@ class CocoResultsHook(ListHook):
         image = meta_of(sample, 'img_id')
         name = self.image_ids.get(image, image)
         rows = results_of(sample.pred_instances, name, self.category_ids)
-        return image, b''.join(b',\n' + json.dumps(row).encode() for row in rows)
+        return image, BETWEEN.join(json.dumps(row).encode() for row in rows)
 
 
 class LabelMapsHook(DumpHook):

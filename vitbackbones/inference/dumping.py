@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import tempfile
 from abc import abstractmethod
@@ -14,7 +13,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from vitbackbones.errors import UserError
+from vitbackbones.files import replacing
 
+from .rows import Rows
+
+BETWEEN = b',\n'  # two rows of a list
 SENT_AT_ONCE = 64  # predictions that a rank hands over in one message
 
 
@@ -90,7 +93,7 @@ class DumpHook(Hook):
 
 
 class ListHook(DumpHook):
-    """Writes a JSON list, whole or not at all."""
+    """Writes a JSON list, whole or not at all. Rows of an image are joined by :data:`BETWEEN`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -98,37 +101,32 @@ class ListHook(DumpHook):
 
     def open(self) -> None:
         """On the first rank; the path must not exist."""
-        if get_rank() == 0:
-            self._file = self._open()
-
-    def write(self, image: Any, data: bytes) -> None:
-        if data:
-            self._file.write(data[2:] if self._file.tell() == 1 else data)
-
-    def close(self) -> None:
-        self._file.write(b']\n')
-        self._file.seek(0)
-        part = self.path.with_name(self.path.name + '.part')
-        try:
-            with part.open('wb') as whole:
-                whole.writelines(self._file)
-            os.replace(part, self.path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UserError(f'--dump {self.path}: {error.strerror}') from error
-        self._file.close()
-
-    def _open(self) -> IO[bytes]:
-        """Where rows are collected: next to ``path``, so that there is room, and without a name."""
+        if get_rank():
+            return
         if self.path.exists():
             raise UserError(f'--dump {self.path} exists: choose another name, or remove it')
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (close closes it)
+            self._rows = Rows(self.path.parent, BETWEEN)
         except OSError as error:
             raise UserError(f'--dump {self.path} cannot be written: {error.strerror}') from error
-        file.write(b'[')
-        return file
+
+    def write(self, image: Any, data: bytes) -> None:
+        if data:
+            try:
+                self._rows.add(data)
+            except OSError as error:
+                raise UserError(f'--dump {self.path}: {error.strerror}') from error
+
+    def close(self) -> None:
+        try:
+            with replacing(self.path) as part, part.open('wb') as whole:
+                whole.write(b'[')
+                self._rows.copy_to(whole)
+                whole.write(b']\n')
+        except OSError as error:
+            raise UserError(f'--dump {self.path}: {error.strerror}') from error
+        self._rows.close()
 
 
 def meta_of(sample: Any, key: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 import cv2
+from PIL import Image
 
 from vitbackbones.errors import UserError
 from vitbackbones.formats.tree import IMAGE_SUFFIXES
@@ -90,8 +91,17 @@ def frame_name(video: PurePosixPath, number: int) -> PurePosixPath:
 def check_readable(inputs: Sequence[Input]) -> None:
     """UserError for an image that was named and cannot be read."""
     for each in inputs:
-        if each.asked and not each.is_video and not is_readable(each.path):
+        if each.asked and not each.is_video and not _seems_readable(each.path):
             raise UserError(f'{each.path} cannot be read as an image')
+
+
+def _seems_readable(path: Path) -> bool:
+    """By its first bytes, for there may be thousands; what Pillow does not know is read."""
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return is_readable(path)
 
 
 def is_readable(path: Path) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from .classes import best_classes
 from .coco import AnnotationIds, Predictions
 from .label_maps import write_label_map
 from .request import Kept
+from .rows import Rows
 
 _TITLES = {
     Task.DETECTION: ('file_name', 'class', 'score', 'x', 'y', 'width', 'height'),
@@ -78,7 +80,7 @@ class _OneFile(Results):
     """Results of all images in a file, which is written at the end."""
 
     file: str
-    count = 0
+    is_open = False
 
     def check(self) -> None:
         if (self.out / self.file).is_dir():
@@ -87,8 +89,13 @@ class _OneFile(Results):
             )
 
     def add(self, result: Result) -> None:
-        self.count += 1
+        if not self.is_open:  # by now there is a folder
+            self.open()
+            self.is_open = True
         self.take(result)
+
+    @abstractmethod
+    def open(self) -> None: ...
 
     @abstractmethod
     def take(self, result: Result) -> None: ...
@@ -97,7 +104,7 @@ class _OneFile(Results):
     def write(self, path: Path) -> None: ...
 
     def close(self) -> None:
-        if not self.count:
+        if not self.is_open:
             return
         target = self.out / self.file
         try:
@@ -114,8 +121,11 @@ class CocoFile(_OneFile):
 
     def __init__(self, out: Path, kept: Kept, ids: AnnotationIds) -> None:
         super().__init__(out, kept)
-        numbers = ids.of_classes(kept.classes)
-        self.found = Predictions(numbers, kept.classes, kept.labels, kept.threshold)
+        self.numbers = ids.of_classes(kept.classes)
+
+    def open(self) -> None:
+        kept = self.kept
+        self.found = Predictions(self.out, self.numbers, kept.classes, kept.labels, kept.threshold)
 
     def take(self, result: Result) -> None:
         self.found.add(str(result.name), result.number, result.sample)
@@ -129,17 +139,20 @@ class ClassesFile(_OneFile):
 
     file = JSON
 
-    def __init__(self, out: Path, kept: Kept) -> None:
-        super().__init__(out, kept)
-        self.rows: list[dict[str, Any]] = []
+    def open(self) -> None:
+        self.rows = Rows(self.out, b',\n')
 
     def take(self, result: Result) -> None:
         best = best_classes(result.sample, self.kept.classes)
-        self.rows.append(dict(file_name=str(result.name), classes=best))
+        row = dict(file_name=str(result.name), classes=best)
+        text = textwrap.indent(json.dumps(row, indent=1, ensure_ascii=False), ' ')
+        self.rows.add(text.encode('utf-8', 'surrogateescape'))
 
     def write(self, path: Path) -> None:
-        text = json.dumps(self.rows, indent=1, ensure_ascii=False) + '\n'
-        path.write_text(text, encoding='utf-8', errors='surrogateescape')
+        with path.open('wb') as file:
+            file.write(b'[\n')
+            self.rows.copy_to(file)
+            file.write(b'\n]\n')
 
 
 class Table(_OneFile):
@@ -154,9 +167,11 @@ class Table(_OneFile):
     def __init__(self, out: Path, kept: Kept, task: Task, score: float) -> None:
         super().__init__(out, kept)
         self.score = score
-        self.text = io.StringIO()
-        self.writer = csv.writer(self.text, lineterminator='\n')
-        self.writer.writerow(_TITLES[task])
+        self.task = task
+
+    def open(self) -> None:
+        self.rows = Rows(self.out, b'')
+        self.rows.add(_lines([_TITLES[self.task]]))
 
     def take(self, result: Result) -> None:
         rows = {
@@ -164,10 +179,11 @@ class Table(_OneFile):
             Task.SEGMENTATION: self._shares,
             Task.CLASSIFICATION: self._classes,
         }[task_of_sample(result.sample)](result.sample)
-        self.writer.writerows([result.name, *row] for row in rows)
+        self.rows.add(_lines([result.name, *row] for row in rows))
 
     def write(self, path: Path) -> None:
-        path.write_text(self.text.getvalue(), encoding='utf-8', errors='surrogateescape')
+        with path.open('wb') as file:
+            self.rows.copy_to(file)
 
     def _objects(self, sample: Any) -> Iterator[tuple[Any, ...]]:
         found = sample.pred_instances
@@ -186,6 +202,13 @@ class Table(_OneFile):
     def _classes(self, sample: Any) -> Iterator[tuple[Any, ...]]:
         for row in best_classes(sample, self.kept.classes):
             yield row['name'], f'{row["score"]:.6f}'
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Lines of a table."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue().encode('utf-8', 'surrogateescape')
 
 
 class LabelMaps(Results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from mmengine.dataset import Compose
 from mmengine.visualization import Visualizer
 
+from vitbackbones.errors import UserError
 from vitbackbones.progress import RateColumn, progress_bar
 from vitbackbones.tasks import Task
 
@@ -34,6 +36,18 @@ class Outcome:
 
     written: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody stopped the work.
+
+    Attributes:
+        outcome: of what was done until then, all of which is written.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 class _ImageError(Exception):
@@ -74,15 +88,34 @@ class Work:
     ) -> Outcome:
         """Do all; what was done is written, too, when an exception ends it.
 
+        A full disk ends it: what follows would be computed in vain.
+
         Args:
             total: how many images and frames there are; None if that is not known.
             report: called with a line for each.
             bar: show how far it is.
 
         Raises:
-            UserError: a file about all images cannot be written.
+            UserError: the disk is full, or a file about all images cannot be written.
+            Stopped: on Ctrl-C.
         """
-        outcome, done = Outcome(), 0
+        outcome = Outcome()
+        try:
+            self._run(inputs, total, report, outcome, bar=bar)
+        except KeyboardInterrupt as error:
+            raise Stopped(outcome) from error
+        return outcome
+
+    def _run(
+        self,
+        inputs: Sequence[Input],
+        total: int | None,
+        report: Callable[[str], None],
+        outcome: Outcome,
+        *,
+        bar: bool,
+    ) -> None:
+        done = 0
         with ExitStack() as stack:
             for results in self.results:
                 stack.callback(results.close)
@@ -104,7 +137,6 @@ class Work:
                         advance()
                 except VideoError as error:
                     outcome.failed[each.path] = str(error)
-        return outcome
 
     def _images(self, each: Input) -> Iterator[tuple[Path, PurePosixPath]]:
         """The file and the name of an image, or of every frame, which is written before.
@@ -160,6 +192,16 @@ def _named(step: str, do: Callable[..., Any], *args: Any, **options: Any) -> Any
     """What ``do`` returns; its error becomes one that says which step failed."""
     try:
         return do(*args, **options)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f'{step} fails: {error.strerror}; images until then are done'
+            ) from error
+        raise _failed(step, error) from error
     except Exception as error:  # whatever an image leads OpenCV, a network or matplotlib to
-        reason = ' '.join(str(error).split())[:300]
-        raise _ImageError(f'{step} fails: {type(error).__name__}: {reason}') from error
+        raise _failed(step, error) from error
+
+
+def _failed(step: str, error: Exception) -> _ImageError:
+    reason = ' '.join(str(error).split())[:300]
+    return _ImageError(f'{step} fails: {type(error).__name__}: {reason}')
