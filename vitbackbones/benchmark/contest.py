@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor.config as inductor
 from rich.progress import Progress
 
 from vitbackbones import files, tables
@@ -108,6 +107,8 @@ class Contest:
         Raises:
             UserError: a candidate cannot run.
         """
+        import torch._inductor.config as inductor  # the compiler: most uses of this room spare it
+
         with progress_bar() as progress:
             self._count_all(progress)
             runners: dict[str, InProcess | Subprocess] = {}

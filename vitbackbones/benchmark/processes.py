@@ -12,7 +12,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
-import torch._inductor.config as inductor
 
 from .candidates import Candidate, Setting
 from .memory import peak_memory, weight_memory
@@ -72,6 +71,8 @@ class Subprocess:
 
 def _serve(pipe: Connection, make: Callable[[], Candidate], setting: Setting, threads: int) -> None:
     """Prepare for every size that comes, run for every None, and answer with the bytes or 0."""
+    import torch._inductor.config as inductor  # the compiler: most uses of this room spare it
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to answer
     torch.set_num_threads(threads)
     torch.manual_seed(0)

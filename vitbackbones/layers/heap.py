@@ -8,8 +8,6 @@ import os
 import re
 import sys
 
-import torch
-
 #: Bytes of freed memory, at the end of the heap, that the process keeps for the next pass: what
 #: one image of 800 x 1216 needs, and a training step at 512 x 512.
 HEAP_BYTES = 256 << 20
@@ -21,8 +19,6 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
 
-# Done while a compiler looks, and no part of the graph.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def retain_heap() -> None:
     """Let the process keep memory that a pass frees for the next one, where it has glibc.
 
@@ -32,6 +28,11 @@ def retain_heap() -> None:
     it.
     """
     _retain()
+
+
+# Done while a compiler looks, and no part of the graph: what torch.compiler.assume_constant_result
+# marks it with, which imports the compiler to do so, half a second before anybody compiles.
+retain_heap._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
