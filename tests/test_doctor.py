@@ -13,6 +13,7 @@ import pytest
 
 from vitbackbones.installation import gpu
 from vitbackbones.installation.breakages import BREAKAGES, breakages
+from vitbackbones.installation.command import is_our_command, needs_no_networks
 from vitbackbones.installation.found import Found, import_failures
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,56 @@ def test_doctor_names_what_the_package_cannot_be_imported_for(
         f'vitbackbones info: what it needs cannot be imported ({reason}); `vitbackbones doctor` '
         'says what is broken and how to fix it\n'
     )
+
+
+def test_doctor_names_what_of_the_package_itself_is_broken(tmp_path: Path) -> None:
+    broken = 'raise AttributeError("module mmengine.dist has no attribute barrier")'
+    stand_in(tmp_path, 'sitecustomize.py', PATCH.format(module='vitbackbones.registry', do=broken))
+    out = run('doctor', place=tmp_path, status=1).stdout
+    assert (
+        'broken: vitbackbones cannot be imported (AttributeError: module mmengine.dist has no '
+        'attribute barrier)\n'
+    ) in out
+
+
+# What an interpreter does first: one module of ours runs into something when it is imported.
+PATCH = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == '{module}':
+            {do}
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    ('words', 'ours', 'alone'),
+    [
+        (['/usr/bin/vitbackbones'], True, True),
+        (['/usr/bin/vitbackbones', '--help'], True, True),
+        (['/usr/bin/vitbackbones', 'doctor'], True, True),
+        (['/usr/bin/vitbackbones', 'train', '--help'], True, False),
+        ([str(ROOT / 'tools' / 'model_zoo.py')], True, False),
+        ([str(ROOT / 'tools' / 'train.py'), '--help'], True, False),
+        (['train.py', '--help'], False, False),
+        (['-c', '--help'], False, False),
+        ([''], False, False),
+    ],
+)
+def test_only_our_command_does_without_the_networks(
+    words: list[str],
+    ours: bool,
+    alone: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, 'argv', words)
+    for folder in (tmp_path, ROOT / 'tools') if '.py' not in words[0] else (tmp_path,):
+        monkeypatch.chdir(folder)
+        assert (is_our_command(), needs_no_networks()) == (ours, alone)
 
 
 def test_importing_a_package_that_is_broken_is_an_error_as_ever(tmp_path: Path) -> None:

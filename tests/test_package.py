@@ -204,6 +204,30 @@ def test_importing_the_package_loads_no_framework(tmp_path):
     } == set()
 
 
+def test_importing_the_package_and_its_commands_does_not_import_the_compiler(tmp_path):
+    """Half a second or more, which whoever compiles pays anyway."""
+    modules = [f'vitbackbones.cli.{name.replace("-", "_")}' for name in COMMANDS]
+    code = f'import sys, {", ".join(modules)}; print(*sys.modules)'
+    loaded = {*run_python(code, tmp_path).split()}
+    assert {*modules} <= loaded
+    assert {'torch._dynamo', 'torch._inductor'} & loaded == set()
+
+
+@pytest.mark.parametrize('words', [['--help'], ['--version'], ['-h'], []])
+def test_help_and_version_import_neither_torch_nor_mmengine(words, tmp_path):
+    code = (
+        'import runpy, sys\n'
+        f'sys.argv = ["vitbackbones", *{words}]\n'
+        'try:\n'
+        '    runpy.run_module("vitbackbones", run_name="__main__")\n'
+        'except SystemExit:\n'
+        '    print("loaded", *sys.modules)'
+    )
+    loaded = {*run_python(code, tmp_path).split('loaded ')[-1].split()}
+    assert 'vitbackbones.cli.main' in loaded
+    assert {'torch', 'numpy', 'mmengine', 'vitbackbones.backbones'} & loaded == set()
+
+
 def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], 'ROOT', tmp_path)
     path = tmp_path / 'vitbackbones' / 'backbones' / 'x.py'

@@ -10,7 +10,6 @@ import platform
 import sys
 from typing import Any
 
-import vitbackbones
 from vitbackbones.installation import gpu
 from vitbackbones.installation.breakages import breakages
 from vitbackbones.installation.found import installed
@@ -41,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     broken = [breakage.told(found) for breakage in breakages(found)]
     for symptom, fix in gpu.problems(torch, drivers, mmcv):
         broken.append(f'broken: {symptom}\n   fix: {fix}')
-    error = vitbackbones.import_error
-    if error is not None and not broken:
-        broken.append(f'broken: vitbackbones cannot be imported ({type(error).__name__}: {error})')
+    reason = found.failures.get('vitbackbones')
+    if reason and not broken:
+        broken.append(f'broken: vitbackbones cannot be imported ({reason})')
     for text in broken:
         print(f'\n{text}')
     if not broken:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors='backslashreplace')
     argv = list(sys.argv[1:] if argv is None else argv)
     broken = vitbackbones.import_error
-    if broken is not None and argv and argv[0] in COMMANDS and argv[0] != 'doctor':
+    if broken is not None and argv and argv[0] in COMMANDS:
         reason = f'{type(broken).__name__}: {" ".join(str(broken).split())}'
         print(
             f'vitbackbones {argv[0]}: what it needs cannot be imported ({reason}); '
@@ -54,12 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     args = read_arguments(argv)
-    mistakes: tuple[type[Exception], ...] = (UserError,)
-    if broken is None:
-        mistakes += (vitbackbones.CheckpointError,)
     try:
         return args.run(args) or 0
-    except mistakes as error:
+    except (UserError, getattr(vitbackbones, 'CheckpointError', UserError)) as error:
         print(f'vitbackbones {args.command}: {error}', file=sys.stderr)
         return 2
     except BrokenPipeError:  # `vitbackbones info | head`: nobody reads on, no error of ours

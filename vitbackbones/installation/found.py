@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 # Distribution names; the maintained forks install the same modules under names of their own.
 PACKAGES = (
@@ -34,8 +33,7 @@ PACKAGES = (
 # In the order in which they need each other. mmengine.runner imports all that matters of mmengine.
 MODULES = (
     *('numpy', 'torch', 'cv2', 'mmengine.runner', 'pycocotools.mask', 'ftfy', 'regex'),
-    'mmcv._ext',
-    'torchvision',
+    *('mmcv._ext', 'torchvision', 'vitbackbones'),
 )
 
 _IMPORT = """
@@ -108,15 +106,6 @@ def import_failures(modules: Sequence[str]) -> dict[str, str]:
         failures[crashed] = f'importing it ends the process (status {done.returncode})'
         left = left[left.index(crashed) + 1 :]
     return failures
-
-
-def is_our_command() -> bool:
-    """Whether this process is `vitbackbones`, `python -m vitbackbones` or one of our tools."""
-    program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
-    if str(program) == '-m':  # the package is imported before runpy finds the module's file
-        return sys.orig_argv[-len(sys.argv)] in ('vitbackbones', '-mvitbackbones')
-    tools = (Path(__file__).parents[1] / '.mim' / 'tools').resolve()
-    return program.stem == 'vitbackbones' or program.resolve().parent == tools
 
 
 def _key(text: str) -> tuple[int, ...]:
