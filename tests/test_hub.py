@@ -84,6 +84,14 @@ def downloads(hub: Hub) -> list[str]:
         ('hf://o/n@refs%2Fpr%2F1/w.pth', 'o/n/resolve/refs%2Fpr%2F1/w.pth'),
         ('hf://o/n@v1/sub/w (1).pth', 'o/n/resolve/v1/sub/w%20%281%29.pth'),
         ('https://huggingface.co/o/n/resolve/main/w.pth', 'o/n/resolve/main/w.pth'),
+        # as a browser has them
+        ('https://huggingface.co/o/n/blob/v1/sub/w.pth', 'o/n/resolve/v1/sub/w.pth'),
+        ('https://huggingface.co/o/n/resolve/main/w.pth?download=true', 'o/n/resolve/main/w.pth'),
+        ('https://huggingface.co/o/n/raw/main/w.pth#L1', 'o/n/resolve/main/w.pth'),
+        ('http://www.hf.co/o/n/blob/refs%2Fpr%2F1/w.pth', 'o/n/resolve/refs%2Fpr%2F1/w.pth'),
+        ('hf://o/n/blob/main/w.pth', 'o/n/resolve/main/w.pth'),
+        ('hf://o/n/resolve/v1/sub/w.pth?download=true', 'o/n/resolve/v1/sub/w.pth'),
+        ('hf://o/n@v1/w.pth?download=true', 'o/n/resolve/v1/w.pth'),
     ],
 )
 @pytest.mark.parametrize('endpoint', ['https://hub.example', 'http://127.0.0.1:1/mirror/', ''])
@@ -130,6 +138,19 @@ def test_names_that_cannot_be_are_answered_with_their_forms(name: str, bare_hub:
     assert bare_hub.asked == []
 
 
+@pytest.mark.parametrize('rest', ['', '/', '/tree/main', '/tree/main/sub', '?library=timm'])
+def test_the_page_of_a_repository_is_answered_with_what_names_a_file(
+    rest: str, bare_hub: Hub
+) -> None:
+    for host in ('https://huggingface.co', 'https://hf.co', bare_hub.address):
+        with pytest.raises(
+            CheckpointError, match=r'is a page .* write hf://o/n/FILE, or'
+        ) as caught:
+            read_checkpoint(f'{host}/o/n{rest}')
+        assert '\n' not in str(caught.value)
+    assert bare_hub.asked == []
+
+
 # ------------------------------------------------------------------------------- what is kept
 
 
@@ -138,6 +159,15 @@ def test_a_file_is_downloaded_once(hub: Hub, tmp_path: Path) -> None:
         assert read_checkpoint(NAME)['a'].sum() == 1000
     assert downloads(hub) == [f'GET /{REPO}/resolve/main/{FILE}']
     assert len(kept(tmp_path)) in (1, 2)  # with the client, a name and what it stands for
+
+
+@pytest.mark.parametrize('rest', ['blob/main', 'resolve/main', 'raw/main'])
+def test_an_address_that_a_browser_shows_is_the_file(rest: str, hub: Hub) -> None:
+    hub.files[REPO, 'w.safetensors'] = CONTENT
+    place = f'{REPO}/{rest}/w.safetensors'
+    for host in ('https://huggingface.co/', f'{hub.address}/', 'hf://'):
+        assert read_checkpoint(f'{host}{place}?download=true')['a'].sum() == 1000
+    assert downloads(hub) == [f'GET /{REPO}/resolve/main/w.safetensors']
 
 
 def test_files_and_revisions_are_told_apart(hub: Hub) -> None:

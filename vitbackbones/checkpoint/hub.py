@@ -18,13 +18,18 @@ FORMS = (
 )
 PUBLIC = 'https://huggingface.co'
 
-# The hub's own rule for the names of owners and repositories, and where it serves a file.
+# The hub's own rule for the names of owners and repositories. A file is served under resolve; under
+# blob and raw a browser shows a page about it, or of a large one a note of where it is kept.
 _REPO = r'(?P<repo>[\w.-]+/[\w.-]+)'
+_PLACE = r'(resolve|blob|raw)/(?P<revision>[^/?#]+)/(?P<file>[^?#]+)([?#].*)?'
 _NAMES = (
-    re.compile(rf'hf://{_REPO}(@(?P<revision>[^/]+))?/(?P<file>.+)', re.ASCII),
+    re.compile(rf'hf://{_REPO}/{_PLACE}', re.ASCII),
+    re.compile(rf'hf://{_REPO}(@(?P<revision>[^/]+))?/(?P<file>.+?)(\?download=true)?', re.ASCII),
     re.compile(rf'hf-hub:{_REPO}(@(?P<revision>.+))?', re.ASCII),
-    re.compile(rf'{PUBLIC}/{_REPO}/resolve/(?P<revision>[^/?]+)/(?P<file>[^?]+)', re.ASCII),
 )
+_ADDRESS = re.compile(rf'/{_REPO}/{_PLACE}', re.ASCII)
+_PAGE = re.compile(rf'/{_REPO}(/tree/[^?#]*)?/?([?#].*)?', re.ASCII)
+_HOST = re.compile(r'https?://(www\.)?(huggingface\.co|hf\.co)(?=/)')
 
 
 class RefusedError(OSError):
@@ -55,9 +60,20 @@ def hub_file(source: str) -> HubFile | None:
     """What ``source`` names on the hub, None for a path or for any other address.
 
     Raises:
-        CheckpointError: it begins as such a name does, and is none.
+        CheckpointError: it begins as such a name does, and is none; or it is a page of the hub
+            that shows a whole repository.
     """
-    found = next(filter(None, (name.fullmatch(source) for name in _NAMES)), None)
+    place = _on_hub(source)
+    if place is not None:
+        found = _ADDRESS.fullmatch(place)
+        page = _PAGE.fullmatch(place)
+        if found is None and page is not None:
+            raise CheckpointError(
+                f'{source} is a page of the hub and no file; write hf://{page["repo"]}/FILE, or '
+                f'hf-hub:{page["repo"]} for its model.safetensors'
+            )
+    else:
+        found = next(filter(None, (name.fullmatch(source) for name in _NAMES)), None)
     if found is None:
         if re.match('hf://|hf-hub:', source):
             raise CheckpointError(f'{source!a} names no file on the hub; write {FORMS}')
@@ -67,6 +83,15 @@ def hub_file(source: str) -> HubFile | None:
     if not all(file.split('/')) or {'.', '..'} & {*file.split('/'), *parts['repo'].split('/')}:
         raise CheckpointError(f'{source!a} names no file on the hub; write {FORMS}')
     return HubFile(parts['repo'], unquote(parts['revision'] or 'main'), file)
+
+
+def _on_hub(source: str) -> str | None:
+    """What follows the host in an address of the public hub or of ``HF_ENDPOINT``."""
+    own = os.environ.get('HF_ENDPOINT', '').rstrip('/')
+    if own and source.startswith(f'{own}/'):
+        return source.removeprefix(own)
+    host = _HOST.match(source)
+    return None if host is None else source[host.end() :]
 
 
 def endpoint() -> str:
