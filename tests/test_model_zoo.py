@@ -10,7 +10,14 @@ from mmengine.config import Config
 
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.launch.loading import load_config
-from vitbackbones.metafiles import published_weights, read_index, start_of, task_of, weights_of
+from vitbackbones.metafiles import (
+    classifier_of,
+    published_weights,
+    read_index,
+    start_of,
+    task_of,
+    weights_of,
+)
 from vitbackbones.model_zoo import HOSTS, METRICS, page
 from vitbackbones.pretrained import list_backbones
 
@@ -39,6 +46,18 @@ def shipped(pattern: str) -> set[str]:
 def test_the_page_is_what_the_metafiles_say() -> None:
     text = (ROOT / 'docs/model_zoo.md').read_text(encoding='utf-8')
     assert text == page(COLLECTIONS, ENTRIES), 'python tools/model_zoo.py > docs/model_zoo.md'
+
+
+def test_the_page_says_which_row_pretrained_takes() -> None:
+    text = page(COLLECTIONS, ENTRIES).partition('## Weights from ImageNet')[2]
+    rows = [line.split(' | ') for line in text.partition('## Licences')[0].splitlines()]
+    said = {row[0].strip('| ').partition('[')[0]: row[5] for row in rows if len(row) > 5}
+    for variant in list_backbones():
+        for word, row in (('without', start_of(variant)), ('with', classifier_of(variant))):
+            if row is not None:
+                assert said[row.name] in ('yes', f'{word} `num_classes`')
+    taken = {row.name for v in list_backbones() for row in (start_of(v), classifier_of(v)) if row}
+    assert {name for name, word in said.items() if word[0] in 'yw'} == taken
 
 
 def test_every_whole_model_is_listed_and_exists() -> None:

@@ -6,12 +6,13 @@ The metafiles are those that model-index.yml imports, which OpenMIM reads too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 
 import vitbackbones
-from vitbackbones.metafiles import Entry, task_of
+from vitbackbones.metafiles import Entry, classifier_of, start_of, task_of
 from vitbackbones.tables import markdown
 
 HEAD = """\
@@ -26,9 +27,8 @@ dash stands for what was not published or not measured.
 
 `vitbackbones train CONFIG` starts any of them; [training.md](training.md) has what goes beyond.
 Weights are read by their address: as `checkpoint` of a backbone's `init_cfg`, or by
-`vitbackbones test CONFIG URL` where they are of a whole model. `vitbackbones.create(NAME,
-pretrained=True)` and `checkpoint='published'` take the first row of a variant that has an address.
-A link that is called a page is for browsers: download the file and give its path.
+`vitbackbones test CONFIG URL` where they are of a whole model. A link that is called a page is for
+browsers: download the file and give its path.
 [weights.md](weights.md) has all ways to name a file.
 """
 
@@ -57,7 +57,13 @@ BACKBONES = """\
 ## Weights from ImageNet
 
 The published classifiers that detectors and segmentors start from: their parameters, multiply-adds
-for one image of the size given, and accuracy on ImageNet-1K.
+for one image of the size given, and accuracy on ImageNet-1K, as their authors published them. A
+figure is of the weights in its own row.
+
+Under *pretrained=True* it says of which row `vitbackbones.create(VARIANT, pretrained=True)` and
+`checkpoint='published'` take the weights; where a classifier, which is built with `num_classes`,
+takes others than a dense network, each says so. What only a page has must have been saved before,
+in the place that the message names.
 """
 
 LICENCES = """\
@@ -115,7 +121,7 @@ def page(collections: Sequence[Entry], models: Sequence[Entry]) -> str:
             *('config', 'backbone', 'multiply-adds', 'input', 'top-1', 'here'),
         ),
         BACKBONES,
-        table('_base_', 'name', 'parameters', 'multiply-adds', 'input', 'top-1'),
+        table('_base_', 'name', 'parameters', 'multiply-adds', 'input', 'top-1', 'pretrained=True'),
         LICENCES,
         markdown(
             ['network', 'published code', 'its licence', WEIGHTS[1]],
@@ -167,7 +173,20 @@ def _classifier(model: Entry, notes: dict[str, int]) -> list[str]:
         f'{known["FLOPs"] / 1e9:.4g} G' if 'FLOPs' in known else NONE,
         str(known['Input Size']),
         _published(model, 'Top 1 Accuracy'),
+        _taken(model),
     ]
+
+
+def _taken(model: Entry) -> str:
+    """Whether these are the weights that a variant takes by the word."""
+    variant = Path(model['Config']).stem.replace('-', '_', 1)
+    dense, classifier = (
+        each is not None and each.name == model['Name']
+        for each in (start_of(variant), classifier_of(variant))
+    )
+    if dense and classifier:
+        return 'yes'
+    return 'without `num_classes`' if dense else 'with `num_classes`' if classifier else NONE
 
 
 def _published(model: Entry, metric: str) -> str:
