@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.conftest import FAST
 from tests.test_package import MODULES, PACKAGE, imported
+from vitbackbones.backbones.base import Backbone
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = ('.md', '.py', '.sh', '.toml', '.txt', '.yml')
@@ -51,6 +53,17 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
 def test_every_room_is_in_the_table() -> None:
     found = {path.relative_to(PACKAGE).parts[0].removesuffix('.py') for path in MODULES}
     assert {*rooms()} == found - {'__init__', '__main__'}
+
+
+def test_no_network_is_known_by_name_outside_its_room_and_the_table_of_heads() -> None:
+    names, wrong = {*Backbone.registered(), 'SuperViTClassifier'}, []
+    for path in MODULES:
+        place = path.relative_to(PACKAGE).as_posix()
+        if not place.startswith('backbones/') and place != 'classifiers/heads.py':
+            nodes = ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+            texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+            wrong += [(place, name) for name in names & texts]
+    assert wrong == []
 
 
 def test_no_room_imports_from_one_below_it_in_the_table() -> None:

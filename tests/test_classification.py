@@ -22,13 +22,16 @@ from tests.small import SMALL
 from vitbackbones import load_pretrained, metafiles
 from vitbackbones.backbones import SHViT
 from vitbackbones.benchmark import cost_card
+from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.classifiers import build_classifier
+from vitbackbones.classifiers.heads import CLASSIFIERS
 from vitbackbones.cli.main import main
 from vitbackbones.data import demo as demo_data
 from vitbackbones.data.demo_folders import ensure_folders
 from vitbackbones.launch import loading
 from vitbackbones.launch.loading import load_config
 from vitbackbones.launch.smallest import use_smallest_arch
+from vitbackbones.pretrained import load_model, translate_for_finetuning
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {'blue': (40, 60, 200), 'green': (40, 190, 60), 'red': (200, 50, 40)}
@@ -444,6 +447,55 @@ def imagenet_names() -> Sequence[str]:
     from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
 
     return IMAGENET_CATEGORIES
+
+
+# ------------------------------------------------------------------- heads and networks of others
+
+OTHER_HEADS = {
+    'LinearClsHead': {},
+    'StackedLinearClsHead': {'mid_channels': [16]},
+    'ArcFaceClsHead': {},
+    'MultiLabelLinearClsHead': {},
+}
+
+
+def classifier_with(kind: str, backbone: Any = None, classes: int = 3, **head: Any) -> Any:
+    own = dict(type='vitbackbones.SHViT', arch=SMALL['SHViT'], out_indices=(2,))
+    init_default_scope('mmpretrain')
+    return MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=backbone or own,
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(type=f'mmpretrain.{kind}', num_classes=classes, in_channels=32, **head),
+        )
+    )
+
+
+@pytest.mark.parametrize('kind', OTHER_HEADS)
+def test_any_head_around_a_network_of_ours_is_loaded_and_tuned(kind: str) -> None:
+    model, other = (classifier_with(kind, **OTHER_HEADS[kind]) for _ in range(2))
+    content = {'state_dict': model.state_dict(), 'meta': {}}
+    load_model(other, content, 'own.pth')
+    assert all(torch.equal(v, content['state_dict'][k]) for k, v in other.state_dict().items())
+    published = build_classifier(SHViT, SMALL['SHViT'], num_classes=7).state_dict()
+    found = translate_for_finetuning(model, {'state_dict': published}, 'seven.pth')
+    names = [name for name in model.state_dict() if name.startswith('backbone.')]
+    assert all(torch.equal(found[name], published[name]) for name in names)
+    with pytest.raises(CheckpointError, match=r'of the config: .* use the config it was') as caught:
+        load_model(model, {'state_dict': published}, 'seven.pth')
+    assert 'detector' not in str(caught.value)
+
+
+def test_any_network_in_a_classifier_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = dict(type='mmpretrain.ResNet', depth=18, stem_channels=8, base_channels=4)
+    monkeypatch.delitem(CLASSIFIERS, 'SHViT')  # as of a network that somebody has added
+    for backbone in (theirs, None):
+        model, other = (classifier_with('LinearClsHead', backbone) for _ in range(2))
+        state = model.state_dict()
+        load_model(other, {'state_dict': state}, 'own.pth')
+        assert all(torch.equal(v, state[k]) for k, v in other.state_dict().items())
+        assert {*translate_for_finetuning(other, {'state_dict': state}, 'own.pth')} == {*state}
 
 
 # ------------------------------------------------------------------- what starts from a classifier

@@ -10,10 +10,21 @@ import pytest
 import torch
 
 import vitbackbones
-from tests.checkpoint_files import COUNTS, Published, detector, published, save, to_timm, wrap
+from tests.checkpoint_files import (
+    COUNTS,
+    FAMILIES,
+    Published,
+    detector,
+    published,
+    save,
+    to_timm,
+    wrap,
+)
 from tests.hub_server import hub_server
-from tests.test_checkpoint import RunsCode, small
+from tests.small import SMALL as ARCHS
+from tests.test_checkpoint import RunsCode
 from vitbackbones.checkpoint import CheckpointError
+from vitbackbones.classifiers import build_classifier
 from vitbackbones.cli.main import main
 from vitbackbones.inspection import inspect
 
@@ -108,6 +119,84 @@ def test_options_that_a_file_needs_are_named(
     vitbackbones.create(name, pretrained=path, **found.fit.options)
 
 
+# ----------------------------------------------------------------- classifiers trained here
+
+OWN = [
+    ('casvit_xs', {}),
+    ('casvit_xs', {'dist_head': True}),
+    ('gcvit_xxtiny', {}),
+    ('sepvit_lite', {}),
+    ('shvit_s1', {}),
+    ('supervit_deit_s', {}),
+    ('supervit_lvvit_s', {}),
+]
+
+
+@pytest.mark.parametrize('averaged', [False, True])
+@pytest.mark.parametrize(('name', 'options'), OWN)
+def test_classifiers_trained_here_are_told_with_all_that_takes_them(
+    name: str,
+    options: dict[str, Any],
+    averaged: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a runner saves them, with a moving average and without; names and shapes alone."""
+    with torch.device('meta'):
+        net = vitbackbones.create(name, num_classes=3, **options)
+    state = {
+        key: torch.zeros((), dtype=value.dtype).expand(value.shape)
+        for key, value in net.state_dict().items()
+    }
+    content = {'state_dict': state, 'message_hub': {}, 'meta': {'epoch': 4, 'iter': 8}}
+    content['meta']['dataset_meta'] = {'classes': ('a', 'b', 'c')}
+    if averaged:
+        under = {f'module.{key}': value for key, value in state.items()}
+        content['ema_state_dict'] = {'steps': torch.tensor(8), **under}
+    path = save(content, tmp_path / 'epoch_4.pth')
+    assert main(['inspect', path]) == 0
+    out, variant = capsys.readouterr().out, name.partition('_')[2]
+    family = net.backbone.family
+    count = f'{len(state)} tensors under our names'
+    assert f'  what       {family} {variant} classifier, {count}\n' in out
+    assert '  classes    3: a, b, c\n' in out
+    words = 'averaged (EMA)' if averaged else 'plain'
+    assert f'  weights    state_dict: {words}\n' in out
+    assert ('  ema_state_dict: plain\n' in out) == averaged
+    assert '  licence    the file does not say; ' in out
+    # without options, for a detector's backbone has all outputs
+    assert f"  loads into vitbackbones.create('{name}', pretrained=FILE)\n" in out
+    assert f"vitbackbones.create('{name}', num_classes=3, pretrained=FILE)\n" in out
+    assert f"dict(type='vitbackbones.{net.dense.__name__}', arch='{variant}', init_cfg=" in out
+    assert '  as a whole ' not in out
+    said = next(line for line in out.splitlines() if line.startswith('  it logs'))
+    with torch.device('meta'):
+        report = vitbackbones.load_pretrained(vitbackbones.create(name), path)
+    assert said == f'  it logs    {report}'
+
+
+@pytest.mark.parametrize('family', sorted(FAMILIES))
+def test_of_an_arch_of_one_s_own_the_family_is_told(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cls = FAMILIES[family]
+    net = build_classifier(cls, ARCHS[cls.__name__], num_classes=3)
+    path = save({'state_dict': net.state_dict()}, tmp_path / 'own.pth')
+    found = inspect(path)
+    assert (found.fit, found.family) == (None, cls.family)
+    assert (found.kind, found.num_classes) == ('classifier', 3)
+    assert main(['inspect', path]) == 0
+    out = capsys.readouterr().out
+    assert f'  what       classifier with {cls.family} of no variant: ' in out
+    assert '  as a whole vitbackbones test CONFIG FILE' in out
+    assert 'loads into' not in out
+    save({'state_dict': net.backbone.state_dict()}, Path(path))
+    assert main(['inspect', path]) == 0
+    out = capsys.readouterr().out
+    assert f'{cls.family} of no variant: ' in out
+    assert ('  as a whole ' in out) == (family == 'supervit')  # whose classifier is its network
+
+
 # ---------------------------------------------------------------------------- whole models
 
 
@@ -198,12 +287,11 @@ def test_names_of_variants_and_of_the_hub_are_looked_up(
 def test_other_networks_end_with_status_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for state in (small('shvit').state_dict(), {'conv1.weight': torch.zeros(64, 3, 7, 7)}):
-        path = save({'state_dict': dict(state)}, tmp_path / 'w.pth')
-        assert main(['inspect', path]) == 1
-        out = capsys.readouterr().out
-        assert f'none of our networks: {len(state)} tensors (' in out
-        assert 'loads into' not in out
+    path = save({'state_dict': {'conv1.weight': torch.zeros(64, 3, 7, 7)}}, tmp_path / 'w.pth')
+    assert main(['inspect', path]) == 1
+    out = capsys.readouterr().out
+    assert 'none of our networks: 1 tensors (' in out
+    assert 'loads into' not in out
 
 
 def test_nothing_in_a_file_is_run_or_reaches_the_terminal(

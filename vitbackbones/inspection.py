@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from .checkpoint.reading import preview
 from .checkpoint.report import choice_of, describe
 from .checkpoint.tensors import check_dense
 from .classifiers import build_classifier
+from .classifiers.heads import CLASSIFIERS
 from .classifiers.matching import match_classifier
 from .metafiles import Weights, weights_of
 from .pretrained import list_backbones
@@ -32,6 +34,7 @@ KINDS = {
     Task.CLASSIFICATION: 'classifier',
 }
 TRIED = 3  # variants that a file is held against
+ALIKE = 0.9  # of the names in a file that are a family's, to be of it
 
 #: Whose names the tensors have, in words.
 DIALECTS = {'': 'our', 'official': "the authors'", 'timm': "timm's"}
@@ -48,6 +51,7 @@ class Fit:
         match: how the file goes together with it.
         report: what loading would log.
         classifier: whether the published classifier of that name takes all of the file, too.
+        dialect: whose names the tensors have, a key of ``DIALECTS``; a classifier's if it is one.
     """
 
     name: str
@@ -55,7 +59,8 @@ class Fit:
     backbone: Backbone
     match: StateDictMatch
     report: LoadReport
-    classifier: bool = False
+    classifier: bool
+    dialect: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,8 @@ class Inspection:
         source: what was looked at.
         kind: 'classifier', 'dense backbone', 'detector', 'segmentor' or 'model' of another kind.
         fit: the network of ours that is in it, None if there is none.
+        family: of that network, or the one whose tensors it has in numbers of no variant; None if
+            it is none of ours.
         tensors: how many its state dict has.
         names: some of theirs.
         classes: their names, where the file says them.
@@ -80,6 +87,7 @@ class Inspection:
     source: str
     kind: str
     fit: Fit | None
+    family: str | None
     tensors: int
     names: str
     classes: tuple[str, ...] | None
@@ -111,9 +119,9 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
     prefix = _prefix(state)
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     outside = {key: key.partition('.')[0] for key in state if not key.startswith(prefix)}
+    beside = set(outside.values())
     fit = None
-    is_classifier = _is_classifier(inside, state, source)
-    found = _found(inside, complete=bool(prefix) and not is_classifier)
+    found = _found(inside, complete=bool(prefix), of_classifier=bool(prefix) and beside <= {'head'})
     if found is not None:
         name, options, backbone, match = found
         report = LoadReport(
@@ -121,8 +129,8 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
             description=describe(
                 as_target(backbone),
                 match,
-                in_detector=bool(prefix) and not is_classifier and {*outside.values()} != {'head'},
-                headed={*outside.values()} == {'head'},
+                in_detector=not beside <= {'head'},
+                headed=beside == {'head'},
             ),
             loaded=tuple(match.tensors),
             total=len(backbone.state_dict()) - len(match.initialised),
@@ -131,26 +139,27 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
             adapted=match.adapted,
             choice=choice_of(content, holder),
         )
+        classifier = _as_classifier(backbone, state, source)
         fit = Fit(
             name=name,
             options=options,
             backbone=backbone,
             match=match,
             report=report,
-            classifier=is_classifier,
+            classifier=classifier is not None,
+            dialect=(classifier or match).dialect,
         )
     averages = _averages(content, source)
     classes = trained_classes(content)
     rows = (weights for name in list_backbones() for weights in weights_of(name))
-    kind, count = _kind(set(outside.values()), fit, _rows(state)), _rows(state)
-    if is_classifier:
-        kind = KINDS[Task.CLASSIFICATION]
+    kind, count = _kind(beside, fit, _rows(state)), _rows(state)
     if classes is not None or kind == 'dense backbone':
         count = None if classes is None else len(classes)
     return Inspection(
         source=source,
         kind=kind,
         fit=fit,
+        family=_family_of(inside) if fit is None else fit.backbone.family,
         tensors=len(state),
         names=preview(state),
         classes=None if classes is None else tuple(map(str, classes)),
@@ -163,31 +172,25 @@ def inspect(source: str | os.PathLike[str], *, allow_pickle: bool = False) -> In
     )
 
 
-def _is_classifier(inside: dict[str, Tensor], state: dict[str, Tensor], source: str) -> bool:
-    """Whether the published classifier of a network of ours takes all of a state dict.
-
-    Args:
-        inside: what of ``state`` is in a network, by its names there.
-    """
-    classes = _rows(state)
-    if classes is None:
-        return False
-    options: dict[str, Any] = {}
-    if any(name.rpartition('dist_head.')[1] for name in state):
-        options['dist_head'] = True
-    for cls, arch in _nearest(inside):
-        stem = as_target(_built(cls, arch)).names.stem
-        channels = {inside[name].shape[1] for name in stem if name in inside}
-        for in_channels in (3, *channels - {3}):
-            options['in_channels'] = in_channels
-            try:
-                with torch.device('meta'):
-                    net = build_classifier(cls, arch, num_classes=classes, **options)
-                if not match_classifier(net, state, source).match.initialised:
-                    return True
-            except (ValueError, CheckpointError):  # a network of somebody else's, or another one
-                continue
-    return False
+def _as_classifier(
+    backbone: Backbone, state: dict[str, Tensor], source: str
+) -> StateDictMatch | None:
+    """How the published classifier of a network takes a state dict, None if it does not."""
+    classes, kind = _rows(state), type(backbone)
+    published = CLASSIFIERS.get(kind.__name__)
+    if classes is None or published is None:
+        return None
+    options: dict[str, Any] = dict(in_channels=backbone.in_channels)
+    if published.has_second(state):
+        options[published.second] = True
+    with torch.device('meta'):
+        arch = dataclasses.asdict(backbone.arch)
+        net = build_classifier(kind, arch, num_classes=classes, **options)
+    try:
+        match = match_classifier(net, state, source).match
+    except CheckpointError:
+        return None
+    return None if match.initialised else match
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:
@@ -197,11 +200,11 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
 
 
 def _found(
-    state: dict[str, Tensor], *, complete: bool
+    state: dict[str, Tensor], *, complete: bool, of_classifier: bool
 ) -> tuple[str, dict[str, Any], Backbone, StateDictMatch] | None:
     """The variant that ``state`` fits, the options that it needs, and how it fits."""
     for cls, arch in _nearest(state):
-        found = _fit(cls, arch, state, complete=complete)
+        found = _fit(cls, arch, state, complete=complete, of_classifier=of_classifier)
         if found is not None:
             return f'{cls.__name__.lower()}_{arch}', *found
     return None
@@ -225,19 +228,43 @@ def _nearest(state: dict[str, Tensor]) -> list[tuple[type[Backbone], str]]:
     return sorted(scores, key=lambda each: -scores[each])[:TRIED]
 
 
+def _family_of(state: dict[str, Tensor]) -> str | None:
+    """The family that has tensors of these names but for the numbers in them, None if none has."""
+
+    def kinds(names: Iterable[str]) -> set[str]:
+        return {re.sub(r'\d+', '#', name) for name in names}
+
+    for cls, arch in _nearest(state):
+        options = cls.checkpoint_names.classifier_options
+        own = kinds(_built(cls, arch).state_dict()) | kinds(
+            _built(cls, arch, **options).state_dict()
+        )
+        names = cls.checkpoint_names
+        for table in ((), names.official, names.timm):
+            given = kinds(rename(state, table)[0])
+            if given and len(given & own) >= ALIKE * len(given):
+                return cls.family
+    return None
+
+
 def _built(cls: type[Backbone], arch: str, **options: Any) -> Backbone:
     with torch.device('meta'):
         return cls(arch, **options)
 
 
 def _fit(
-    cls: type[Backbone], arch: str, state: dict[str, Tensor], *, complete: bool
+    cls: type[Backbone],
+    arch: str,
+    state: dict[str, Tensor],
+    *,
+    complete: bool,
+    of_classifier: bool,
 ) -> tuple[dict[str, Any], Backbone, StateDictMatch] | None:
     options: dict[str, Any] = {}
 
     def tried(**further: Any) -> tuple[Backbone, StateDictMatch]:
         network = _built(cls, arch, **options, **further)
-        return network, match_backbone(as_target(network), state, complete)
+        return network, match_backbone(as_target(network), state, complete, of_classifier)
 
     network, match = tried()
     stem = as_target(network).stem_weight
@@ -301,7 +328,10 @@ def _averages(content: Mapping[str, Any], source: str) -> dict[str, bool]:
         except CheckpointError:  # none of the kind
             continue
         found[holder] = kind == 'ema'
-    return found if any(found.values()) else {}
+    if any(found.values()):
+        return found
+    # Training with an average would have saved both, beside what it goes on with.
+    return {key: False for key in found if key == 'state_dict' and 'message_hub' in content}
 
 
 def _trained(content: Mapping[str, Any]) -> str:

@@ -106,7 +106,7 @@ def require_same_tensors(state: Mapping[str, Tensor], model: nn.Module, source: 
     if missing or shape_mismatch or unexpected:
         shapes = [f'{name} {shapes}' for name, shapes in shape_mismatch.items()]
         raise CheckpointError(
-            f'{source} does not fit the model of the config{_hint(state)}: '
+            f'{source} does not fit the model of the config{_hint(state, model)}: '
             f'{len(missing)} tensors missing, {len(shapes)} of another shape, '
             f'{len(unexpected)} too many '
             f'({", ".join([*shapes[:3], *missing[:3], *unexpected[:3]])}); use the config it was '
@@ -114,10 +114,10 @@ def require_same_tensors(state: Mapping[str, Tensor], model: nn.Module, source: 
         )
 
 
-def _hint(state: Mapping[str, Tensor]) -> str:
-    """What else the file is, if it is a classifier around a backbone."""
-    parts = {name.partition('.')[0] for name in state}
-    if parts != {'backbone', 'head'}:
+def _hint(state: Mapping[str, Tensor], model: nn.Module) -> str:
+    """What else the file is, if it is a classifier around a backbone, and ``model`` is none."""
+    parts, own = ({name.partition('.')[0] for name in each} for each in (state, model.state_dict()))
+    if parts != {'backbone', 'head'} or own <= parts:
         return ''
     return (
         ', for it is a classifier, which a detector or segmentor starts from (--cfg-options '

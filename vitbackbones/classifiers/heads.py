@@ -7,11 +7,13 @@ pooling, which has no tensors.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from vitbackbones.backbones.base import Backbone
+from vitbackbones.backbones.supervit import SuperViTClassifier
 from vitbackbones.checkpoint.names import KeyTable
 
 
@@ -58,7 +60,10 @@ class Published:
 
     Attributes:
         head: makes the head, of the channels of the network's last output and of classes; None
-            where the network itself has the head.
+            where the network itself has it.
+        network: the class of a network that has its head itself; None where the dense one does.
+        second: the argument of ``head`` that makes a second one, which files may lack, and the
+            name of its layer there; '' where there is one head.
         names: of what a published file has beside the dense network -> our names.
         last_layers: our names of the layers with a row for each class, as far as a classifier has
             them.
@@ -67,6 +72,12 @@ class Published:
     head: Callable[..., nn.Module] | None
     names: KeyTable
     last_layers: tuple[str, ...]
+    network: type[Backbone] | None = None
+    second: str = ''
+
+    def has_second(self, names: Iterable[str]) -> bool:
+        """Whether a second head is among the tensors of these names."""
+        return bool(self.second) and any(self.second in name.split('.') for name in names)
 
 
 #: By the names of the networks' classes. The published names are the authors' and timm's.
@@ -79,6 +90,7 @@ CLASSIFIERS = {
             (r'dist_head\.', 'head.dist_head.'),
         ),
         last_layers=('head.head', 'head.dist_head'),
+        second='dist_head',
     ),
     'GCViT': Published(
         head=LinearHead,
@@ -103,5 +115,6 @@ CLASSIFIERS = {
         head=None,
         names=(),
         last_layers=('backbone.head', 'backbone.aux_head'),
+        network=SuperViTClassifier,
     ),
 }

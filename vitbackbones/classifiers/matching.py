@@ -100,7 +100,8 @@ def _why(
     inside = {k.removeprefix(INSIDE): v for k, v in state.items() if k.startswith(INSIDE)} or state
     network = as_target(classifier.backbone)
     found = match_backbone(network, inside, complete=False)
-    if not any(name.partition('.')[0] in ('head', 'dist_head') for name in state):
+    second = classifier.published.second
+    if not any(name.partition('.')[0] in ('head', second) for name in state):
         if not found.problems:
             return (
                 f'holds no classifier, but a network that {target} is built on: to fine-tune from '
@@ -117,12 +118,16 @@ def _why(
     if found.problems:
         return explain(network, inside, found, complete=False)
     odd = [*match.unexpected, *match.missing]
-    if odd and not match.shape_mismatch and all('dist_head' in name for name in odd):
+    if (
+        odd
+        and not match.shape_mismatch
+        and all(classifier.published.has_second([name]) for name in odd)
+    ):
         has = bool(match.unexpected)
         return (
             f'has {"a" if has else "no"} second head, and the classifier of {target} has '
             f'{"none" if has else "one"}: set model.head.distillation={has} in a config, or '
-            f'dist_head={has} where it is built; no weight was changed'
+            f'{second}={has} where it is built; no weight was changed'
         )
     lines = [f'does not fit the classifier of {target}; no weight was changed.']
     return '\n'.join([*lines, *differences(match)])

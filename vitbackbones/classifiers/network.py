@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.model import BaseModule
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from vitbackbones.backbones.arch import is_whole
 from vitbackbones.backbones.base import Backbone, load_init_cfg
 from vitbackbones.backbones.options import checked_init_cfg
-from vitbackbones.backbones.supervit import SuperViTClassifier
 from vitbackbones.checkpoint.reading import find_weights, read_checkpoint
 from vitbackbones.layers.initialisation import init_transformer
 from vitbackbones.published import source_of
@@ -93,9 +92,10 @@ def build_classifier(
         num_classes: length of the logits.
         pretrained: a file that is to be loaded afterwards; here it is looked into at most.
         init_cfg: as a backbone's.
-        options: of ``cls``, but for ``out_indices``. CAS-ViT has one more: with ``dist_head`` it
-            has a second head, and the logits are the mean of both; None stands for what the file
-            has that is ``pretrained`` or in ``init_cfg``, without a file for False.
+        options: of ``cls``, but for ``out_indices``. Where the published files may have a second
+            head there is one more, of its name (CAS-ViT's ``dist_head``): with it the logits are
+            the mean of both; None stands for what the file has that is ``pretrained`` or in
+            ``init_cfg``, without a file for False.
 
     Raises:
         ValueError: ``num_classes`` is no positive number, there are ``out_indices``, or an option
@@ -113,30 +113,32 @@ def build_classifier(
     if name not in CLASSIFIERS:
         raise ValueError(f'{name} has no classifier, choose from {", ".join(CLASSIFIERS)}')
     published = CLASSIFIERS[name]
-    if published.head is None:  # SuperViT
-        network = SuperViTClassifier(arch, num_classes=num_classes, **options)
+    if published.head is None:
+        assert published.network is not None
+        network = published.network(arch, num_classes=num_classes, **options)
         return Classifier(network, nn.Identity(), cls, init_cfg)
-    second = options.pop('dist_head', None) if name == 'CASViT' else None
+    second = options.pop(published.second, None)
     options = {**cls.checkpoint_names.classifier_options, **options}
     backbone = cls(arch, **{**options, 'out_indices': (len(cls.strides) - 1,)})
     kinds = {}
-    if name == 'CASViT':
+    if published.second:
         file = init_cfg if pretrained is None else {'checkpoint': pretrained}
         if second is None:
-            second = file is not None and _has_dist_head(file, backbone)
-        kinds['dist_head'] = second
+            second = file is not None and published.has_second(_names_in(file, backbone))
+        kinds[published.second] = second
     head = published.head(*backbone.out_channels, num_classes, **kinds)
     head.apply(init_transformer)
     return Classifier(backbone, head, cls, init_cfg)
 
 
-def _has_dist_head(init_cfg: Mapping[str, Any], backbone: Backbone) -> bool:
-    """Whether a file for a CAS-ViT has the second head."""
-    options = checked_init_cfg('CASViT', {'type': 'Pretrained', **init_cfg}) or {}
+def _names_in(init_cfg: Mapping[str, Any], backbone: Backbone) -> Iterable[str]:
+    """The names of the tensors in the file that ``init_cfg`` has for a classifier."""
+    name = type(backbone).__name__
+    options = checked_init_cfg(name, {'type': 'Pretrained', **init_cfg}) or {}
     del options['type']
     options.pop('prefix', None)
     given, weights = os.fspath(options.pop('checkpoint')), options.pop('weights', 'auto')
     source, known = source_of(given, functools.partial(variant_of, backbone), classifier=True)
     options.setdefault('sha256', known)
     state, _ = find_weights(read_checkpoint(source, **options), weights, source=source)
-    return any(name.rpartition('dist_head.')[1] for name in state)
+    return state

@@ -16,6 +16,7 @@ from vitbackbones.metafiles import weights_of
 
 SHOWN = 10  # names of classes
 IMAGENET = 1000  # classes
+WHOLE = ('detector', 'segmentor', 'classifier')  # what a config of mmengine is of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     print(found.source)
     for title, text in _lines(found):
         print(f'  {title:10} {text if text.isprintable() else ascii(text)}')
-    return 0 if found.fit else 1
+    return 0 if found.family else 1
 
 
 def _lines(found: Inspection) -> list[tuple[str, str]]:
@@ -66,8 +67,8 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
             ('', f'{_config(found)}'),
             ('it logs', str(fit.report)),
         ]
-        if found.kind in ('detector', 'segmentor'):
-            lines.append(('as a whole', 'vitbackbones test CONFIG FILE, with the config of it'))
+    if found.family and found.kind in WHOLE and not (fit and fit.classifier):
+        lines.append(('as a whole', 'vitbackbones test CONFIG FILE, with the config of it'))
     return lines
 
 
@@ -85,14 +86,12 @@ def _as_classifier(found: Inspection) -> list[tuple[str, str]]:
 def _what(found: Inspection) -> str:
     fit = found.fit
     if fit is None:
-        return (
-            f'{found.kind} with none of our networks: {found.tensors} tensors ({found.names}); '
-            'variants are tried, not archs of your own'
-        )
+        what = f'{found.family} of no variant' if found.family else 'none of our networks'
+        return f'{found.kind} with {what}: {found.tensors} tensors ({found.names})'
     network = f'{fit.backbone.family} {fit.name.partition("_")[2]}'
     whole = {'classifier': f'{network} classifier', 'dense backbone': f'{network} dense backbone'}
     what = whole.get(found.kind, f'{found.kind} with {network}')
-    return f'{what}, {found.tensors} tensors under {DIALECTS[fit.match.dialect]} names'
+    return f'{what}, {found.tensors} tensors under {DIALECTS[fit.dialect]} names'
 
 
 def _config(found: Inspection) -> str:

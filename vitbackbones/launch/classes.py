@@ -26,6 +26,7 @@ from vitbackbones.data.loading import in_file_order
 from vitbackbones.data.nodes import type_name
 from vitbackbones.data.values import as_one_writes_them, in_another_order, is_list_of_colours
 from vitbackbones.errors import UserError, notice
+from vitbackbones.registry import MODELS
 
 
 def check_classes(cfg: Config, split: str, dataset: Mapping[str, Any]) -> None:
@@ -292,13 +293,18 @@ def _listed(names: Sequence[str]) -> str:
     return ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')
 
 
+def _is_dense(backbone: Mapping[str, Any]) -> bool:
+    """Whether a backbone makes maps, as all do but those of ours that are a whole classifier."""
+    return getattr(MODELS.module_dict.get(type_name(backbone)), 'dense', True)
+
+
 def _num_classes(node: Any, path: str) -> Iterator[tuple[str, int]]:
     """``num_classes`` of the heads that predict the classes of the dataset."""
     heads = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head')
     if isinstance(node, dict):
         counts = path.split('.')[-1].split('[')[0] in heads
-        if path == 'model.backbone' and type_name(node) == 'SuperViTClassifier':
-            counts = True  # its head is its own
+        if path == 'model.backbone' and not _is_dense(node):
+            counts = True  # the head is its own
         if counts and isinstance(node.get('num_classes'), int):
             yield path, node['num_classes']
         for key, value in node.items():
