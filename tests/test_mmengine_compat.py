@@ -25,7 +25,10 @@ MODULES = [path for path in sorted(PACKAGE.rglob('*.py')) if path != ONLY]
 OTHERS = {'_asdict', '_exit', '_replace', '_iterator', '_modules', '_parameters'}
 OTHERS |= {'_forward_hooks', '_forward_pre_hooks', '_load_from_state_dict'}
 OTHERS |= {'_global_forward_hooks', '_global_forward_pre_hooks', '_conv_forward', '_assert_async'}
-OTHERS |= {'_C', '_len_torch_function_stack', '_len_torch_dispatch_stack'}  # torch names no others
+OTHERS |= {'_global_backward_hooks', '_global_backward_pre_hooks', '_softmax_backward_data'}
+# torch has no public names for these: what watches a pass, and what its compiler takes for constant
+OTHERS |= {'_C', '_len_torch_function_stack', '_len_torch_dispatch_stack'}
+OTHERS |= {'_functorch', '_current_level', '_dynamo_marked_constant'}
 
 
 def is_private(name: str) -> bool:
