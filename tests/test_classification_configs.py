@@ -21,7 +21,10 @@ from PIL import Image
 from tests import parity
 from tests.checkpoint_files import Published, published, wrap
 from tests.reference import refdata
+from tests.small import SMALL
 from vitbackbones import create
+from vitbackbones.engine.networks import networks_of
+from vitbackbones.engine.wiring import try_wiring
 from vitbackbones.launch.device import adapt_to_device
 
 ROOT = Path(__file__).parents[1] / 'configs/classification'
@@ -360,3 +363,60 @@ def test_folders_of_one_s_own_are_fine_tuned_on(
     cfg.model.head.num_classes = 4
     metrics = train_and_test(cfg, imagenet, tmp_path)
     assert [*metrics] == ['accuracy/top1']
+
+
+@pytest.mark.parametrize(
+    'leaf',
+    [
+        *('shvit-s1_in1k', 'casvit-xs_in1k', 'sepvit-lite_in1k', 'gcvit-xxtiny_in1k'),
+        *('supervit-deit-s_in1k', 'supervit-lvvit-s_in1k'),
+    ],
+)
+def test_a_copy_for_folders_that_names_another_config_trains_its_network(
+    leaf: str, imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    text = LEAVES['finetune_folders'].read_text()
+    assert text.count("'shvit-s1_in1k.py'") == 1
+    path = tmp_path / 'own.py'
+    path.write_text(text.replace("'shvit-s1_in1k.py'", f"'vitbackbones::classification/{leaf}.py'"))
+    cfg = Config.fromfile(path)
+    assert cfg.train_cfg.max_epochs == 30
+    assert cfg.optim_wrapper.optimizer.lr == 1e-4
+    assert not any('EMAHook' in hook.type for hook in cfg.custom_hooks)
+    cls = ROOT_MODELS.get(cfg.model.backbone.type)
+    name = {'SuperViTClassifier': 'SuperViT'}.get(cls.__name__, cls.__name__)
+    cfg.model.backbone.update(arch=SMALL[name], init_cfg=None)
+    counts = cfg.model.backbone if name == 'SuperViT' else cfg.model.head
+    assert counts.num_classes == 2
+    counts.num_classes = 4
+    if name != 'SuperViT':
+        with torch.device('meta'):
+            net = cls(SMALL[name], out_indices=cfg.model.backbone.out_indices)
+        cfg.model.head.in_channels = net.out_channels[-1]
+    init_default_scope(cfg.default_scope)
+    assert [*train_and_test(cfg, imagenet, tmp_path / 'run')] == ['accuracy/top1']
+
+
+@pytest.mark.parametrize('name', sorted(SMALL))
+def test_outputs_that_a_classifier_does_not_read_are_said_with_their_parameters(name: str) -> None:
+    """Several processes would wait for their gradients: there it is an error."""
+    init_default_scope('mmpretrain')
+    options = dict(type=f'vitbackbones.{name}', arch=SMALL[name])
+    channels = ROOT_MODELS.build(options).out_channels
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=channels[-1])
+    neck = dict(type='GlobalAveragePooling')
+    last = len(channels) - 1
+    for indices in (tuple(range(len(channels))), (last,)):
+        backbone = dict(options, out_indices=indices)
+        model = ROOT_MODELS.build(
+            dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
+        )
+        (network,) = networks_of(model)
+        wiring = try_wiring(network, lambda: (64, 64))
+        model.head(model.extract_feat(torch.randn(2, 3, 64, 64))).sum().backward()
+        idle = [key for key, param in model.named_parameters() if param.grad is None]
+        assert wiring.misfits == []
+        found = [(unread.indices, unread.idle) for unread in wiring.unread]
+        assert found == ([(indices[:-1], len(idle))] if len(indices) > 1 else [])
+    assert idle == []

@@ -1,13 +1,20 @@
 # Fine-tuning on images of one's own in folders, data/own/{train,val}/CLASS/*.jpg; the classes are
 # the names of the folders, sorted. SHViT-S1 from its published weights. No published figure.
-# ours, all of it: a lower rate for 30 epochs, plain labels, weak augmentation. Another network
-# is its config named here, and its weights as the checkpoint (docs/weights.md).
+# ours, all of it: a lower rate for 30 epochs, plain labels, weak augmentation.
+# Another network: a copy of this file whose first line names its config. SepViT's weights were
+# never published: name a file as the checkpoint, or None and a higher rate. SuperViT counts classes
+# in its backbone (model.backbone.num_classes), the others in their heads (model.head.num_classes).
 _base_ = 'shvit-s1_in1k.py'
+classes = dict(num_classes=2)  # how many folders there are
+in_head = 'num_classes' not in _base_.model.backbone
 model = dict(
-    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='published')),
-    head=dict(  # num_classes: how many folders there are
-        num_classes=2,
+    backbone=dict(
+        init_cfg=dict(type='Pretrained', checkpoint='published'),
+        **({} if in_head else classes),
+    ),
+    head=dict(
         loss=dict(_delete_=True, type='mmpretrain.CrossEntropyLoss', loss_weight=1.0),
+        **(classes if in_head else {}),
     ),
     data_preprocessor=dict(num_classes=None),
     train_cfg=None,

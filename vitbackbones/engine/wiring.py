@@ -116,7 +116,10 @@ class _Trial:
             return
         if isinstance(outputs, Tensor):
             outputs = [outputs]
-        if not all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
+        if not all(isinstance(x, Tensor) and x.ndim in (2, 4) for x in outputs):
+            return
+        if any(x.ndim == 2 for x in outputs):  # a classifier's: one for each map
+            self._find_unread(maps, outputs, [_try(part, outputs) for _, part in self._readers()])
             return
         self.levels = [Level(x, self.size) for x in outputs]
         results = {id(part): _try(part, outputs) for _, part in self._readers()}
@@ -125,7 +128,7 @@ class _Trial:
         for place, extractor in _roi_extractors(self.owner):
             self._check_roi_extractor(f'{self.path}.{place}', extractor)
         if not self.misfits:
-            self._find_unread(maps, list(results.values()))
+            self._find_unread(maps, outputs, list(results.values()))
 
     def _readers(self) -> Iterator[tuple[str, nn.Module]]:
         """What may read the maps: all parts of the owner that learn, but backbone and neck."""
@@ -241,16 +244,16 @@ class _Trial:
 
     # ------------------------------------------------------------- maps that nobody reads
 
-    def _find_unread(self, maps: list[Tensor], results: list[Any]) -> None:
-        assert self.levels is not None
-        outputs = [level.map for level in self.levels]
+    def _find_unread(
+        self, maps: list[Tensor], outputs: Sequence[Tensor], results: list[Any]
+    ) -> None:
         # What could not be tried, a RoI head or a transformer's decoder, may read everything.
         tried = bool(results) and all(result is not None for result in results)
         if self.neck is None and not tried:
             return
         used = read_by(tensors_in(results) if tried else outputs)
         below: set[int] = set()
-        if self.neck is not None and tried:
+        if self.neck is not None and self.levels is not None and tried:
             below = {id(param) for param in self.neck.parameters() if param.requires_grad}
         if not ({id(leaf) for leaf in maps} | below & read_by(outputs)) - used:
             return
@@ -264,7 +267,7 @@ class _Trial:
             idle = _idle_parameters(self.backbone, unread) if len(unread) < len(maps) else 0
             self.unread.append(Unread(self.network.source, tuple(unread), len(maps), strides, idle))
         idle = len((below & read_by(outputs)) - used)
-        if idle:
+        if self.levels is not None and idle:
             dropped = [i for i, x in enumerate(outputs) if (below & read_by([x])) - used]
             strides = tuple(self.levels[i].stride for i in dropped)
             self.unread.append(Unread(self.source, tuple(dropped), len(outputs), strides, idle))
