@@ -341,6 +341,9 @@ def test_names_that_only_partly_begin_with_module_stay(tmp_path: Path) -> None:
         (('model', 'model_ema'), 'ema', 'model_ema'),
         (('state_dict', 'state_dict_ema'), 'auto', 'state_dict'),
         (('state_dict', 'state_dict_ema'), 'ema', 'state_dict_ema'),
+        (('state_dict', 'state_dict_ema'), 'measured', 'state_dict_ema'),
+        (('model', 'model_ema'), 'measured', 'model'),
+        (('state_dict', 'ema_state_dict'), 'measured', 'state_dict'),
         # mmengine's EMAHook swaps the two when it saves.
         (('state_dict', 'ema_state_dict'), 'auto', 'state_dict'),
         (('state_dict', 'ema_state_dict'), 'ema', 'state_dict'),
@@ -364,7 +367,7 @@ def test_averaged_weights_that_are_not_there_are_an_error(tmp_path: Path) -> Non
     path = save({'model': net.state_dict(), 'epoch': 1}, tmp_path / 'file.pth')
     with pytest.raises(CheckpointError, match=r'no averaged weights .* only model, epoch'):
         load_pretrained(net, path, weights='ema')
-    with pytest.raises(ValueError, match="'auto', 'plain' or 'ema'"):
+    with pytest.raises(ValueError, match="'auto', 'plain', 'ema' or 'measured'"):
         load_pretrained(net, path, weights='best')
 
 

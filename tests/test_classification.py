@@ -180,9 +180,12 @@ def test_averaged_weights_are_tested_once_and_start_classifiers_of_other_classes
     run('train', 'averaged.py', '--work-dir', 'averages')
     content = torch.load('averages/epoch_1.pth', weights_only=True)
     assert 'ema_state_dict' in content
-    said = run('test', 'averaged.py', 'averages/epoch_1.pth', '--dump', 'averages.json')
-    assert said.count('accuracy/top1: ') == 1
-    assert len(json.loads(Path('averages.json').read_text())) == 12
+    named = ('default_hooks.e.type=mmpretrain.EMAHook', 'default_hooks.e.evaluate_on_origin=True')
+    for dump, options in (('a.json', ()), ('b.json', ('--cfg-options', *named))):
+        said = run('test', 'averaged.py', 'averages/epoch_1.pth', '--dump', dump, *options)
+        assert said.count('accuracy/top1: ') == 1
+        assert "took 'state_dict', not 'ema_state_dict'" in said  # as mmengine saves averages
+        assert len(json.loads(Path(dump).read_text())) == 12
     two = place / 'two'
     write_data(two / 'own', dict(train=4, val=2))
     for split in ('train', 'val'):
@@ -496,6 +499,25 @@ def test_any_network_in_a_classifier_is_loaded(monkeypatch: pytest.MonkeyPatch) 
         load_model(other, {'state_dict': state}, 'own.pth')
         assert all(torch.equal(v, state[k]) for k, v in other.state_dict().items())
         assert {*translate_for_finetuning(other, {'state_dict': state}, 'own.pth')} == {*state}
+
+
+def test_of_published_files_the_weights_that_were_measured_are_tested(
+    trained: Path, run: Any
+) -> None:
+    """timm's trainer measures averages, DeiT's the plain weights; both save both."""
+    good = weights(trained)
+    bad = {k: torch.full_like(v, torch.nan) for k, v in good.items() if v.is_floating_point()}
+    for (name, state), (other, left) in (
+        (('state_dict_ema', good), ('state_dict', good | bad)),
+        (('model', good), ('model_ema', good | bad)),
+    ):
+        torch.save({name: state, other: left}, 'both.pth')
+        said = run('test', 'own.py', 'both.pth')
+        assert 'accuracy/top1: 100.0000' in said
+        assert f"took '{name}', not '{other}'" in said
+        net = build_classifier(SHViT, SMALL['SHViT'], num_classes=3)
+        load_pretrained(net, 'both.pth')
+        assert all(torch.equal(v, good[k]) for k, v in net.state_dict().items())
 
 
 # ------------------------------------------------------------------- what starts from a classifier

@@ -113,7 +113,8 @@ def load_pretrained(
         prefix: where the backbone is in the file; ``'backbone'`` is found without it. What is
             under a prefix was trained with the backbone, so nothing may be missing there, unless
             the file is a classifier: nothing but a ``head`` stands beside the backbone.
-        weights: trained or averaged weights, see :func:`~vitbackbones.checkpoint.find_weights`.
+        weights: trained or averaged weights, see :func:`~vitbackbones.checkpoint.find_weights`;
+            what ``'auto'`` is to a backbone, ``'measured'`` is to a classifier.
         source: what :func:`~vitbackbones.checkpoint.read_checkpoint` reads, or ``'published'`` for
             the published weights of the backbone's variant.
         sha256, allow_pickle, map_location: see
@@ -133,6 +134,8 @@ def load_pretrained(
     content = read_checkpoint(
         source, sha256=sha256, allow_pickle=allow_pickle, map_location=map_location
     )
+    if isinstance(backbone, Classifier) and weights == 'auto':
+        weights = 'measured'
     state, holder = find_weights(content, weights, source=source)
     if isinstance(backbone, Classifier):
         if prefix:
@@ -252,7 +255,7 @@ def _read_classifier(
     classifier: Classifier, content: Mapping[str, Any], source: str
 ) -> tuple[Reading, str]:
     """How a file goes into a classifier, and which of its state dicts was taken."""
-    state, holder = find_weights(content, source=source)
+    state, holder = find_weights(content, 'measured', source=source)
     check_dense(state, source)
     return match_classifier(classifier, state, source), choice_of(content, holder)
 

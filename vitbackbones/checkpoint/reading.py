@@ -218,20 +218,24 @@ def find_weights(
         weights: ``'plain'`` or ``'ema'`` for the trained or the averaged weights; ``'auto'`` takes
             what published loaders take: ``state_dict``, else ``model``, else what else there is.
             (A Runner with mmengine's EMAHook saves its averaged weights as ``state_dict``.)
+            ``'measured'`` takes those of which a classifier's published figure is: the same, but
+            for the trainer of timm, which measures what it saves as ``state_dict_ema``.
         source: name of the file for messages.
 
     Raises:
         CheckpointError: no tensors, or none of the wanted kind.
     """
-    if weights not in ('auto', 'plain', 'ema'):
-        raise ValueError(f"weights={weights!r} must be 'auto', 'plain' or 'ema'")
+    if weights not in ('auto', 'plain', 'ema', 'measured'):
+        raise ValueError(f"weights={weights!r} must be 'auto', 'plain', 'ema' or 'measured'")
     held = state_dict_keys(content)
     plain = [key for key in held if key in ('state_dict', 'model')]
     averaged = [key for key in held if key in ('state_dict_ema', 'model_ema')]
     order = [*plain, *averaged] or ['']
     if 'ema_state_dict' in held:
         plain, averaged = ['ema_state_dict'], plain
-    choice = {'auto': order, 'plain': plain or [''], 'ema': averaged}[weights]
+    measured = ['state_dict_ema'] if 'state_dict_ema' in held else order
+    choices = {'auto': order, 'plain': plain or [''], 'ema': averaged, 'measured': measured}
+    choice = choices[weights]
     entries = preview(content) or 'an empty dict'
     if not choice:
         raise CheckpointError(f"{source} holds no averaged weights (weights='ema'), only {entries}")

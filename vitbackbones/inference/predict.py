@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -17,7 +16,7 @@ from vitbackbones import pretrained
 from vitbackbones.checkpoint import trained_classes
 from vitbackbones.data.before_training import check_annotations
 from vitbackbones.data.configs import iter_datasets
-from vitbackbones.data.nodes import type_name
+from vitbackbones.data.nodes import base_names, type_name
 from vitbackbones.deploy.onnx_file import is_onnx
 from vitbackbones.engine.networks import unwrapped
 from vitbackbones.errors import UserError
@@ -94,15 +93,19 @@ def _has_steps(value: Any) -> bool:
     return isinstance(value, dict) and 'type' in value
 
 
-def _without_averaging(hooks: Iterable[Any]) -> Iterator[Any]:
-    """Hooks but those that average weights: a test has one set of them, which was loaded.
+def _leave_out_averaging(cfg: Config) -> None:
+    """Take hooks that average weights out of a config of a test, which has those it has loaded.
 
-    They would swap it for a copy, and mmpretrain's test a second time.
+    They would swap these for a copy, and mmpretrain's would then test a second time.
     """
-    for hook in hooks:
-        cls = HOOKS.get(hook['type']) if isinstance(hook.get('type'), str) else hook.get('type')
-        if not (isinstance(cls, type) and issubclass(cls, EMAHook)):
-            yield hook
+
+    def averages(hook: Any) -> bool:
+        known = isinstance(hook, dict)
+        return known and 'EMAHook' in base_names(hook, HOOKS, cfg.get('default_scope'))
+
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or () if not averages(hook)]
+    named = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {name: hook for name, hook in named.items() if not averages(hook)}
 
 
 def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
@@ -141,7 +144,7 @@ def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
     use_one_order(cfg, ('test',), trained)
     check_annotations(cfg, ('test',), label_maps=0)
     built = as_built(cfg, ('test',))
-    built.custom_hooks = [*_without_averaging(built.get('custom_hooks') or ())]
+    _leave_out_averaging(built)
     if exported is not None:
         built.model = exported
     if tta:
