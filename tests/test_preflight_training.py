@@ -13,7 +13,9 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
+from torch.utils.data import DataLoader
 
 from tests.models import build, checked, mask_rcnn, retinanet, upernet
 from vitbackbones.engine.anchors import best_overlap
@@ -115,6 +117,53 @@ def test_the_floor_is_compared_with_the_highest_rate_that_learns(model: nn.Modul
     schedule = dict(type='PolyLR', eta_min=1e-6, end=9, optimizer=wrapper)
     schedules = [PARAM_SCHEDULERS.build(schedule)]
     assert checked(model, optim_wrapper=wrapper, param_schedulers=schedules)[0] == ()
+
+
+def looped(model: nn.Module, by_epoch: bool, *schedules: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`scheduled` gives, and a loop of two epochs of three steps, or of six steps."""
+    data = DataLoader([0, 1, 2])  # type: ignore[arg-type, var-annotated]
+    runner: Any = SimpleNamespace()
+    if by_epoch:
+        loop: BaseLoop = EpochBasedTrainLoop(runner, data, max_epochs=2)
+    else:
+        loop = IterBasedTrainLoop(runner, data, max_iters=6)
+    return dict(scheduled(model, *schedules), train_loop=loop)
+
+
+@pytest.mark.parametrize(
+    'schedule', [dict(type='PolyLR', end=6), dict(type='MultiStepLR', milestones=[4])]
+)
+def test_epochs_are_not_counted_where_training_counts_iterations(
+    model: nn.Module, schedule: dict[str, Any]
+) -> None:
+    (problem,), _ = checked(model, **looped(model, False, schedule))
+    assert problem.startswith(f'param_scheduler: {schedule["type"]} counts epochs')
+    assert checked(model, **looped(model, True, schedule))[0] == ()
+    assert checked(model, **looped(model, False, dict(schedule, by_epoch=False)))[0] == ()
+
+
+def test_a_schedule_that_follows_validation_may_count_its_epochs(model: nn.Module) -> None:
+    plateau = dict(type='ReduceOnPlateauLR', monitor='loss')
+    assert checked(model, **looped(model, False, plateau)) == ((), [])
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'end', 'said'),
+    [
+        (True, 3, 'LinearLR warms up until 3 epochs, and training has 2'),
+        (False, 7, 'LinearLR warms up until 7 iterations, and training has 6'),
+        (True, 2, None),
+        (False, 6, None),
+    ],
+)
+def test_a_warm_up_that_outlasts_training_is_warned_of(
+    model: nn.Module, by_epoch: bool, end: int, said: str | None
+) -> None:
+    schedule = dict(type='LinearLR', start_factor=0.1, by_epoch=by_epoch, end=end)
+    found, lines = checked(model, **looped(model, True, schedule))
+    assert found == ()
+    assert len(lines) == (said is not None)
+    assert not said or said in lines[0]
 
 
 def test_sgd_at_a_low_rate_is_warned_of(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -28,7 +28,13 @@ from .lost_options import former_keys, lost_options
 from .networks import Network, networks_of, optimizers_of, unwrapped
 from .pixels import other_pixels
 from .samples import training_samples
-from .schedule_checks import floor_problems, sgd_problems, sgd_warnings
+from .schedule_checks import (
+    floor_problems,
+    sgd_problems,
+    sgd_warnings,
+    unit_problems,
+    warm_up_warnings,
+)
 from .wiring import Size, Unread, try_wiring
 
 #: Images that are looked at for the objects in them, at most.
@@ -87,7 +93,12 @@ class PreflightHook(Hook):
             warnings += sgd_warnings(optimizer, networks)
         problems += lonely_images(runner.model, getattr(runner, 'train_dataloader', None))
         if networks:
-            problems += floor_problems(getattr(runner, 'param_schedulers', None))
+            schedulers = getattr(runner, 'param_schedulers', None)
+            problems += floor_problems(schedulers)
+            loop = getattr(runner, 'train_loop', None)
+            if isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+                problems += unit_problems(schedulers, not isinstance(loop, IterBasedTrainLoop))
+                warnings += warm_up_warnings(schedulers, loop.max_epochs, loop.max_iters)
             cfg = getattr(runner, 'cfg', None) or Config()
             lost, perhaps = lost_options(cfg)
             problems += lost

@@ -79,6 +79,43 @@ def floor_problems(schedulers: Any) -> Iterator[str]:
             )
 
 
+def unit_problems(schedulers: Any, by_epoch: bool) -> Iterator[str]:
+    """Schedules that count epochs where training counts iterations: their rates never change.
+
+    Args:
+        schedulers: see :func:`floor_problems`. Those that follow a validation are stepped by it.
+        by_epoch: whether the training loop counts epochs.
+    """
+    for scheduler in _flat(schedulers):
+        follows_validation = getattr(scheduler, 'need_val_args', False)
+        if getattr(scheduler, 'by_epoch', False) and not (by_epoch or follows_validation):
+            yield (
+                f'param_scheduler: {type(scheduler).__name__} counts epochs, and train_cfg counts '
+                'iterations, so that rates would stay what they are in the first one: set '
+                'by_epoch=False, and begin and end in iterations'
+            )
+
+
+def warm_up_warnings(schedulers: Any, epochs: int, iterations: int) -> Iterator[str]:
+    """Rates that still rise when training ends.
+
+    Args:
+        schedulers: see :func:`floor_problems`.
+        epochs: the length of training.
+        iterations: the same in steps.
+    """
+    for scheduler in _flat(schedulers):
+        first, last = (getattr(scheduler, f'{end}_factor', 0) for end in ('start', 'end'))
+        by_epoch = getattr(scheduler, 'by_epoch', False)
+        length = epochs if by_epoch else iterations
+        if first < last and scheduler.end > length:
+            unit = 'epochs' if by_epoch else 'iterations'
+            yield (
+                f'param_scheduler: {type(scheduler).__name__} warms up until {scheduler.end} '
+                f'{unit}, and training has {length}: the learning rate is never reached'
+            )
+
+
 def _follows(later: Any, earlier: Any) -> bool:
     """Whether one schedule begins when the other has ended; epochs and iterations differ."""
     return (
