@@ -17,10 +17,11 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 import vitbackbones
-from tests.checkpoint_files import FAMILIES, Published, save, to_timm, wrap
+from tests.checkpoint_files import FAMILIES, Published, published, save, to_timm, wrap
 from tests.small import SMALL
 from vitbackbones import load_pretrained, metafiles
 from vitbackbones.backbones import SHViT
+from vitbackbones.backbones.base import Backbone
 from vitbackbones.benchmark import cost_card
 from vitbackbones.checkpoint import CheckpointError
 from vitbackbones.classifiers import build_classifier
@@ -543,14 +544,44 @@ def test_from_classifier_to_detector_to_segmentor_each_tensor_is_accounted_for(
     assert all(torch.equal(after[name], given[f'backbone.{name}']) for name in taken)
     assert len(taken) + len(report.adapted) >= len(report.loaded)
 
-    whole = {f'backbone.{name}': value for name, value in after.items()}
-    whole['bbox_head.retina_cls.weight'] = torch.ones(3, 3, 1, 1)
-    file = save({'state_dict': whole, 'meta': {}}, tmp_path / 'detector.pth')
     segmentor = cls(SMALL[cls.__name__] if family != 'supervit' else arch)
+    assert_goes_from_detector_to_segmentor(detector, segmentor, tmp_path)
+
+
+def assert_goes_from_detector_to_segmentor(
+    detector: Backbone, segmentor: Backbone, folder: Path
+) -> None:
+    trained = detector.state_dict()
+    whole = {f'backbone.{name}': value for name, value in trained.items()}
+    whole['bbox_head.retina_cls.weight'] = torch.ones(3, 3, 1, 1)
+    file = save({'state_dict': whole, 'meta': {}}, folder / 'detector.pth')
     report = load_pretrained(segmentor, file)
-    assert {*report.loaded} == {*after}
+    assert {*report.loaded} == {*trained}
     assert (report.initialised, {*report.dropped}) == ((), {'bbox_head.retina_cls.weight'})
-    assert all(torch.equal(segmentor.state_dict()[name], after[name]) for name in after)
+    assert all(torch.equal(segmentor.state_dict()[name], trained[name]) for name in trained)
+
+
+SMALLEST = {
+    case.family: case
+    for case in sorted(published(), key=lambda case: -case.manifest['params'])
+    if case.kind == 'cls' and not case.suffix
+}
+
+
+@pytest.mark.parametrize('family', sorted(FAMILIES))
+def test_from_a_published_classifier_to_detector_to_segmentor(family: str, tmp_path: Path) -> None:
+    case = SMALLEST[family]
+    given = {name: value + 1 for name, value in case.zeros().items()}
+    file = save(wrap(case, given), tmp_path / 'published.pth')
+    detector, segmentor = case.cls(case.arch), case.cls(case.arch)
+    own = {name: value.clone() for name, value in detector.state_dict().items()}
+    report = load_pretrained(detector, file)
+    assert {*report.loaded} | {*report.initialised} == {*own}
+    assert len(report.loaded) + len(report.dropped) == len(given)
+    for name, value in detector.state_dict().items():
+        want = own[name] if name in report.initialised else torch.ones_like(value)
+        assert name in report.adapted or torch.equal(value, want), name
+    assert_goes_from_detector_to_segmentor(detector, segmentor, tmp_path)
 
 
 # ------------------------------------------------------------------------------- what is refused

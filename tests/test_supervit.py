@@ -18,6 +18,7 @@ from tests.small import SMALL
 from vitbackbones import create
 from vitbackbones.backbones import SuperViT
 from vitbackbones.backbones.supervit import SuperViTClassifier, select_tokens
+from vitbackbones.classifiers import Classifier
 
 GOLDEN = parity.goldens('supervit', '*.json')
 
@@ -27,11 +28,11 @@ def manifest(arch: str) -> dict:
 
 
 @functools.lru_cache(maxsize=1)
-def published(arch: str) -> SuperViTClassifier:
-    """The network with the reference weights; loading is strict, so every name is the published."""
-    net = create(f'supervit_{arch}', num_classes=1000).eval().backbone
-    net.load_state_dict(refdata.build_state_dict(manifest(arch)))
-    return net
+def published(arch: str) -> Classifier:
+    """With the reference weights; loading is strict, so every name is the published one."""
+    classifier = create(f'supervit_{arch}', num_classes=1000).eval()
+    classifier.backbone.load_state_dict(refdata.build_state_dict(manifest(arch)))
+    return classifier
 
 
 def at(net: SuperViTClassifier, size: int, keep_rate: float) -> SuperViTClassifier:
@@ -59,11 +60,13 @@ def test_the_golden_files_cover_all_operating_points() -> None:
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda path: path.stem)
 def test_logits_choices_and_tokens_equal_the_published_ones(path: Path) -> None:
     golden = refdata.load_json(path)
-    net = published(path.name.partition('_cls')[0])
+    classifier = published(path.name.partition('_cls')[0])
+    net = classifier.backbone
     x = refdata.input_tensor(**golden['input'])
     size, keep_rate = golden['call']['img_size'], golden['call']['keep_ratio']
     with torch.no_grad():
-        (logits,) = at(net, size, keep_rate)(x)
+        at(net, size, keep_rate)
+        logits = classifier(x)
         tokens, selections = net.tokens(x, size, keep_rate)
     assert [kept.tolist() for kept in selections] == golden['kept_positions']
     assert len(selections) == len(golden['dropping_layers'])
@@ -116,7 +119,7 @@ def test_every_parameter_of_the_classifier_gets_a_gradient(size: int, keep_rate:
 
 @pytest.mark.parametrize('arch', SuperViT.archs)
 def test_dense_tokens_at_a_trained_grid_are_those_of_the_classifier(arch: str) -> None:
-    classifier = published(arch)
+    classifier = published(arch).backbone
     last = len(classifier.blocks) - 1
     dense = SuperViT(arch, taps=(last,), out_indices=(2,)).eval()
     missing, unexpected = dense.load_state_dict(classifier.state_dict(), strict=False)
