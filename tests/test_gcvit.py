@@ -19,7 +19,7 @@ from tests.reference import refdata
 from tests.small import SMALL
 from vitbackbones import load_pretrained
 from vitbackbones.backbones.gcvit import ARCHS, Block, GCViT, SqueezeExcitation, conv_branch
-from vitbackbones.layers import attention
+from vitbackbones.layers import attention, position_bias
 from vitbackbones.layers.attention import BIAS_CACHE_ENTRIES
 from vitbackbones.layers.conv import residual_sequence
 from vitbackbones.layers.door import fast_paths
@@ -342,7 +342,7 @@ def test_biases_slid_equal_those_gathered(size: tuple[int, int]) -> None:
     for row, column, key_row, key_column in itertools.product(*map(range, size * 2)):
         bias = maps[:, row - key_row + 2, column - key_column + 2]
         want[:, row, column, key_row, key_column] = bias
-    for biases in (attention.slid, attention.gathered):
+    for biases in (position_bias.slid, position_bias.gathered):
         assert torch.equal(biases(maps, *size), want.flatten(3).flatten(1, 2))
 
 

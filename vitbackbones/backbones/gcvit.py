@@ -15,7 +15,6 @@ for those cut off at the edge of the map), T = wh * ww, d channels of a head.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from vitbackbones.layers.attention import attention_with_bias, position_bias, resize_table
+from vitbackbones.layers.attention import attention_with_bias
 from vitbackbones.layers.blocks import DropPath, LayerNorm2d, Mlp
 from vitbackbones.layers.conv import channels_last, conv, residual_sequence
 from vitbackbones.layers.fast import add_mlp, linear, linear_with_zeros, multiply, residual_add
 from vitbackbones.layers.initialisation import init_stem_bias, init_transformer
 from vitbackbones.layers.layout import to_map, to_tokens
+from vitbackbones.layers.position_bias import PositionBias, resize_table
 from vitbackbones.layers.window import Windows, cut_windows
 from vitbackbones.registry import MODELS, register
 
@@ -294,13 +294,7 @@ class WindowAttention(nn.Module):
         else:  # no copy for a single image
             q = query[:, None, :, :wh, :ww].flatten(3, 4).to(k.dtype)
             q = q.expand(-1, n, -1, -1, -1).flatten(0, 1)
-        bias = functools.partial(
-            position_bias,
-            window_size=self.window_size,
-            height=wh,
-            width=ww,
-            with_padding_key=padded,
-        )
+        bias = PositionBias(self.window_size, wh, ww, padded)
         y = attention_with_bias(q, k, v, self.relative_position_bias_table, bias)
         return y.transpose(1, 2).reshape(b, n * wh * ww, heads * d)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vitbackbones.layers.attention import position_bias
+from vitbackbones.layers.position_bias import PositionBias
 
 #: Elements of attention matrices that are made at a time.
 ELEMENTS = 1 << 24
@@ -62,13 +62,7 @@ def biased_windows(attn: Any, inputs: Mapping[str, Tensor], args: tuple[Any, ...
             (q,) = queries
         else:
             q = query[:, :, :wh, :ww].flatten(2, 3).expand(n, -1, -1, -1)
-        bias = position_bias(
-            attn.relative_position_bias_table,
-            window_size=size,
-            height=wh,
-            width=ww,
-            with_padding_key=padded,
-        )
+        bias = PositionBias(size, wh, ww, padded)(attn.relative_position_bias_table)
         keys = count if attn.mask_padding else size**2
         several.append(received(q, k, bias)[..., :count].mT.flatten(0, 1) * keys)
     merged = windows.merge(torch.cat(several)[None])[0].T  # (heads, P)
