@@ -331,17 +331,21 @@ def test_cards_go_on_after_an_interruption_and_name_what_failed(
 
 
 class Failing(nn.Module):
-    """A peer that runs once, when its work is counted, and never again."""
+    """A peer that runs so often, or once, when its work is counted, and never again."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: int = 1) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls = calls
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        if self.calls > 1:
+        self.calls -= 1
+        if self.calls < 0:
             raise RuntimeError('no more')
         return x
+
+
+def failing_in_rounds() -> nn.Module:
+    return Failing(6)  # counted at two sizes; two runs to prepare, one to warm up, one round
 
 
 class FailingLater(nn.Conv2d):
@@ -392,9 +396,20 @@ def broken() -> nn.Module:
 def test_what_was_measured_is_kept_when_a_peer_fails(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run('--peers', f'{HERE}:conv', f'{HERE}:Failing', '--sizes', '64') == 2
-    assert f'{HERE}:Failing cannot run at 64 x 64: RuntimeError: no more' in capsys.readouterr().err
-    assert [result['flops'] > 0 for result in results(tmp_path)] == [True, False]
+    words = ('--peers', f'{HERE}:Failing', f'{HERE}:conv', f'{HERE}:failing_in_rounds')
+    assert run(*words, '--sizes', '64', '32', '--rounds', '2') == 1
+    said, page = capsys.readouterr().err, (tmp_path / 'out/benchmark.md').read_text()
+    for size in ('64 x 64', '32 x 32'):
+        for peer in ('Failing', 'failing_in_rounds'):
+            line = f'{HERE}:{peer} cannot run at {size}: RuntimeError: no more'
+            assert line in said
+            assert f'{line}.' in page
+    found = results(tmp_path)
+    assert [len(result['seconds']) for result in found] == [0, 2, 0] * 2
+    assert [result['failed'] is None for result in found] == [False, True, False] * 2
+    (row, _) = (line for line in page.splitlines() if line.startswith(f'| {HERE}:conv'))
+    assert ' 1.00 ' in row  # the unit is the first that can run
+    assert (tmp_path / 'out/benchmark.png').exists()
 
 
 def test_a_peer_that_cannot_be_made_is_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.progress import Progress
 
 from vitbackbones import files, tables
-from vitbackbones.errors import UserError
+from vitbackbones.errors import UserError, notice
 from vitbackbones.progress import progress_bar
 
 from .candidates import DTYPES, Candidate, Setting, arch_names, backbone, peer, whole_model
@@ -26,12 +26,14 @@ from .timing import in_turn, quartiles, ratio, spread
 
 MIB = 2**20
 
+T = TypeVar('T')
+
 
 class Contest:
     """Candidates at several sizes, and what was measured of them so far.
 
     They run in turn; the first, of ``peers`` before ``archs`` before ``configs``, is the unit of
-    the ratios. All have random weights.
+    the ratios. All have random weights. Who cannot run at a size is named, and the others go on.
 
     Args:
         peers: networks of other packages, see :func:`.candidates.peer`.
@@ -96,16 +98,22 @@ class Contest:
     def results(self) -> list[dict[str, Any]]:
         """One of each candidate at each size.
 
-        ``name, size, parameters, flops`` (of one image), ``peak_memory`` (bytes, weights included;
-        None before it was measured) and ``seconds``, one value per round.
+        ``name, size, parameters, flops`` (of one image), ``peak_memory`` (bytes, weights included),
+        ``seconds``, one value per round, and ``failed``, why it cannot run. Those that were not
+        measured, and the last of who can, are None.
         """
         return self.content['results']
 
+    @property
+    def failures(self) -> list[str]:
+        """Who cannot run at which size, and why: a sentence for each."""
+        return [_failure(r) for r in self.results if r['failed'] is not None]
+
     def measure(self) -> None:
-        """Measure all; what is finished before an interruption or an error is kept.
+        """Measure all; what is finished before an interruption is kept.
 
         Raises:
-            UserError: a candidate cannot run.
+            UserError: no candidate can run.
         """
         import torch._inductor.config as inductor  # the compiler: most uses of this room spare it
 
@@ -126,6 +134,10 @@ class Contest:
                 with inductor.patch(freezing=not self.setting.train):
                     for size in self.sizes:
                         self._time(progress, size, runners)
+        if self.failures and not any(r['seconds'] for r in self.results):
+            raise UserError(self.failures[0])
+        for failure in self.failures:
+            notice(failure)
 
     def _count_all(self, progress: Progress) -> None:
         task = progress.add_task('counting', total=len(self.sizes) * len(self.candidates))
@@ -137,17 +149,20 @@ class Contest:
 
     def _count(self, candidate: Candidate, size: tuple[int, int]) -> dict[str, Any]:
         """What does not depend on the load of the machine."""
-        forward, _ = candidate.at(*size)
-        with errors_named(candidate.name, size):
-            flops = count_flops(forward).total / self.setting.batch
-        return dict(
+        result: dict[str, Any] = dict(
             name=candidate.name,
             size=list(size),
             parameters=sum(p.numel() for p in candidate.model.parameters()),
-            flops=flops,
+            flops=None,
             peak_memory=None,
             seconds=[],
+            failed=None,
         )
+        forward, _ = candidate.at(*size)
+        flops = _attempt(result, lambda: count_flops(forward).total)
+        if flops is not None:
+            result['flops'] = flops / self.setting.batch
+        return result
 
     def _time(
         self,
@@ -157,16 +172,20 @@ class Contest:
     ) -> None:
         results = {r['name']: r for r in self.results if r['size'] == list(size)}
         torch.compiler.reset()  # what was compiled for one size is not to slow down another
-        total = (2 + self.rounds) * len(runners)
-        task = progress.add_task(f'{by(size)}: memory', total=total)
+        task = progress.add_task(f'{by(size)}: memory', total=len(runners))
         for name, runner in runners.items():
-            with errors_named(name, size):
-                results[name]['peak_memory'] = runner.prepare(size)
+            result = results[name]
+            result['peak_memory'] = _attempt(result, partial(runner.prepare, size))
             progress.advance(task)
-        runs = {name: errors_named(name, size)(runner.run) for name, runner in runners.items()}
-        progress.update(task, description=f'{by(size)}: timing')
+        runs = {
+            name: partial(_attempt, results[name], runner.run)
+            for name, runner in runners.items()
+            if results[name]['failed'] is None
+        }
+        total = len(runners) + (1 + self.rounds) * len(runs)
+        progress.update(task, description=f'{by(size)}: timing', total=total)
         for name, seconds in in_turn(runs, self.rounds, device=self.setting.device):
-            if seconds is not None:
+            if seconds is not None and results[name]['failed'] is None:
                 results[name]['seconds'].append(seconds)
             progress.advance(task)
         self._keep('benchmark.json', json.dumps(self.content, indent=1) + '\n')
@@ -179,6 +198,7 @@ class Contest:
             results = [r for r in self.results if r['size'] == list(size)]
             if results:
                 page.append(f'### {by(size)}\n\n{self._table(results)}')
+            page += [f'{_failure(r)}.\n' for r in results if r['failed'] is not None]
             timed = [r for r in results if r['seconds']]
             if timed:
                 panels[by(size)] = [_bar(r, timed[0]) for r in timed]
@@ -212,11 +232,12 @@ class Contest:
     def _table(self, results: Sequence[Mapping[str, Any]]) -> str:
         head = ['', 'parameters (M)', 'multiply-adds (G)', 'GFLOPs', 'median (ms)', 'spread']
         head += ['ratio', 'images/s', 'peak memory (MiB)']
-        reference, rows = results[0]['seconds'], []
+        reference: list[float] = next((r['seconds'] for r in results if r['seconds']), [])
+        rows = []
         for r in results:
-            seconds, memory = r['seconds'], r['peak_memory']
+            seconds, memory, flops = r['seconds'], r['peak_memory'], r['flops']
             row = [r['name'], f'{r["parameters"] / 1e6:.2f}']
-            row += [f'{r["flops"] / 2e9:.2f}', f'{r["flops"] / 1e9:.2f}']
+            row += ['-'] * 2 if flops is None else [f'{flops / 2e9:.2f}', f'{flops / 1e9:.2f}']
             if seconds and reference:
                 median = statistics.median(seconds)
                 row += [f'{1000 * median:.1f}', tables.percent(spread(seconds))]
@@ -234,14 +255,22 @@ def _bar(result: Mapping[str, Any], first: Mapping[str, Any]) -> Bar:
     return Bar(result['name'], middle, low, high, f'{middle:.2f}   ({milliseconds:.1f} ms)')
 
 
-@contextmanager
-def errors_named(name: str, size: tuple[int, int]) -> Iterator[None]:
-    """Name who could not run: somebody's network may raise anything at a size or type."""
+def _attempt(result: dict[str, Any], work: Callable[[], T]) -> T | None:
+    """What a candidate is to do for its ``result``; once it cannot, that says why, and alone.
+
+    Somebody's network may raise anything at a size or type.
+    """
+    if result['failed'] is not None:
+        return None
     try:
-        yield
+        return work()
     except Exception as error:
-        what = f'{type(error).__name__}: {error}'
-        raise UserError(f'{name} cannot run at {by(size)}: {what}') from error
+        result.update(failed=f'{type(error).__name__}: {error}', seconds=[])
+        return None
+
+
+def _failure(result: Mapping[str, Any]) -> str:
+    return f'{result["name"]} cannot run at {by(result["size"])}: {result["failed"]}'
 
 
 def by(size: Sequence[int]) -> str:

@@ -1,12 +1,12 @@
 """Speed and memory of backbones and of whole models, in turn with each other and with peers.
 
 Candidates, with random weights, are backbones of ours (--archs), of other packages (--peers) and
-whole models (--configs); the first, of --peers before --archs before --configs, is the unit of the
-ratios. One may take part several times: shvit:s4 shvit:s4+compile shvit:s4+deploy. With --isolate
-each has a process of its own, where no other's freed memory serves it. --cards measures what
-testing and training each config takes instead; with --runtimes also the fused model and its ONNX
-file, in turn. Results are benchmark.md, .json and .png, or cards.md and .json, in the output
-folder; cards go on where an interruption stopped them.
+whole models (--configs); the first that can run, of --peers before --archs before --configs, is the
+unit of the ratios. Who cannot run is named, the others go on, and the exit status is 1. One may
+take part several times: shvit:s4 shvit:s4+compile shvit:s4+deploy. With --isolate each has a
+process of its own, where no other's freed memory serves it. --cards measures what testing and
+training each config takes instead; with --runtimes also the fused model and its ONNX file, in turn.
+Results are benchmark.md, .json and .png, or cards.md and .json; cards go on after an interruption.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure as ``args`` say; 130 if that was interrupted, else 0.
+    """Measure as ``args`` say; 130 if that was interrupted, 1 if some could not run, else 0.
 
     Raises:
-        UserError: an option is not right, or a candidate cannot be built or run.
+        UserError: an option is not right, a candidate cannot be built, or none can run.
     """
     study = _study(args)
     try:
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         print(study.report(), end='')
         print(f'results are in {args.out_dir}')
-    return 0
+    return 1 if isinstance(study, Contest) and study.failures else 0
 
 
 def _study(args: argparse.Namespace) -> Contest | CostCards:
