@@ -138,6 +138,13 @@ def test_names_that_cannot_be_are_answered_with_their_forms(name: str, bare_hub:
     assert bare_hub.asked == []
 
 
+@pytest.mark.parametrize('kind', ['datasets', 'spaces'])
+def test_repositories_of_another_kind_are_named(kind: str, bare_hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match=f'of a repository of {kind} on the hub, and files'):
+        vitbackbones.load_pretrained(small('shvit'), f'hf://{kind}/o/n/w.pth')
+    assert bare_hub.asked == []
+
+
 @pytest.mark.parametrize('rest', ['', '/', '/tree/main', '/tree/main/sub', '?library=timm'])
 def test_the_page_of_a_repository_is_answered_with_what_names_a_file(
     rest: str, bare_hub: Hub

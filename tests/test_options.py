@@ -166,3 +166,45 @@ def test_a_loss_given_as_a_class_is_recognised() -> None:
     assert [found.kind for found in of_heads(dict(decode_head=head), '')] == [
         'softmax over one class'
     ]
+
+
+@pytest.mark.parametrize('demo', [False, True])
+@pytest.mark.parametrize('config', [DETECTOR, 'vitbackbones::detection/shvit_retinanet.py'])
+def test_a_file_with_weights_may_be_named_where_there_is_none(
+    config: str, demo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(config, {'model.backbone.init_cfg.checkpoint': 'my.pth'}, demo=demo)
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='my.pth')
+
+
+@pytest.mark.parametrize(
+    ('config', 'options', 'said'),
+    [
+        (SEGMENTOR, {'max_epochs': 3}, 'max_epochs=3: this training counts iterations, set '),
+        (
+            DETECTOR,
+            {'max_iters': 9},
+            'max_iters=9: this training counts epochs, set train_cfg.max_e',
+        ),
+        (DETECTOR, {'type': 'IterBasedTrainLoop', 'max_iters': 9}, None),
+        (SEGMENTOR, {'type': 'EpochBasedTrainLoop', 'max_epochs': 3}, None),
+    ],
+)
+def test_the_length_of_training_is_given_in_what_it_counts(
+    config: str, options: dict[str, Any], said: str | None
+) -> None:
+    given = {f'train_cfg.{key}': value for key, value in options.items()}
+    if said is None:
+        train_cfg = load_config(config, given).train_cfg
+        assert {key: train_cfg[key] for key in options} == options
+        return
+    with pytest.raises(UserError) as caught:
+        load_config(config, given)
+    assert said in str(caught.value)
+
+
+def test_the_demo_counts_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r'counts iterations, set train_cfg\.max_iters'):
+        load_config(DETECTOR, {'train_cfg.max_epochs': 2}, demo=True)

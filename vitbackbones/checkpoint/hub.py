@@ -17,6 +17,8 @@ FORMS = (
     'model.safetensors'
 )
 PUBLIC = 'https://huggingface.co'
+#: What stands in the place of an owner for repositories that are not of models.
+OTHER_KINDS = ('datasets', 'spaces')
 
 # The hub's own rule for the names of owners and repositories. A file is served under resolve; under
 # blob and raw a browser shows a page about it, or of a large one a note of where it is kept.
@@ -82,6 +84,12 @@ def hub_file(source: str) -> HubFile | None:
     file = unquote(parts.get('file') or 'model.safetensors')
     if not all(file.split('/')) or {'.', '..'} & {*file.split('/'), *parts['repo'].split('/')}:
         raise CheckpointError(f'{source!a} names no file on the hub; write {FORMS}')
+    kind = parts['repo'].partition('/')[0]
+    if kind in OTHER_KINDS:
+        raise CheckpointError(
+            f'{source!a} is of a repository of {kind} on the hub, and files are read from those of '
+            'models; download it, and give its path'
+        )
     return HubFile(parts['repo'], unquote(parts['revision'] or 'main'), file)
 
 

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
+from vitbackbones.data.nodes import type_name
 from vitbackbones.engine.lost_options import MOST_PLACES, known_keys
 from vitbackbones.engine.places import holds, is_name, nodes_of, places_of, unscoped
 from vitbackbones.errors import UserError
@@ -42,11 +43,43 @@ def apply_options(cfg: Config, options: Mapping[str, Any], file: Config) -> None
             )
             hint = f'it is a variable of the config file; its value is {where}'
         raise UserError(f'--cfg-options {key}: nothing reads {first!r}; {hint}')
+    _check_length(cfg, options)
+    for key in options:
+        _name_weights(cfg, key)
     values = {key: _like(_at(cfg, key.split('.')), value) for key, value in options.items()}
     try:
         cfg.merge_from_dict(values)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f'--cfg-options {dict(options)} cannot be applied: {error}') from error
+
+
+def _check_length(cfg: Config, options: Mapping[str, Any]) -> None:
+    """That the length of training is given in what its loop counts.
+
+    Raises:
+        UserError: it is not.
+    """
+    loop = dict(cfg.get('train_cfg') or {})
+    loop.update((key.removeprefix('train_cfg.'), value) for key, value in options.items())
+    usual = 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop'
+    for kind, counts, right, wrong in (
+        ('EpochBasedTrainLoop', 'epochs', 'max_epochs', 'max_iters'),
+        ('IterBasedTrainLoop', 'iterations', 'max_iters', 'max_epochs'),
+    ):
+        key = f'train_cfg.{wrong}'
+        if key in options and kind == (type_name(loop) or usual):
+            raise UserError(
+                f'--cfg-options {key}={options[key]}: this training counts {counts}, set '
+                f'train_cfg.{right}'
+            )
+
+
+def _name_weights(cfg: Config, key: str) -> None:
+    """Let a file be named where there is none: a checkpoint of no ``init_cfg`` is a whole one."""
+    owner, found, _ = key.rpartition('.init_cfg.checkpoint')
+    node = _at(cfg, owner.split('.'))
+    if found and isinstance(node, dict) and node.get('init_cfg') is None:
+        node['init_cfg'] = ConfigDict(type='Pretrained')
 
 
 def _places(cfg: Config, name: str) -> list[str]:
