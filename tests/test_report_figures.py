@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from vitbackbones.reporting.missed import by_crowding, by_size
 from vitbackbones.reporting.objects import Objects, objects, pairs_of
 from vitbackbones.reporting.pictures import Picture, contact_sheet
 from vitbackbones.reporting.plots import detection_plots, segmentation_plots
-from vitbackbones.reporting.sections import detection_sections
+from vitbackbones.reporting.sections import detection_sections, segmentation_sections
 from vitbackbones.reporting.segmentation import NEAR, Segmentation, near_borders
 from vitbackbones.reporting.thresholds import exact, sweep
 
@@ -428,6 +429,23 @@ def test_plots_of_many_classes_stay_small() -> None:
     assert len(figures['classes']) == len(figures['confusion']['matrix']) == 365
     for plot in segmentation_plots(figures).values():
         assert max(Image.open(io.BytesIO(plot)).size) < 4000
+
+
+def test_classes_that_images_have_nothing_of_stand_behind_the_others() -> None:
+    names = [f'class{i}' for i in range(80)]
+    maps = Segmentation(names)
+    maps.add('a', *(np.full((8, 8), n, np.uint8) for n in (70, 3)))
+    figures = maps.figures()
+    page = ''.join(segmentation_sections(figures, plots := segmentation_plots(figures)))
+    rows = re.findall(r'<td>(class\d+)</td>', page[: page.index('What for what')])
+    assert rows == ['class70', *(name for name in names if name != 'class70')]
+    few = Segmentation(['class3', 'class70'])
+    few.add('a', *(np.full((8, 8), n, np.uint8) for n in (1, 0)))
+    sizes = [
+        Image.open(io.BytesIO(each['confusion'])).size
+        for each in (plots, segmentation_plots(few.figures()))
+    ]
+    assert sizes[0][0] == sizes[1][0]  # two of 80 take no more room than two
 
 
 @pytest.mark.parametrize('name', ['\u7ec6\u80de', '$a_1', '$x^$', '_', '_background_', '\u0444'])

@@ -17,6 +17,8 @@ WIDTH, HEIGHT = 5.2, 3.7
 FEW = len(COLOURS)
 #: Classes in one plot: of more, those that are worst.
 MOST = 40
+#: Of so many classes a matrix has numbers in its cells.
+NUMBERED = 12
 GREY = '#BBBBBB'
 
 
@@ -177,7 +179,8 @@ def _matrix(
 ) -> bytes:
     """Shares of each row as shades, with numbers where there is room for them.
 
-    Of more classes than :data:`MOST` those that are mistaken most, in their order.
+    Where there is no room for them, classes that are neither there nor predicted are left out; of
+    more than :data:`MOST` those are drawn that are mistaken most. They keep their order.
 
     Args:
         classes: the first names as they are drawn.
@@ -185,20 +188,25 @@ def _matrix(
     names = [_short(name) for name in (*classes, *confusion['names'][len(classes) :])]
     matrix = np.array(confusion['matrix'])
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    if len(names) > MOST:
+    of, chosen = len(names), np.flatnonzero(matrix.sum(0) + matrix.sum(1))
+    if of <= NUMBERED or len(chosen) in (0, of):
+        chosen = np.arange(of)
+    else:
+        x_label = f'{x_label}, the {len(chosen)} of {of} that are there or predicted'
+    if len(chosen) > MOST:
         wrong = matrix.sum(0) + matrix.sum(1) - 2 * np.diag(matrix)
         chosen = np.sort(np.argsort(-wrong, kind='stable')[:MOST])
-        x_label = f'{x_label}, the {MOST} of {len(names)} that are mistaken most'
-        names, matrix = [names[i] for i in chosen], matrix[np.ix_(chosen, chosen)]
-        shares = shares[np.ix_(chosen, chosen)]
+        x_label = f'{x_label.partition(",")[0]}, the {MOST} of {of} that are mistaken most'
+    names, matrix = [names[i] for i in chosen], matrix[np.ix_(chosen, chosen)]
+    shares = shares[np.ix_(chosen, chosen)]
     side = max(WIDTH, 1.6 + 0.17 * len(names))
     figure = new_figure(side, side * 0.9)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    small = 9 if len(names) <= 12 else 5.5
+    small = 9 if len(names) <= NUMBERED else 5.5
     axes.set_xticks(range(len(names)), names, rotation=45, ha='right', fontsize=small)
     axes.set_yticks(range(len(names)), names, fontsize=small)
-    if len(names) <= 12:
+    if len(names) <= NUMBERED:
         for (i, j), value in np.ndenumerate(matrix):
             text = f'{shares[i, j]:.0%}\n{_number(int(value))}' if value else '0'
             colour = 'white' if shares[i, j] > 0.55 else '#333333'

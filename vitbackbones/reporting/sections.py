@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vitbackbones.plotting import drawable_names
@@ -89,7 +89,7 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
     yield page.heading('Which class')
     yield page.table(
         list(_OF_CLASS),
-        (_of_class(row) for row in figures['classes']),
+        (_of_class(row) for row in _present_first(figures['classes'], 'objects')),
     )
     yield from _not_drawn(figures)
     yield page.plots(
@@ -103,7 +103,7 @@ def detection_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -
     yield page.paragraph(
         f'What was predicted (columns) for what is there (rows), from a score of '
         f'{exact(threshold["used"])} on, at IoU {threshold["overlap"]}. Background: an object '
-        'that was not found, or a prediction where none is.'
+        'that was not found, or a prediction for which there is none, or none that another has not.'
     )
     yield _confusion(figures, plots)
     yield page.heading('Kinds of error')
@@ -120,6 +120,11 @@ def _of_class(row: Mapping[str, Any]) -> list[Any]:
     """A row of the table; a threshold as text, since it must not be rounded."""
     text = None if row['threshold'] is None else exact(row['threshold'])
     return [text if key == 'threshold' else row[key] for key in _OF_CLASS.values()]
+
+
+def _present_first(rows: Iterable[Mapping[str, Any]], count: str) -> list[Mapping[str, Any]]:
+    """Classes in their order, but at the end those that the images have nothing of."""
+    return sorted(rows, key=lambda row: not row[count])
 
 
 def segmentation_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]) -> Iterator[str]:
@@ -143,7 +148,10 @@ def segmentation_sections(figures: Mapping[str, Any], plots: Mapping[str, bytes]
     )
     yield page.table(
         list(_OF_LABEL),
-        ([row[key] for key in _OF_LABEL.values()] for row in figures['classes']),
+        (
+            [row[key] for key in _OF_LABEL.values()]
+            for row in _present_first(figures['classes'], 'pixels')
+        ),
     )
     yield from _not_drawn(figures)
     yield page.plots([_plot(plots, 'iou_by_class', 'Intersection over union of each class.')])
