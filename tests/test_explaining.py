@@ -770,7 +770,24 @@ def test_an_image_without_detections_says_so(
 ) -> None:
     words = ('--cfg-options', 'model.test_cfg.score_thr=2.0')
     assert explain('retina', 'a.png', '--what', 'gradcam', *words, status=1) == set()
-    assert 'a.png: the model finds nothing with a score of 0.3 or more' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'a.png: the model finds nothing with a score of 0.3 or more, which --threshold' in said
+    assert explain('retina', 'a.png', '--what', 'gradcam', '--threshold', '1', status=1) == set()
+    assert 'a.png: the model finds nothing with a score of 1 or more' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('model', 'words', 'said'),
+    [
+        ('retina', ('features', '--threshold', '0.1'), '--threshold is for --what gradcam'),
+        ('retina', ('gradcam', '--threshold', '3'), '--threshold 3 must be a score from 0 to 1'),
+    ],
+)
+def test_a_threshold_is_a_score_of_what_has_some(
+    explain: Any, capsys: pytest.CaptureFixture[str], model: str, words: Any, said: str
+) -> None:
+    assert explain(model, 'a.png', '--what', *words, status=2) == set()
+    assert said in capsys.readouterr().err
 
 
 def test_drawings_that_cannot_be_written_end_it_in_one_sentence(

@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--box', action='store_true', help='--what gradcam: also what speaks for the boxes'
     )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        metavar='SCORE',
+        help='--what gradcam: the least score of a detection or class that is explained (0.3)',
+    )
     parser.add_argument('--arrays', action='store_true', help='also write the maps as .npy')
     add_device(parser, 'cuda' if torch.cuda.is_available() else 'cpu')
 
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     require_choice(args, 'what', WHAT)
     cfg = load_config(args.config, args.cfg_options, demo=args.demo)
     paths = [Path(name) for name in args.images]
-    request = Request(args.what, args.stage, args.box, args.arrays)
+    request = Request(args.what, args.stage, args.box, args.arrays, args.threshold)
     out = Path(args.out_dir)
     outcome = explain(cfg, args.checkpoint, paths, out, request, device=args.device, report=print)
     if outcome.written:

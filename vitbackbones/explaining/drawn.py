@@ -14,7 +14,6 @@ from torch import Tensor
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.backbones.supervit import PATCH_SIZE
 from vitbackbones.benchmark.points import point_name
-from vitbackbones.inference.drawing import SCORE
 from vitbackbones.tasks import Task, task_of_sample
 
 from .attention import Attention, attending, attention
@@ -43,6 +42,7 @@ class Given:
         loaded: the image, and what the model gets.
         stages: that are wanted, or blocks of tokens.
         box: whether boxes of detections are explained besides scores.
+        threshold: the least score of what is explained.
     """
 
     model: Any
@@ -51,6 +51,7 @@ class Given:
     loaded: Loaded
     stages: Sequence[int]
     box: bool
+    threshold: float
 
     @property
     def x(self) -> Tensor:
@@ -131,13 +132,16 @@ def _targets(
     missing = 'the model finds none of its classes'
     match task:
         case Task.DETECTION:
-            targets, boxes = detections(sample.pred_instances, given.classes, SCORE)
-            missing = f'the model finds nothing with a score of {SCORE} or more'
+            targets, boxes = detections(sample.pred_instances, given.classes, given.threshold)
+            missing = (
+                f'the model finds nothing with a score of {given.threshold:g} or more, which '
+                '--threshold lowers'
+            )
         case Task.SEGMENTATION:
             labels = sample.pred_sem_seg.data[0]
             targets = regions(sample.seg_logits.data, labels, given.classes)
         case Task.CLASSIFICATION:
-            targets = best_classes(logits[0], sample.pred_score, given.classes, SCORE)
+            targets = best_classes(logits[0], sample.pred_score, given.classes, given.threshold)
     if not targets:
         raise ImageError(f'{missing}: there is nothing to explain')
     if not targets[0].values[0].requires_grad:

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from vitbackbones.backbones.base import Backbone
 from vitbackbones.errors import UserError, notice
 from vitbackbones.files import replacing, write
+from vitbackbones.inference.drawing import SCORE
 from vitbackbones.inference.predict import test_pipeline, usable_device
 from vitbackbones.inference.running import Outcome
 from vitbackbones.launch.checks import build_backbone, require
@@ -37,12 +38,14 @@ class Request:
         stages: numbers of stages, or of blocks for tokens; None takes all.
         box: of detections also what their boxes are made of.
         arrays: also write what is drawn as arrays.
+        threshold: of Grad-CAM, the least score that is explained; None is :data:`SCORE`.
     """
 
     what: str
     stages: Sequence[int] | None = None
     box: bool = False
     arrays: bool = False
+    threshold: float | None = None
 
 
 def explain(
@@ -85,6 +88,8 @@ def explain(
         )
     if request.box and (request.what != 'gradcam' or task_of(cfg.model) is not Task.DETECTION):
         raise UserError('--box is for --what gradcam of a detector: only there are boxes')
+    if request.threshold is not None:
+        _check_threshold(request, task_of(cfg.model))
     there = what.stages(backbone)
     if not there:
         raise UserError(
@@ -123,6 +128,14 @@ def check_names(paths: Sequence[Path]) -> None:
             )
 
 
+def _check_threshold(request: Request, task: Task) -> None:
+    assert request.threshold is not None
+    if request.what != 'gradcam' or task is Task.SEGMENTATION:
+        raise UserError('--threshold is for --what gradcam of what has scores, not of label maps')
+    if not 0 <= request.threshold <= 1:
+        raise UserError(f'--threshold {request.threshold:g} must be a score from 0 to 1')
+
+
 def _predict_whole_images(cfg: Config) -> None:
     """Let a segmentor see an image at once: the map of a stage is of one pass."""
     test_cfg = cfg.model.get('test_cfg') or {}
@@ -150,7 +163,15 @@ class _Work:
         """
         model, request = self.loader.model, self.request
         loaded = self.loader.load(path)
-        given = Given(model, self.network, self.classes, loaded, self.stages, request.box)
+        given = Given(
+            model,
+            self.network,
+            self.classes,
+            loaded,
+            self.stages,
+            request.box,
+            SCORE if request.threshold is None else request.threshold,
+        )
         drawings = DRAWN[request.what].drawings(given)
         earlier, count = self._earlier(path), 0
         try:
