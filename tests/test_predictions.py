@@ -17,7 +17,9 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -257,6 +259,31 @@ def test_every_palette_of_mmdet_is_drawn(palette: Any, tmp_path: Path) -> None:
     sample = DetDataSample(metainfo=dict(img_path=str(path)), pred_instances=found)
     draw(visualizer, sample, tmp_path / 'drawn.png', truth=False)
     assert np.asarray(Image.open(tmp_path / 'drawn.png')).shape == (40, 60, 3)
+
+
+def test_names_of_any_script_are_drawn_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path, names = save_image(tmp_path / '1.png'), ['a', '\u7ec6\u80de', 'c']
+    found = InstanceData(
+        bboxes=torch.tensor([[-1.0, 5, 70, 35]]), labels=torch.tensor([1]), scores=torch.ones(1)
+    )
+    pictures = []
+    for classes in (names, ['a', 'class 1', 'c']):
+        visualizer = DetLocalVisualizer()
+        visualizer.dataset_meta = meta = dict(classes=classes, palette=[[9, 9, 9]] * 3)
+        sample = DetDataSample(metainfo=dict(img_path=str(path)), pred_instances=found)
+        draw(visualizer, sample, tmp_path / 'drawn.png', truth=False)
+        assert visualizer.dataset_meta is meta
+        visualizer = SegLocalVisualizer()
+        visualizer.dataset_meta = dict(classes=classes, palette=[[9, 9, 9]] * 3)
+        labels = PixelData(data=torch.ones(1, 40, 60, dtype=torch.long))
+        sample = SegDataSample(metainfo=dict(img_path=str(path)), pred_sem_seg=labels)
+        draw(visualizer, sample, tmp_path / 'map.png', truth=False)
+        pictures.append([(tmp_path / f'{name}.png').read_bytes() for name in ('drawn', 'map')])
+    assert pictures[0] == pictures[1]
+    said = [str(each.message) for each in recwarn]
+    assert [line for line in said if 'lyph' in line or 'out of bounds' in line] == []
 
 
 def test_results_have_boxes_of_coco_and_masks_as_run_lengths() -> None:

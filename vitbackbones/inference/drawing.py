@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,17 +86,35 @@ def draw(
         out_file.parent.mkdir(parents=True, exist_ok=True)
         classes_on(image, sample, meta['classes'], truth=truth).save(out_file)
         return
-    palette = meta.get('palette')
-    if is_list_of_colours(palette):  # mmdet draws with tuples only, configs and JSON have lists
-        visualizer.dataset_meta = {**meta, 'palette': [tuple(colour) for colour in palette]}
-    visualizer.add_datasample(
-        out_file.stem,
-        np.array(image),
-        data_sample=sample,
-        draw_gt=truth,
-        **({'pred_score_thr': score} if task is Task.DETECTION else {}),
-        out_file=str(out_file),
-    )
+    visualizer.dataset_meta = _drawable(meta, task)
+    try:
+        with warnings.catch_warnings():  # a box at the border is nothing to be told of
+            warnings.filterwarnings('ignore', r'Warning: The (bbox|polygon) is out of bounds')
+            visualizer.add_datasample(
+                out_file.stem,
+                np.array(image),
+                data_sample=sample,
+                draw_gt=truth,
+                **({'pred_score_thr': score} if task is Task.DETECTION else {}),
+                out_file=str(out_file),
+            )
+    finally:
+        visualizer.dataset_meta = meta
+
+
+def _drawable(meta: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """``meta`` with colours and names of classes as the frameworks' visualizers can draw them."""
+    drawn = dict(meta)
+    if is_list_of_colours(meta.get('palette')):  # mmdet takes tuples, configs and JSON have lists
+        drawn['palette'] = [tuple(colour) for colour in meta['palette']]
+    if meta.get('classes') and task is Task.SEGMENTATION:  # by OpenCV, whose letters are ASCII's
+        drawn['classes'] = [
+            name if name.isascii() else f'class {label}'
+            for label, name in enumerate(meta['classes'])
+        ]
+    elif meta.get('classes'):
+        drawn['classes'] = drawable_names(meta['classes'])
+    return drawn
 
 
 def _with_bitmaps(sample: Any, score: float) -> Any:
