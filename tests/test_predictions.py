@@ -27,6 +27,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.small import SMALL
 from vitbackbones.cli.main import main
+from vitbackbones.inference import drawing
 from vitbackbones.inference.coco import results_of
 from vitbackbones.inference.drawing import draw
 from vitbackbones.inference.dump import CocoResultsHook
@@ -259,6 +260,41 @@ def test_every_palette_of_mmdet_is_drawn(palette: Any, tmp_path: Path) -> None:
     sample = DetDataSample(metainfo=dict(img_path=str(path)), pred_instances=found)
     draw(visualizer, sample, tmp_path / 'drawn.png', truth=False)
     assert np.asarray(Image.open(tmp_path / 'drawn.png')).shape == (40, 60, 3)
+
+
+def test_masks_are_drawn_so_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, visualizer = save_image(tmp_path / '1.png'), DetLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=CLASSES, palette=[(250, 9, 9), (9, 250, 9), (9, 9, 250)])
+    masks = np.zeros((40, 60, 5), np.uint8, order='F')
+    for i in range(5):
+        masks[4:36, 12 * i + 1 : 12 * i + 9, i] = 1
+    found = InstanceData(
+        bboxes=torch.tensor([[12.0 * i + 1, 4, 12 * i + 9, 36] for i in range(5)]),
+        labels=torch.tensor([0, 1, 2, 0, 1]),
+        scores=torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1]),
+        masks=coco_mask.encode(masks),
+    )
+    sample = DetDataSample(
+        metainfo=dict(img_path=str(path), ori_shape=(40, 60)), pred_instances=found
+    )
+    pictures, counts = [], []
+    add = DetLocalVisualizer.add_datasample
+
+    def counted(self: Any, *args: Any, data_sample: Any, **options: Any) -> None:
+        counts.append(len(data_sample.pred_instances.masks))
+        add(self, *args, data_sample=data_sample, **options)
+
+    monkeypatch.setattr(DetLocalVisualizer, 'add_datasample', counted)
+    for pixels in (1 << 20, 3 * 40 * 60, 1):
+        monkeypatch.setattr(drawing, 'MASK_PIXELS', pixels)
+        draw(visualizer, sample, tmp_path / 'drawn.png', truth=False)
+        pictures.append(np.asarray(Image.open(tmp_path / 'drawn.png')).astype(int))
+    assert counts == [4, 3, 1, 1, 1, 1, 1]
+    plain = np.asarray(Image.open(path)).astype(int)
+    for picture in pictures:
+        for i, channel in enumerate((0, 1, 2, 0)):
+            place = np.s_[30:34, 12 * i + 3 : 12 * i + 7, channel]
+            assert picture[place].mean() > plain[place].mean() + 20
 
 
 def test_names_of_any_script_are_drawn_without_a_warning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .coco import decoded
 
 SCORE = 0.3  # results below are not drawn, unless asked for
 ZOOM = 2  # of the images on a contact sheet
+MASK_PIXELS = 1 << 28  # of masks that are drawn at a time, a byte each
 
 
 class DrawHook(Hook):
@@ -80,24 +81,28 @@ def draw(
     meta = visualizer.dataset_meta or {}
     task = task_of_sample(sample)
     image = read_image(sample.img_path)
-    if task is Task.DETECTION:
-        sample = _with_bitmaps(sample, score)
     if task is Task.CLASSIFICATION:
         out_file.parent.mkdir(parents=True, exist_ok=True)
         classes_on(image, sample, meta['classes'], truth=truth).save(out_file)
         return
+    parts: Iterable[Any] = [sample]
+    pixels = np.array(image)
+    if task is Task.DETECTION:
+        parts = _with_bitmaps(sample, score, None if truth else MASK_PIXELS // pixels[..., 0].size)
     visualizer.dataset_meta = _drawable(meta, task)
     try:
         with warnings.catch_warnings():  # a box at the border is nothing to be told of
             warnings.filterwarnings('ignore', r'Warning: The (bbox|polygon) is out of bounds')
-            visualizer.add_datasample(
-                out_file.stem,
-                np.array(image),
-                data_sample=sample,
-                draw_gt=truth,
-                **({'pred_score_thr': score} if task is Task.DETECTION else {}),
-                out_file=str(out_file),
-            )
+            for part in parts:
+                visualizer.add_datasample(
+                    out_file.stem,
+                    pixels,
+                    data_sample=part,
+                    draw_gt=truth,
+                    **({'pred_score_thr': score} if task is Task.DETECTION else {}),
+                    out_file=str(out_file),
+                )
+                pixels = visualizer.get_image()  # the next ones are drawn on it
     finally:
         visualizer.dataset_meta = meta
 
@@ -117,17 +122,26 @@ def _drawable(meta: Mapping[str, Any], task: Task) -> dict[str, Any]:
     return drawn
 
 
-def _with_bitmaps(sample: Any, score: float) -> Any:
-    """The sample with masks that are run lengths drawn up, of what has the score alone."""
+def _with_bitmaps(sample: Any, score: float, most: int | None) -> Iterator[Any]:
+    """The sample with masks that are run lengths drawn up, of what has the score alone.
+
+    Args:
+        most: objects in one sample, if several may come in its place; each has a mask as large as
+            the image.
+    """
     found = sample.get('pred_instances')
     if found is None or not isinstance(found.get('masks'), list):
-        return sample
+        yield sample
+        return
     shown = found[found.scores >= score]
-    masks = [decoded(mask) for mask in shown.masks]
-    shown.masks = np.array(masks, bool).reshape(-1, *sample.ori_shape[:2])
-    drawn = sample.new()
-    drawn.pred_instances = shown
-    return drawn
+    step = max(1, len(shown) if most is None else most)
+    for start in range(0, max(1, len(shown)), step):
+        some = shown[start : start + step]
+        masks = [decoded(mask) for mask in some.masks]
+        some.masks = np.array(masks, bool).reshape(-1, *sample.ori_shape[:2])
+        drawn = sample.new()
+        drawn.pred_instances = some
+        yield drawn
 
 
 def read_image(path: str | Path) -> Image.Image:
