@@ -70,6 +70,12 @@ def add_device(parser: argparse.ArgumentParser, default: str = 'cpu') -> None:
     parser.add_argument('--device', default=default, help='cpu or cuda (%(default)s)')
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """What layers compute in."""
+    help_ = 'fp32, bf16 or fp16: what backbone, neck and heads compute in (%(default)s)'
+    parser.add_argument('--dtype', default='fp32', help=help_)
+
+
 def add_rounds(parser: argparse.ArgumentParser, what: str) -> None:
     """How often ``what`` is timed."""
     parser.add_argument('--rounds', type=int, default=10, help=f'{what} (%(default)s)')

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ from vitbackbones.inference.request import Request
 from vitbackbones.inference.running import Outcome, Stopped
 from vitbackbones.launch.loading import load_config
 
-from .arguments import add_checkpoint, add_config_arguments, add_device
+from .arguments import add_checkpoint, add_config_arguments, add_device, add_dtype
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--tile',
         type=int,
         metavar='SIZE',
-        help='of detectors: look at tiles of SIZE x SIZE pixels, too, for objects that are small '
-        'in large images',
+        help='of detectors: look at tiles of SIZE x SIZE pixels, too, for small objects',
     )
     add_device(parser, 'cuda' if torch.cuda.is_available() else 'cpu')
+    add_dtype(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,12 +86,11 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(config, args.cfg_options, demo=args.demo) if config else None
     request = Request(args.format, args.threshold, args.classes, args.tile)
     out, bar = Path(args.out_dir), sys.stdout.isatty() and sys.stderr.isatty()
-    report = (lambda line: None) if bar else print
+    options: Any = dict(device=args.device, dtype=args.dtype, bar=bar)
+    options |= {} if bar else {'report': print}
     try:
         with _ended_like_by_hand():
-            outcome = infer(
-                cfg, checkpoint, names, out, request, device=args.device, report=report, bar=bar
-            )
+            outcome = infer(cfg, checkpoint, names, out, request, **options)
     except KeyboardInterrupt as stop:
         outcome = stop.outcome if isinstance(stop, Stopped) else Outcome()
         _tell_failures(outcome)

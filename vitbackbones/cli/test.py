@@ -18,7 +18,12 @@ from vitbackbones.inference.predict import build_tester
 from vitbackbones.launch.device import let_processes_meet
 from vitbackbones.launch.loading import load_config, work_dir
 
-from .arguments import add_checkpoint, add_config_arguments, add_launcher_arguments
+from .arguments import (
+    add_checkpoint,
+    add_config_arguments,
+    add_dtype,
+    add_launcher_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'test scale (of classifiers mirrored alone), merged by mmdet, mmseg or mmpretrain; '
         'tta_pipeline and tta_model of the config go before; not for masks',
     )
+    add_dtype(parser)
     add_launcher_arguments(parser)
 
 
@@ -60,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     cfg.work_dir = work_dir(cfg, args.config, args.work_dir, demo=args.demo)
     let_processes_meet(cfg)
     with linked_ranks():
-        runner = build_tester(cfg, args.checkpoint, tta=args.tta)
+        runner = build_tester(cfg, args.checkpoint, tta=args.tta, dtype=args.dtype)
         if args.show_dir:
             runner.register_hook(DrawHook(Path(args.show_dir), args.show_score))
         if args.dump:

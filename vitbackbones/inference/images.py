@@ -25,6 +25,7 @@ from vitbackbones.tasks import Task, task_of_built
 from .coco import AnnotationIds
 from .inputs import Input, check_readable, find_inputs, frame_name
 from .onnx_model import config_of, read_onnx_model
+from .precision import check_precision, compute_in
 from .predict import predict_one, test_pipeline, usable_device
 from .request import Kept, Request
 from .results import IMAGES, ClassesFile, CocoFile, LabelMaps, Results, Table
@@ -42,6 +43,7 @@ def infer(
     request: Request | None = None,
     *,
     device: str = 'cpu',
+    dtype: str = 'fp32',
     report: Callable[[str], None] = lambda line: None,
     bar: bool = False,
 ) -> Outcome:
@@ -61,6 +63,7 @@ def infer(
             :func:`~vitbackbones.inference.inputs.find_inputs`.
         request: formats, threshold, classes, tiles.
         device: as torch names it; an ONNX file is computed on the CPU.
+        dtype: what layers compute in, see :func:`~vitbackbones.inference.precision.compute_in`.
         report: called with a line for each image.
         bar: show on standard error how far it is.
 
@@ -77,6 +80,7 @@ def infer(
     check_readable(inputs)
     total = _count(inputs)
     where = usable_device(device)
+    check_precision(dtype, checkpoint)
     model: Any
     if is_onnx(checkpoint):
         model = read_onnx_model(checkpoint)
@@ -93,6 +97,7 @@ def infer(
         build_backbone(cfg)
         model, meta = build_trained(cfg, checkpoint)
         model.to(where)
+        compute_in(model, dtype)
     task = task_of_built(model) or Task.DETECTION
     request.check_for(task)
     kept = Kept.of(request, meta['classes'], task)

@@ -26,6 +26,7 @@ from vitbackbones.launch.classes import check_same, use_one_order
 from vitbackbones.launch.trained import read_whole
 
 from .onnx_model import read_onnx_model
+from .precision import check_precision, compute_in
 from .tta import check_views, use_views
 
 # What a test has no use for.
@@ -108,7 +109,7 @@ def _leave_out_averaging(cfg: Config) -> None:
     cfg.default_hooks = {name: hook for name, hook in named.items() if not averages(hook)}
 
 
-def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
+def build_tester(written: Config, source: str, *, tta: bool = False, dtype: str = 'fp32') -> Runner:
     """A Runner with nothing but a test loop, whose model has the weights of a checkpoint.
 
     Args:
@@ -116,6 +117,7 @@ def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
         source: see :func:`~vitbackbones.launch.trained.read_whole`, or an ONNX file of a whole
             model, which then stands in place of the config's.
         tta: test several views of each image, see :func:`~vitbackbones.inference.tta.use_views`.
+        dtype: what layers compute in, see :func:`~vitbackbones.inference.precision.compute_in`.
 
     Raises:
         UserError: the config, the data or the file are not right, or there are no such views of
@@ -126,6 +128,7 @@ def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
         raise UserError(
             f'--tta: {source} is an ONNX file, of which one view is tested; name a checkpoint'
         )
+    check_precision(dtype, source)
     exported = read_onnx_model(source) if is_onnx(source) else None
     checkpoint: Mapping[str, Any] = {}
     if exported is None:
@@ -153,4 +156,5 @@ def build_tester(written: Config, source: str, *, tta: bool = False) -> Runner:
     if exported is None:
         model = unwrapped(runner.model)
         pretrained.load_model(model.module if tta else model, checkpoint, source)
+        compute_in(model, dtype)
     return runner
