@@ -68,6 +68,9 @@ def infer(
         capsys.readouterr()
         assert main(['infer', *given, '--device', 'cpu']) == status
         said = capsys.readouterr()
+        if status == 2:  # loggers of earlier tests may still write to streams that are closed
+            ours = [line for line in said.err.splitlines() if line.startswith('vitbackbones ')]
+            return said.out + ''.join(f'{line}\n' for line in ours)
         return said.out + said.err
 
     return run
